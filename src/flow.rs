@@ -147,7 +147,10 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { retries: 3, delay_ms: 60_000 }
+        Self {
+            retries: 3,
+            delay_ms: 60_000,
+        }
     }
 }
 
@@ -162,7 +165,12 @@ impl RetryPolicy {
         }
         let doublings = failed_attempts.saturating_sub(1).min(16);
         let base = self.delay_ms.saturating_mul(1 << doublings).min(Self::MAX_DELAY_MS);
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most an hour in ms")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most an hour in ms"
+        )]
         let jittered = (base as f64 * (0.8 + 0.4 * chance.clamp(0.0, 1.0))) as u64;
         Some(jittered)
     }
@@ -228,7 +236,11 @@ impl FlowDefinition {
     ) -> Result<Arguments, OrchestratorError> {
         for name in given.keys() {
             if !self.parameters.iter().any(|parameter| parameter.name == *name) {
-                let names: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+                let names: Vec<&str> = self
+                    .parameters
+                    .iter()
+                    .map(|parameter| parameter.name.as_str())
+                    .collect();
                 return Err(invalid(
                     name,
                     format!(
@@ -314,14 +326,20 @@ impl ParameterDefinition {
             ParameterKind::FrameRate => {
                 let rate = number(name, value)?;
                 if rate <= 0.0 {
-                    return Err(invalid(name, format!("{rate} is not a frame rate: give a number of Hz above 0")));
+                    return Err(invalid(
+                        name,
+                        format!("{rate} is not a frame rate: give a number of Hz above 0"),
+                    ));
                 }
                 Ok(json!(rate))
             }
             ParameterKind::PositiveInteger => {
                 let number = number(name, value)?;
                 if number.fract() != 0.0 || !(1.0..=f64::from(i32::MAX)).contains(&number) {
-                    return Err(invalid(name, format!("{number} is not a whole number from 1 to {}", i32::MAX)));
+                    return Err(invalid(
+                        name,
+                        format!("{number} is not a whole number from 1 to {}", i32::MAX),
+                    ));
                 }
                 #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number in range")]
                 Ok(json!(number as i64))
@@ -332,7 +350,10 @@ impl ParameterDefinition {
 }
 
 fn invalid(argument: &str, problem: impl Into<String>) -> OrchestratorError {
-    OrchestratorError::InvalidArgument { argument: argument.to_owned(), problem: problem.into() }
+    OrchestratorError::InvalidArgument {
+        argument: argument.to_owned(),
+        problem: problem.into(),
+    }
 }
 
 /// A value for an error message: JSON, shortened.
@@ -374,12 +395,16 @@ fn number(name: &str, value: &Value) -> Result<f64, OrchestratorError> {
 
 /// Makes `text` absolute. An address (`http:`, `concat:`) is refused: only local files are opened.
 fn local_path(name: &str, text: &str, working_directory: &Path) -> Result<String, OrchestratorError> {
-    let scheme_end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c))).unwrap_or(0);
+    let scheme_end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)))
+        .unwrap_or(0);
     let is_drive = cfg!(windows) && scheme_end == 1;
     if scheme_end > 0 && text[scheme_end..].starts_with(':') && !is_drive {
         return Err(invalid(
             name,
-            format!("{text:?} is an address, not a local path: only local files are opened (a file named so is \"./{text}\")"),
+            format!(
+                "{text:?} is an address, not a local path: only local files are opened (a file named so is \"./{text}\")"
+            ),
         ));
     }
     let path = working_directory.join(text);
@@ -405,7 +430,10 @@ fn crop_bounds(name: &str, value: &Value) -> Result<CropBounds, OrchestratorErro
     if bounds.left >= bounds.right || bounds.top >= bounds.bottom {
         return Err(invalid(
             name,
-            format!("{} has no area: left must be below right, and top below bottom", shown(object)),
+            format!(
+                "{} has no area: left must be below right, and top below bottom",
+                shown(object)
+            ),
         ));
     }
     Ok(bounds)
@@ -413,7 +441,9 @@ fn crop_bounds(name: &str, value: &Value) -> Result<CropBounds, OrchestratorErro
 
 /// JavaScript has one number type: `10.0` is the whole number 10.
 fn whole_numbers(value: &Value) -> Value {
-    let Value::Object(map) = value else { return value.clone() };
+    let Value::Object(map) = value else {
+        return value.clone();
+    };
     let whole = |value: &Value| match value.as_f64() {
         #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
         Some(number) if number.fract() == 0.0 && number.abs() < 9e15 => json!(number as i64),
@@ -445,7 +475,9 @@ impl Arguments {
 
     /// The bounds of that name.
     pub fn crop_bounds(&self, name: &str) -> Option<CropBounds> {
-        self.0.get(name).and_then(|value| serde_json::from_value(value.clone()).ok())
+        self.0
+            .get(name)
+            .and_then(|value| serde_json::from_value(value.clone()).ok())
     }
 
     /// All of them.
@@ -469,9 +501,9 @@ impl Arguments {
                 continue;
             }
             let name_end = brace.starts_with('{').then(|| brace.find('}')).flatten();
-            let name = name_end
-                .map(|end| &brace[1..end])
-                .ok_or_else(|| format!("{template:?} has a brace without its other one (a plain brace is written twice)"))?;
+            let name = name_end.map(|end| &brace[1..end]).ok_or_else(|| {
+                format!("{template:?} has a brace without its other one (a plain brace is written twice)")
+            })?;
             match self.0.get(name) {
                 Some(Value::String(text)) => filled.push_str(text),
                 Some(value) => filled.push_str(&value.to_string()),
@@ -502,7 +534,12 @@ impl Flows {
                 parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
                 parameter("video-path", ParameterKind::Path, None, "the video file"),
                 parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
-                parameter("output-dir", ParameterKind::Path, None, "a scratch directory, left as it was found"),
+                parameter(
+                    "output-dir",
+                    ParameterKind::Path,
+                    None,
+                    "a scratch directory, left as it was found",
+                ),
             ]
         };
         let mut full_frames = common();
@@ -514,23 +551,39 @@ impl Flows {
         ));
         let mut crop_frames = common();
         crop_frames.extend([
-            parameter("crop-bounds", ParameterKind::CropBounds, None, "the caption strip, in pixels of the upright frame"),
-            parameter("crop-bounds-version", ParameterKind::PositiveInteger, Some(json!(1)), "version of the layout"),
-            parameter("frame-rate", ParameterKind::FrameRate, Some(json!(10.0)), "sampled frames a second, in Hz"),
+            parameter(
+                "crop-bounds",
+                ParameterKind::CropBounds,
+                None,
+                "the caption strip, in pixels of the upright frame",
+            ),
+            parameter(
+                "crop-bounds-version",
+                ParameterKind::PositiveInteger,
+                Some(json!(1)),
+                "version of the layout",
+            ),
+            parameter(
+                "frame-rate",
+                ParameterKind::FrameRate,
+                Some(json!(10.0)),
+                "sampled frames a second, in Hz",
+            ),
         ]);
-        let flow = |name: &str, description: &str, runner, parameters, work_queue, latest_wins, status_table| FlowDefinition {
-            name: name.to_owned(),
-            description: description.to_owned(),
-            runner,
-            parameters,
-            work_queue,
-            retry: RetryPolicy::default(),
-            timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
-            latest_wins,
-            status_table: Some(status_table),
-            assets: Vec::new(),
-            upstream_assets: Vec::new(),
-        };
+        let flow =
+            |name: &str, description: &str, runner, parameters, work_queue, latest_wins, status_table| FlowDefinition {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                runner,
+                parameters,
+                work_queue,
+                retry: RetryPolicy::default(),
+                timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
+                latest_wins,
+                status_table: Some(status_table),
+                assets: Vec::new(),
+                upstream_assets: Vec::new(),
+            };
         let flows = [
             flow(
                 "full-frames",
@@ -587,7 +640,8 @@ mod tests {
     use super::*;
 
     fn given(extra: Value) -> Map<String, Value> {
-        let mut map = json!({"video-id": "v1", "video-path": "a.mp4", "db-path": "/d/annotations.db", "output-dir": "out"});
+        let mut map =
+            json!({"video-id": "v1", "video-path": "a.mp4", "db-path": "/d/annotations.db", "output-dir": "out"});
         for (key, value) in extra.as_object().expect("an object") {
             map[key] = value.clone();
         }
@@ -597,7 +651,8 @@ mod tests {
     fn parse(flow: &str, extra: Value) -> Result<Arguments, String> {
         let flows = Flows::builtin();
         let flow = flows.get(flow).expect("a built-in flow");
-        flow.parse_arguments(&given(extra), Path::new("/home/app")).map_err(|error| error.to_string())
+        flow.parse_arguments(&given(extra), Path::new("/home/app"))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -610,8 +665,16 @@ mod tests {
 
     #[test]
     fn crop_bounds_are_taken_as_text_or_object() {
-        let bounds = CropBounds { left: 1, top: 2, right: 30, bottom: 40 };
-        for value in [json!({"left": 1, "top": 2, "right": 30, "bottom": 40}), json!(r#"{"left":1,"top":2.0,"right":30,"bottom":40}"#)] {
+        let bounds = CropBounds {
+            left: 1,
+            top: 2,
+            right: 30,
+            bottom: 40,
+        };
+        for value in [
+            json!({"left": 1, "top": 2, "right": 30, "bottom": 40}),
+            json!(r#"{"left":1,"top":2.0,"right":30,"bottom":40}"#),
+        ] {
             let arguments = parse("crop-frames", json!({"crop-bounds": value})).expect("valid");
             assert_eq!(arguments.crop_bounds("crop-bounds"), Some(bounds));
             assert_eq!(arguments.number("crop-bounds-version"), Some(1.0));
@@ -634,11 +697,31 @@ mod tests {
             ("full-frames", json!({"crop-bounds": bounds}), "unknown argument"),
             ("crop-frames", json!({}), "\"crop-bounds\": missing"),
             ("crop-frames", json!({"crop-bounds": "{"}), "is not JSON"),
-            ("crop-frames", json!({"crop-bounds": {"left": 5, "top": 0, "right": 5, "bottom": 9}}), "has no area"),
-            ("crop-frames", json!({"crop-bounds": {"left": -1, "top": 0, "right": 5, "bottom": 9}}), "whole pixels"),
-            ("crop-frames", json!({"crop-bounds": {"left": 0.5, "top": 0, "right": 5, "bottom": 9}}), "whole pixels"),
-            ("crop-frames", json!({"crop-bounds": {"left": 0, "top": 0, "right": 5}}), "whole pixels"),
-            ("crop-frames", json!({"crop-bounds": bounds, "crop-bounds-version": 0}), "whole number from 1"),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 5, "top": 0, "right": 5, "bottom": 9}}),
+                "has no area",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": -1, "top": 0, "right": 5, "bottom": 9}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 0.5, "top": 0, "right": 5, "bottom": 9}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 0, "top": 0, "right": 5}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": bounds, "crop-bounds-version": 0}),
+                "whole number from 1",
+            ),
         ] {
             let error = parse(flow, extra.clone()).expect_err("refused");
             assert!(error.contains(expected), "{extra}: {error}");
@@ -655,7 +738,10 @@ mod tests {
     #[test]
     fn templates_are_filled_without_a_shell() {
         let arguments = parse("full-frames", json!({"video-id": "a b; rm {x}"})).expect("valid");
-        assert_eq!(arguments.fill("--id={video-id} {{literal}}"), Ok("--id=a b; rm {x} {literal}".to_owned()));
+        assert_eq!(
+            arguments.fill("--id={video-id} {{literal}}"),
+            Ok("--id=a b; rm {x} {literal}".to_owned())
+        );
         assert!(arguments.fill("{nope}").is_err());
         assert!(arguments.fill("{video-id").is_err());
         assert!(arguments.fill("}").is_err());
@@ -663,7 +749,10 @@ mod tests {
 
     #[test]
     fn retries_wait_longer_each_time_and_end() {
-        let policy = RetryPolicy { retries: 3, delay_ms: 1000 };
+        let policy = RetryPolicy {
+            retries: 3,
+            delay_ms: 1000,
+        };
         let delays: Vec<_> = (1..=4).map(|failed| policy.delay_after_ms(failed, 0.5)).collect();
         assert_eq!(delays, [Some(1000), Some(2000), Some(4000), None]);
         assert_eq!(policy.delay_after_ms(1, 0.0), Some(800));

@@ -10,6 +10,7 @@ pub mod error;
 pub mod flow;
 pub mod flow_run;
 pub mod orchestrator;
+pub mod process_identity;
 pub mod settings;
 pub mod state;
 

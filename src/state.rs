@@ -183,14 +183,21 @@ mod tests {
 
     #[test]
     fn a_completed_run_never_becomes_anything_else() {
-        assert!(StateType::ALL.into_iter().all(|next| !StateType::Completed.may_become(next)));
+        assert!(
+            StateType::ALL
+                .into_iter()
+                .all(|next| !StateType::Completed.may_become(next))
+        );
     }
 
     #[test]
     fn only_a_retry_leaves_a_final_state() {
         for from in StateType::ALL.into_iter().filter(|state| state.is_final()) {
             for next in StateType::ALL {
-                assert!(!from.may_become(next) || next == StateType::Scheduled, "{from:?} -> {next:?}");
+                assert!(
+                    !from.may_become(next) || next == StateType::Scheduled,
+                    "{from:?} -> {next:?}"
+                );
             }
         }
     }

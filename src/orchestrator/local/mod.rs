@@ -1,0 +1,264 @@
+//! The embedded orchestrator: a durable queue in one SQLite file, for one machine.
+//!
+//! Any number of processes share `queue.db`. The limit is counted in the store, in the transaction that claims, so
+//! that several workers share it. A lease records the worker's process, not a time: it is taken away from a dead
+//! process and never from a slow one. A fencing token that grows with every claim keeps late writes out.
+
+mod queue;
+mod reading;
+mod records;
+mod rows;
+mod store;
+mod wake;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use super::{
+    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, OrphanedRun, QueuedFlowRun, Record,
+    StatusRowDue, WorkPool, WorkerRecord,
+};
+use crate::assets::AssetLineage;
+use crate::error::OrchestratorError;
+use crate::flow::WORK_POOL;
+use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
+use crate::process_identity::ProcessIdentity;
+use store::Store;
+use wake::{Bell, Ear};
+
+/// The version of the SQLite that is linked in.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
+/// The embedded orchestrator over `queue.db` in one folder.
+pub struct LocalOrchestrator {
+    home: PathBuf,
+    store: Store,
+    bell: Bell,
+    ear: OnceCell<Ear>,
+}
+
+impl LocalOrchestrator {
+    /// Opens `home/queue.db`, making the folder (0700) and the file (0600) where they are missing.
+    ///
+    /// # Errors
+    /// The `Store…` errors: not writable, newer schema, another program's file, damaged, locked, disk full.
+    pub async fn open(home: &Path) -> Result<Self, OrchestratorError> {
+        Ok(Self {
+            home: home.to_owned(),
+            store: Store::open(home).await?,
+            bell: Bell::new(home),
+            ear: OnceCell::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl Orchestrator for LocalOrchestrator {
+    async fn create_flow_run(&self, new: NewFlowRun, intent: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
+        let queued = self
+            .store
+            .run(move |connection| queue::create(connection, &new, &intent))
+            .await?;
+        self.bell.ring();
+        Ok(queued)
+    }
+
+    async fn read_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        self.store
+            .run(move |connection| Ok(rows::read_run(connection, id)?.flow_run))
+            .await
+    }
+
+    async fn read_flow_run_details(&self, id: FlowRunId) -> Result<FlowRunDetails, OrchestratorError> {
+        self.store.run(move |connection| reading::details(connection, id)).await
+    }
+
+    async fn list_flow_runs(&self, filter: FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
+        self.store
+            .run(move |connection| reading::list(connection, &filter))
+            .await
+    }
+
+    async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
+        self.store
+            .run(move |connection| reading::logs(connection, id, cursor))
+            .await
+    }
+
+    async fn read_events(
+        &self,
+        id: FlowRunId,
+        cursor: EventCursor,
+    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+        self.store
+            .run(move |connection| reading::events(connection, id, cursor))
+            .await
+    }
+
+    async fn cancel_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let run = self.store.run(move |connection| queue::cancel(connection, id)).await?;
+        self.bell.ring();
+        Ok(run)
+    }
+
+    async fn retry_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let run = self.store.run(move |connection| queue::retry(connection, id)).await?;
+        self.bell.ring();
+        Ok(run)
+    }
+
+    async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
+        self.store.run(reading::lineage).await
+    }
+
+    async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
+        self.store.run(reading::work_pool).await
+    }
+
+    async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| {
+                connection.execute(
+                    "UPDATE work_pool SET is_paused = ?2 WHERE name = ?1",
+                    (WORK_POOL, is_paused),
+                )?;
+                Ok(())
+            })
+            .await?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    async fn change_counter(&self) -> Result<i64, OrchestratorError> {
+        self.store
+            .run(|connection| {
+                // data_version counts the commits of others only.
+                let others: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+                let own = i64::try_from(connection.total_changes()).unwrap_or(i64::MAX);
+                Ok(others.wrapping_mul(1 << 40).wrapping_add(own))
+            })
+            .await
+    }
+
+    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| {
+                let transaction = connection.transaction()?;
+                transaction.execute(
+                    "INSERT OR REPLACE INTO worker (name, process, version, started_at) VALUES (?1, ?2, ?3, ?4)",
+                    (
+                        &worker.name,
+                        serde_json::to_string(&worker.process).expect("plain values"),
+                        &worker.version,
+                        worker.started_at.as_millisecond(),
+                    ),
+                )?;
+                if let Some(limit) = limit {
+                    transaction.execute(
+                        "UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1",
+                        (WORK_POOL, limit),
+                    )?;
+                }
+                transaction.commit()?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError> {
+        let name = name.to_owned();
+        self.store
+            .run(move |connection| {
+                connection.execute("DELETE FROM worker WHERE name = ?1", [name])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
+        let worker_name = worker_name.to_owned();
+        self.store
+            .run(move |connection| queue::claim(connection, &worker_name, &ProcessIdentity::own(), &flow_names))
+            .await
+    }
+
+    async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {
+        self.store
+            .run(move |connection| queue::next_due(connection, &flow_names))
+            .await
+    }
+
+    async fn start(&self, lease: Lease, process: ProcessIdentity) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| queue::start(connection, lease, &process))
+            .await
+    }
+
+    async fn record(&self, lease: Lease, records: Vec<Record>) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| records::record(connection, lease, &records))
+            .await
+    }
+
+    async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
+        self.store
+            .run(move |connection| queue::may_commit(connection, lease))
+            .await
+    }
+
+    async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
+        let run = self
+            .store
+            .run(move |connection| queue::finish(connection, lease, &ending))
+            .await?;
+        // Other workers may have waited for the slot.
+        self.bell.ring();
+        Ok(run)
+    }
+
+    async fn cancellations(&self, ids: Vec<FlowRunId>) -> Result<Vec<(FlowRunId, String)>, OrchestratorError> {
+        self.store
+            .run(move |connection| queue::cancellations(connection, &ids))
+            .await
+    }
+
+    async fn orphaned_runs(&self) -> Result<Vec<OrphanedRun>, OrchestratorError> {
+        self.store.run(|connection| queue::orphaned_runs(connection)).await
+    }
+
+    async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError> {
+        self.store.run(queue::status_rows_due).await
+    }
+
+    async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| queue::status_row_written(connection, id, state_sequence))
+            .await
+    }
+
+    async fn apply_retention(&self, ended_before: Timestamp) -> Result<u64, OrchestratorError> {
+        self.store
+            .run(move |connection| queue::apply_retention(connection, ended_before.as_millisecond()))
+            .await
+    }
+
+    async fn wait_for_work(&self, timeout: Duration) {
+        self.ear
+            .get_or_init(|| async { Ear::new(&self.home) })
+            .await
+            .wait(timeout)
+            .await;
+    }
+
+    fn description(&self) -> String {
+        format!("embedded ({})", self.store.path().display())
+    }
+}

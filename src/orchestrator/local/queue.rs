@@ -1,0 +1,611 @@
+//! The life of a flow run in queue.db: queued, claimed, started, ended, recovered. Each function is one transaction.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::records;
+use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, read_held, read_run, timestamp};
+use super::store::Fault;
+use crate::error::OrchestratorError;
+use crate::flow::WORK_POOL;
+use crate::flow_run::{FlowRun, FlowRunId};
+use crate::orchestrator::{Claim, Ending, Intent, Lease, NewFlowRun, OrphanedRun, QueuedFlowRun, StatusRowDue};
+use crate::process_identity::ProcessIdentity;
+use crate::state::{StateName, StateType};
+
+/// How often a run may be interrupted from outside before it is taken for the cause.
+const MAX_INTERRUPTIONS: u32 = 20;
+/// Longest idempotency key, in bytes.
+const MAX_KEY_BYTES: usize = 1024;
+
+const WAITING: &[StateType] = &[StateType::Scheduled];
+const HELD_UNLESS_CANCELLING: &[StateType] = &[StateType::Pending, StateType::Running];
+
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+/// Queues a run; see [`crate::orchestrator::Orchestrator::create_flow_run`].
+pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, Fault> {
+    if intent.is_given_up() {
+        return Err(OrchestratorError::Aborted.into());
+    }
+    check_key(new.idempotency_key.as_deref())?;
+    let flow = &new.flow;
+    let parameters = serde_json::to_string(&new.arguments).expect("arguments are JSON");
+    let video_id = new.arguments.text("video-id");
+    let db_path = new.arguments.text("db-path");
+    let now = now_ms();
+    let transaction = begin(connection)?;
+
+    if let Some(key) = &new.idempotency_key {
+        if let Some(known) = find_by_key(&transaction, key)? {
+            return if known.flow_run.flow_name == flow.name && known.flow_run.parameters == new.arguments {
+                Ok(queued(&known.flow_run, false))
+            } else {
+                Err(OrchestratorError::InvalidArgument {
+                    argument: "idempotencyKey".to_owned(),
+                    problem: format!(
+                        "{key:?} belongs to flow run {} with another flow or other arguments: take a new key",
+                        known.flow_run.flow_run_id
+                    ),
+                }
+                .into())
+            };
+        }
+    }
+    let equal = if flow.latest_wins || video_id.is_none() {
+        None
+    } else {
+        transaction
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM flow_run
+                 WHERE video_id = ?1 AND flow_name = ?2 AND parameters = ?3 AND state_type = 'SCHEDULED' LIMIT 1"
+            ))?
+            .query_row((video_id, &flow.name, &parameters), StoredRun::from_row)
+            .optional()?
+    };
+    let outcome = if let Some(equal) = equal {
+        let id = equal.flow_run.flow_run_id;
+        // Whoever asks again does not want to wait for the rest of a retry's delay.
+        if equal.flow_run.state.name == StateName::AwaitingRetry {
+            let step = Step {
+                message: Some("queued again"),
+                scheduled_at: Some(now),
+                ..Step::default()
+            };
+            enter(&transaction, id, WAITING, StateName::Scheduled, now, step)?;
+        }
+        queued(&equal.flow_run, false)
+    } else {
+        let id = FlowRunId::generate();
+        transaction
+            .prepare_cached(
+                "INSERT INTO flow_run (id, flow_name, parameters, video_id, db_path, work_queue, priority, tags,
+                   has_status_row, state_type, state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10)",
+            )?
+            .execute((
+                id.to_string(),
+                &flow.name,
+                &parameters,
+                video_id,
+                db_path,
+                flow.work_queue.as_str(),
+                flow.work_queue.priority(),
+                serde_json::to_string(&flow.tags(&new.arguments)).expect("tags are text"),
+                flow.status_table.is_some() && db_path.is_some(),
+                now,
+            ))?;
+        keep_state(&transaction, id)?;
+        if flow.latest_wins {
+            supersede(&transaction, id, &flow.name, video_id, db_path, now)?;
+        }
+        QueuedFlowRun {
+            flow_run_id: id,
+            work_queue: flow.work_queue,
+            created: true,
+        }
+    };
+    if let Some(key) = &new.idempotency_key {
+        transaction
+            .prepare_cached("INSERT INTO idempotency (key, flow_run_id) VALUES (?1, ?2)")?
+            .execute((key, outcome.flow_run_id.to_string()))?;
+    }
+    if !intent.commit() {
+        return Err(OrchestratorError::Aborted.into());
+    }
+    transaction.commit()?;
+    Ok(outcome)
+}
+
+fn queued(run: &FlowRun, created: bool) -> QueuedFlowRun {
+    QueuedFlowRun {
+        flow_run_id: run.flow_run_id,
+        work_queue: run.priority,
+        created,
+    }
+}
+
+fn check_key(key: Option<&str>) -> Result<(), OrchestratorError> {
+    let problem = match key {
+        Some(key) if key.trim().is_empty() => "empty: leave it out, or give a key".to_owned(),
+        Some(key) if key.len() > MAX_KEY_BYTES => format!("longer than {MAX_KEY_BYTES} bytes"),
+        Some(_) | None => return Ok(()),
+    };
+    Err(OrchestratorError::InvalidArgument {
+        argument: "idempotencyKey".to_owned(),
+        problem,
+    })
+}
+
+fn find_by_key(transaction: &Transaction<'_>, key: &str) -> Result<Option<StoredRun>, Fault> {
+    let id: Option<String> = transaction
+        .prepare_cached("SELECT flow_run_id FROM idempotency WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    id.map(|id| read_run(transaction, id.parse()?)).transpose()
+}
+
+/// Cancels the older runs of this flow for the same video: the newest one is the one that counts.
+fn supersede(
+    transaction: &Transaction<'_>,
+    newer: FlowRunId,
+    flow_name: &str,
+    video_id: Option<&str>,
+    db_path: Option<&str>,
+    now: i64,
+) -> Result<(), Fault> {
+    let older: Vec<(String, bool)> = transaction
+        .prepare_cached(
+            "SELECT id, state_type = 'SCHEDULED' FROM flow_run
+             WHERE flow_name = ?1 AND id <> ?2 AND (video_id = ?3 OR db_path = ?4)
+               AND state_type IN ('SCHEDULED', 'PENDING', 'RUNNING')",
+        )?
+        .query_map((flow_name, newer.to_string(), video_id, db_path), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, is_waiting) in older {
+        transaction
+            .prepare_cached("UPDATE flow_run SET superseded_by = ?2 WHERE id = ?1")?
+            .execute((&id, newer.to_string()))?;
+        let message = format!("superseded by flow run {newer}");
+        // The status row is left to the newer run.
+        let step = Step {
+            message: Some(&message),
+            ..Step::default()
+        };
+        let (from, to) = if is_waiting {
+            (WAITING, StateName::Cancelled)
+        } else {
+            (HELD_UNLESS_CANCELLING, StateName::Cancelling)
+        };
+        enter(transaction, id.parse()?, from, to, now, step)?;
+    }
+    Ok(())
+}
+
+/// See [`crate::orchestrator::Orchestrator::cancel_flow_run`].
+pub(super) fn cancel(connection: &mut Connection, id: FlowRunId) -> Result<FlowRun, Fault> {
+    let now = now_ms();
+    let transaction = begin(connection)?;
+    let run = read_run(&transaction, id)?.flow_run;
+    let step = Step {
+        message: Some("cancelled on request"),
+        ..Step::default()
+    };
+    match run.state.state_type {
+        StateType::Scheduled => {
+            let step = Step {
+                status_row_due: true,
+                ..step
+            };
+            enter(&transaction, id, WAITING, StateName::Cancelled, now, step)?;
+        }
+        StateType::Pending | StateType::Running => {
+            enter(
+                &transaction,
+                id,
+                HELD_UNLESS_CANCELLING,
+                StateName::Cancelling,
+                now,
+                step,
+            )?;
+        }
+        StateType::Cancelling | StateType::Cancelled => {}
+        StateType::Completed | StateType::Failed | StateType::Crashed => {
+            return Err(OrchestratorError::InvalidState {
+                flow_run_id: id,
+                state: run.state.name,
+                problem: "it has ended, there is nothing to cancel".to_owned(),
+            }
+            .into());
+        }
+    }
+    let run = read_run(&transaction, id)?.flow_run;
+    transaction.commit()?;
+    Ok(run)
+}
+
+/// See [`crate::orchestrator::Orchestrator::retry_flow_run`].
+pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRun, Fault> {
+    let now = now_ms();
+    let transaction = begin(connection)?;
+    let run = read_run(&transaction, id)?.flow_run;
+    let refused = |problem: &str| -> Fault {
+        let state = run.state.name;
+        OrchestratorError::InvalidState {
+            flow_run_id: id,
+            state,
+            problem: problem.to_owned(),
+        }
+        .into()
+    };
+    match (run.state.state_type, run.state.name) {
+        (StateType::Failed | StateType::Crashed | StateType::Cancelled, _) => {}
+        (_, StateName::AwaitingRetry) => {}
+        (StateType::Scheduled, _) => return Err(refused("it is queued already")),
+        (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
+        _ => return Err(refused("it has not ended: cancel it first, or wait")),
+    }
+    if let Some(newer) = newer_run(&transaction, &run)? {
+        return Err(refused(&format!(
+            "flow run {newer} for the same video is newer: retry that one"
+        )));
+    }
+    let from = &[
+        StateType::Scheduled,
+        StateType::Failed,
+        StateType::Crashed,
+        StateType::Cancelled,
+    ];
+    let step = Step {
+        message: Some("retried on request"),
+        scheduled_at: Some(now),
+        status_row_due: true,
+    };
+    enter(&transaction, id, from, StateName::Scheduled, now, step)?;
+    transaction
+        .prepare_cached(
+            "UPDATE flow_run SET failed_attempts = 0, interruptions = 0, superseded_by = NULL, progress = NULL WHERE id = ?1",
+        )?
+        .execute([id.to_string()])?;
+    let run = read_run(&transaction, id)?.flow_run;
+    transaction.commit()?;
+    Ok(run)
+}
+
+/// The newest later run of the same flow and video that has not come to nothing.
+fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, Fault> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT id FROM flow_run WHERE flow_name = ?1 AND id > ?2 AND (video_id = ?3 OR db_path = ?4)
+               AND state_type NOT IN ('FAILED', 'CRASHED', 'CANCELLED') ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(
+            (
+                &run.flow_name,
+                run.flow_run_id.to_string(),
+                run.parameters.text("video-id"),
+                run.parameters.text("db-path"),
+            ),
+            |row| row.get(0),
+        )
+        .optional()?)
+}
+
+/// See [`crate::orchestrator::Orchestrator::claim`].
+pub(super) fn claim(
+    connection: &mut Connection,
+    worker_name: &str,
+    worker: &ProcessIdentity,
+    flow_names: &BTreeSet<String>,
+) -> Result<Option<Claim>, Fault> {
+    // A look without the write lock first: most polls find nothing.
+    if next_claimable(connection, flow_names, now_ms())?.is_none() {
+        return Ok(None);
+    }
+    let transaction = begin(connection)?;
+    let now = now_ms();
+    let Some(id) = next_claimable(&transaction, flow_names, now)? else {
+        return Ok(None);
+    };
+    let claimed = transaction
+        .prepare_cached(
+            "UPDATE flow_run SET
+               state_type = 'PENDING', state_name = 'Pending', state_message = NULL, state_at = ?2,
+               state_sequence = state_sequence + 1, status_row_due = 0,
+               attempt = attempt + 1, fencing_token = fencing_token + 1,
+               assets_seen = coalesce((SELECT max(version) FROM asset_materialization), 0),
+               worker_name = ?3, worker_process = ?4, child_process = NULL, progress = NULL
+             WHERE id = ?1 AND state_type = 'SCHEDULED'",
+        )?
+        .execute((
+            &id,
+            now,
+            worker_name,
+            serde_json::to_string(worker).expect("plain values"),
+        ))?;
+    if claimed == 0 {
+        return Ok(None);
+    }
+    let id = id.parse()?;
+    keep_state(&transaction, id)?;
+    let run = read_run(&transaction, id)?;
+    transaction.commit()?;
+    Ok(Some(Claim {
+        lease: run.lease(),
+        database: run.database,
+        flow_run: run.flow_run,
+    }))
+}
+
+fn next_claimable(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<Option<String>, Fault> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT candidate.id FROM flow_run AS candidate
+             WHERE candidate.state_type = 'SCHEDULED' AND candidate.scheduled_at <= ?1
+               AND candidate.flow_name IN (SELECT value FROM json_each(?2))
+               AND (SELECT NOT is_paused AND concurrency_limit >
+                      (SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
+                    FROM work_pool WHERE name = ?3)
+               AND NOT EXISTS (
+                 SELECT 1 FROM flow_run AS active
+                 WHERE active.state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
+                   AND active.flow_name = candidate.flow_name
+                   AND (active.video_id = candidate.video_id OR active.db_path = candidate.db_path))
+             ORDER BY candidate.priority, candidate.scheduled_at, candidate.id LIMIT 1",
+        )?
+        .query_row(
+            (
+                now,
+                serde_json::to_string(flow_names).expect("names are text"),
+                WORK_POOL,
+            ),
+            |row| row.get(0),
+        )
+        .optional()?)
+}
+
+/// See [`crate::orchestrator::Orchestrator::next_due`].
+pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -> Result<Option<Timestamp>, Fault> {
+    let due: Option<i64> = connection
+        .prepare_cached(
+            "SELECT min(scheduled_at) FROM flow_run WHERE state_type = 'SCHEDULED' AND scheduled_at > ?1
+               AND flow_name IN (SELECT value FROM json_each(?2))",
+        )?
+        .query_row(
+            (now_ms(), serde_json::to_string(flow_names).expect("names are text")),
+            |row| row.get(0),
+        )?;
+    Ok(due.map(timestamp))
+}
+
+/// See [`crate::orchestrator::Orchestrator::start`].
+pub(super) fn start(connection: &mut Connection, lease: Lease, process: &ProcessIdentity) -> Result<(), Fault> {
+    let transaction = begin(connection)?;
+    let run = read_held(&transaction, lease)?;
+    records::keep_process(&transaction, lease, process)?;
+    let name = if run.flow_run.failed_attempts > 0 {
+        StateName::Retrying
+    } else {
+        StateName::Running
+    };
+    // One that is being cancelled already stays so; its worker stops it.
+    enter(
+        &transaction,
+        lease.flow_run_id,
+        &[StateType::Pending],
+        name,
+        now_ms(),
+        Step::default(),
+    )?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// See [`crate::orchestrator::Orchestrator::finish`].
+pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending) -> Result<FlowRun, Fault> {
+    let now = now_ms();
+    let transaction = begin(connection)?;
+    let run = read_held(&transaction, lease)?;
+    let id = lease.flow_run_id;
+    let is_cancelling = run.flow_run.state.state_type == StateType::Cancelling;
+    let reason = run.flow_run.state.message.clone().unwrap_or_default();
+    let (name, step) = match ending {
+        Ending::Completed { message, .. } => (
+            StateName::Completed,
+            Step {
+                message: Some(message),
+                ..Step::default()
+            },
+        ),
+        // However its process ended: it was to be stopped, and it has stopped.
+        _ if is_cancelling => {
+            let status_row_due = run.flow_run.superseded_by.is_none();
+            (
+                StateName::Cancelled,
+                Step {
+                    message: Some(&reason),
+                    status_row_due,
+                    ..Step::default()
+                },
+            )
+        }
+        Ending::Cancelled { message } => (
+            StateName::Cancelled,
+            Step {
+                message: Some(message),
+                status_row_due: true,
+                ..Step::default()
+            },
+        ),
+        Ending::Failed {
+            state,
+            message,
+            retry_after,
+        } => {
+            transaction
+                .prepare_cached("UPDATE flow_run SET failed_attempts = failed_attempts + 1 WHERE id = ?1")?
+                .execute([id.to_string()])?;
+            let step = Step {
+                message: Some(message),
+                status_row_due: true,
+                ..Step::default()
+            };
+            match retry_after {
+                Some(delay) => {
+                    let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 4);
+                    (
+                        StateName::AwaitingRetry,
+                        Step {
+                            scheduled_at: Some(now.saturating_add(delay_ms)),
+                            ..step
+                        },
+                    )
+                }
+                None => (*state, step),
+            }
+        }
+        Ending::GivenBack { message } => {
+            transaction
+                .prepare_cached("UPDATE flow_run SET interruptions = interruptions + 1 WHERE id = ?1")?
+                .execute([id.to_string()])?;
+            let step = Step {
+                message: Some(message),
+                status_row_due: true,
+                ..Step::default()
+            };
+            if run.interruptions >= MAX_INTERRUPTIONS {
+                (StateName::Crashed, step)
+            } else {
+                (StateName::Scheduled, step)
+            }
+        }
+    };
+    let from: &[StateType] = match name.state_type() {
+        StateType::Completed | StateType::Cancelled if is_cancelling => &[StateType::Cancelling],
+        // An attempt that never came to run can be handed back, fail or be cancelled.
+        StateType::Completed => &[StateType::Running],
+        _ => HELD_UNLESS_CANCELLING,
+    };
+    if !enter(&transaction, id, from, name, now, step)? {
+        return Err(OrchestratorError::Internal(format!("flow run {id} cannot become {}", name.as_str())).into());
+    }
+    records::end_task_runs(&transaction, lease, name, now)?;
+    if let Ending::Completed { materializations, .. } = ending {
+        records::materialize(&transaction, &run, materializations, now)?;
+    }
+    let run = read_run(&transaction, id)?.flow_run;
+    transaction.commit()?;
+    Ok(run)
+}
+
+/// See [`crate::orchestrator::Orchestrator::may_commit`].
+pub(super) fn may_commit(connection: &Connection, lease: Lease) -> Result<bool, Fault> {
+    match read_held(connection, lease) {
+        Ok(run) => Ok(run.flow_run.state.state_type == StateType::Running),
+        Err(Fault::Refused(OrchestratorError::AttemptSuperseded { .. })) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// See [`crate::orchestrator::Orchestrator::cancellations`].
+pub(super) fn cancellations(connection: &Connection, ids: &[FlowRunId]) -> Result<Vec<(FlowRunId, String)>, Fault> {
+    let mut found = Vec::new();
+    for &id in ids {
+        let message: Option<Option<String>> = connection
+            .prepare_cached("SELECT state_message FROM flow_run WHERE id = ?1 AND state_type = 'CANCELLING'")?
+            .query_row([id.to_string()], |row| row.get(0))
+            .optional()?;
+        if let Some(message) = message {
+            found.push((id, message.unwrap_or_default()));
+        }
+    }
+    Ok(found)
+}
+
+/// See [`crate::orchestrator::Orchestrator::orphaned_runs`].
+pub(super) fn orphaned_runs(connection: &Connection) -> Result<Vec<OrphanedRun>, Fault> {
+    let held: Vec<StoredRun> = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
+        ))?
+        .query_map([], StoredRun::from_row)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(held
+        .into_iter()
+        .filter(|run| run.worker_process.as_ref().is_none_or(|worker| !worker.is_alive()))
+        .map(|run| OrphanedRun {
+            lease: run.lease(),
+            child: run.child_process,
+            flow_run: run.flow_run,
+        })
+        .collect())
+}
+
+/// See [`crate::orchestrator::Orchestrator::status_rows_due`].
+pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusRowDue>, Fault> {
+    let due = read_due(connection)?;
+    let mut current = Vec::new();
+    for run in due {
+        // The row speaks of the newest run for its video: what happened to an older one is no longer its business.
+        let is_outdated: bool = connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM flow_run WHERE flow_name = ?1 AND id > ?2 AND db_path = ?3)")?
+            .query_row(
+                (
+                    &run.flow_run.flow_name,
+                    run.flow_run.flow_run_id.to_string(),
+                    run.flow_run.parameters.text("db-path"),
+                ),
+                |row| row.get(0),
+            )?;
+        if is_outdated {
+            status_row_written(connection, run.flow_run.flow_run_id, run.state_sequence)?;
+        } else {
+            current.push(StatusRowDue {
+                state_sequence: run.state_sequence,
+                ended_pid: run.child_process.map(|child| child.pid),
+                database: run.database,
+                flow_run: run.flow_run,
+            });
+        }
+    }
+    Ok(current)
+}
+
+fn read_due(connection: &Connection) -> Result<Vec<StoredRun>, Fault> {
+    Ok(connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM flow_run WHERE status_row_due = 1 ORDER BY id LIMIT 100"
+        ))?
+        .query_map([], StoredRun::from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// See [`crate::orchestrator::Orchestrator::status_row_written`].
+pub(super) fn status_row_written(connection: &Connection, id: FlowRunId, state_sequence: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE flow_run SET status_row_due = 0 WHERE id = ?1 AND state_sequence = ?2")?
+        .execute((id.to_string(), state_sequence))?;
+    Ok(())
+}
+
+/// See [`crate::orchestrator::Orchestrator::apply_retention`].
+pub(super) fn apply_retention(connection: &mut Connection, ended_before: i64) -> Result<u64, Fault> {
+    let transaction = begin(connection)?;
+    let forgotten = transaction
+        .prepare_cached("DELETE FROM flow_run WHERE ended_at < ?1 AND status_row_due = 0")?
+        .execute([ended_before])?;
+    transaction
+        .prepare_cached(
+            "DELETE FROM asset_materialization AS old WHERE at < ?1
+               AND EXISTS (SELECT 1 FROM asset_materialization AS newer WHERE newer.key = old.key AND newer.version > old.version)",
+        )?
+        .execute([ended_before])?;
+    transaction.commit()?;
+    Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
+}

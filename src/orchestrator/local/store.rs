@@ -1,0 +1,302 @@
+//! queue.db: opening it, its schema, one thread that owns the connection, and what SQLite's errors mean.
+//!
+//! All work on the file goes through one thread of its own, so that no caller's event loop waits for a disk. WAL with
+//! `synchronous=FULL`: what a caller is told is done survives a power loss.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use crate::error::OrchestratorError;
+use crate::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
+
+/// The newest schema that this program knows.
+const SCHEMA_VERSION: i64 = 1;
+/// "CptA": a database of another program is refused rather than written to.
+const APPLICATION_ID: i32 = 0x4370_7441;
+/// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
+const BUSY_TIMEOUT_MS: u64 = 30_000;
+
+/// Why an operation did not happen: SQLite said so, or a rule did.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Sql(rusqlite::Error),
+    Refused(OrchestratorError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<OrchestratorError> for Fault {
+    fn from(error: OrchestratorError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+type Operation = Box<dyn FnOnce(&mut Keeper) + Send>;
+
+/// A handle on queue.db. Dropping the last one ends its thread and closes the file.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    operations: mpsc::Sender<Operation>,
+}
+
+impl Store {
+    /// Opens (creating it where it is missing) `home/queue.db`.
+    pub(super) async fn open(home: &Path) -> Result<Self, OrchestratorError> {
+        let path = home.join("queue.db");
+        let mut keeper = Keeper {
+            path: path.clone(),
+            open: None,
+        };
+        let (operations, receiver) = mpsc::channel::<Operation>();
+        thread::Builder::new()
+            .name("captionacc-store".to_owned())
+            .spawn(move || {
+                for operation in receiver {
+                    operation(&mut keeper);
+                }
+            })
+            .map_err(|error| OrchestratorError::StoreIo {
+                path: path.clone(),
+                problem: "a thread for it could not be started".to_owned(),
+                source: Box::new(error),
+            })?;
+        let store = Self { path, operations };
+        store.run(|_| Ok(())).await?;
+        Ok(store)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `operation` on the connection, in its thread.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        let (answer, result) = oneshot::channel();
+        let boxed: Operation = Box::new(move |keeper| {
+            // Nobody waits for the answer any more if the caller was dropped: the work is done all the same.
+            let _ = answer.send(keeper.perform(operation));
+        });
+        let gone = || OrchestratorError::Internal("the store's thread has ended".to_owned());
+        self.operations.send(boxed).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+/// Owned by the store's thread.
+struct Keeper {
+    path: PathBuf,
+    open: Option<OpenFile>,
+}
+
+struct OpenFile {
+    connection: Connection,
+    identity: (u64, u64),
+}
+
+impl Keeper {
+    fn perform<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Connection) -> Result<T, Fault>,
+    ) -> Result<T, OrchestratorError> {
+        let path = self.path.clone();
+        let outcome = catch_unwind(AssertUnwindSafe(|| operation(self.connection()?)));
+        match outcome {
+            Ok(result) => result.map_err(|fault| translate(fault, &path)),
+            Err(panic) => {
+                self.open = None;
+                let said = panic.downcast_ref::<String>().map(String::as_str);
+                let said = said
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("no message");
+                Err(OrchestratorError::Internal(format!(
+                    "an operation on {} panicked: {said}",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    /// The connection; opened anew if the file is no longer the one that was opened, because what is written to a
+    /// deleted file is lost.
+    fn connection(&mut self) -> Result<&mut Connection, Fault> {
+        let identity = fs::metadata(&self.path)
+            .ok()
+            .map(|metadata| (metadata.dev(), metadata.ino()));
+        if self.open.as_ref().map(|open| open.identity) != identity {
+            self.open = None;
+        }
+        if self.open.is_none() {
+            self.open = Some(open_file(&self.path)?);
+        }
+        Ok(&mut self.open.as_mut().expect("it was opened just now").connection)
+    }
+}
+
+fn open_file(path: &Path) -> Result<OpenFile, Fault> {
+    let io = |problem: &str, error: std::io::Error| -> Fault {
+        let path = path.to_owned();
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => OrchestratorError::StoreReadOnly {
+                path,
+                source: Box::new(error),
+            }
+            .into(),
+            ErrorKind::StorageFull => OrchestratorError::StoreFull { path }.into(),
+            _ => OrchestratorError::StoreIo {
+                path,
+                problem: problem.to_owned(),
+                source: Box::new(error),
+            }
+            .into(),
+        }
+    };
+    let home = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home)
+        .map_err(|error| io("its folder cannot be made", error))?;
+    // SQLite would make the file with the process's umask: it is made here, for this user alone.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let metadata = file
+        .and_then(|file: File| file.metadata())
+        .map_err(|error| io("cannot be opened", error))?;
+    if !metadata.is_file() {
+        let problem = "it is not a plain file".to_owned();
+        return Err(OrchestratorError::StoreCorrupt {
+            path: path.to_owned(),
+            problem,
+        }
+        .into());
+    }
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let mut connection = connection;
+    prepare(&mut connection, path)?;
+    Ok(OpenFile {
+        connection,
+        identity: (metadata.dev(), metadata.ino()),
+    })
+}
+
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
+    check_version(connection, path)?;
+    enter_wal_mode(connection)?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")?;
+    // The usual case takes no lock: everything is as it should be.
+    if user_version(connection)? < SCHEMA_VERSION {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have been first.
+        if check_version(&transaction, path)? == 0 {
+            transaction.execute_batch(include_str!("schema.sql"))?;
+            transaction.execute(
+                "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
+                (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
+            )?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// The schema's version, 0 for an empty file; refuses one that is newer, or no queue database.
+fn check_version(connection: &Connection, path: &Path) -> Result<i64, Fault> {
+    let found = user_version(connection)?;
+    let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && application_id != APPLICATION_ID {
+        let problem = "it is the database of another program: move it away, or set CAPTIONACC_HOME".to_owned();
+        return Err(OrchestratorError::StoreCorrupt {
+            path: path.to_owned(),
+            problem,
+        }
+        .into());
+    }
+    if found > SCHEMA_VERSION {
+        return Err(OrchestratorError::StoreNewer {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        }
+        .into());
+    }
+    Ok(found)
+}
+
+/// SQLite does not call its busy handler where several connections turn one file to WAL at the same time.
+fn enter_wal_mode(connection: &Connection) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + Duration::from_millis(BUSY_TIMEOUT_MS);
+    loop {
+        let mode: rusqlite::Result<String> =
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0));
+        match mode {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+fn translate(fault: Fault, path: &Path) -> OrchestratorError {
+    let error = match fault {
+        Fault::Refused(error) => return error,
+        Fault::Sql(error) => error,
+    };
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OrchestratorError::StoreLocked {
+            path,
+            waited_ms: BUSY_TIMEOUT_MS,
+        },
+        Some(ErrorCode::DiskFull) => OrchestratorError::StoreFull { path },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            OrchestratorError::StoreReadOnly {
+                path,
+                source: Box::new(error),
+            }
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            let problem = format!("{error}: restore it from a backup, or move it away to start with an empty queue");
+            OrchestratorError::StoreCorrupt { path, problem }
+        }
+        Some(ErrorCode::SystemIoFailure) => OrchestratorError::StoreIo {
+            path,
+            problem: "reading or writing failed".to_owned(),
+            source: Box::new(error),
+        },
+        _ => OrchestratorError::Internal(format!("{}: {error}", path.display())),
+    }
+}

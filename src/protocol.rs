@@ -1,0 +1,180 @@
+//! What worker and child say to each other, one JSON line each, versioned.
+//!
+//! The worker writes the [`WorkOrder`] as the first line of the child's stdin and keeps stdin open: its end means
+//! that the worker has gone, and the child stops. The child writes [`ChildEvent`]s to its stdout. The only other
+//! thing that a worker says is [`WorkerMessage`], the answer to [`ChildEvent::MayCommit`].
+//!
+//! The worker takes every line of a child for hostile: one that does not parse is kept as a line of its log.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::flow::{Arguments, Runner, StatusTable};
+use crate::flow_run::{ArtifactType, FlowRunId, LogLevel};
+use crate::state::StateType;
+
+/// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest line that a worker reads of a child, in bytes.
+pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// A file told apart from another one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseIdentity {
+    /// Device.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+}
+
+/// All that a child needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkOrder {
+    /// [`PROTOCOL_VERSION`] of the worker.
+    pub protocol_version: u32,
+    /// The run.
+    pub flow_run_id: FlowRunId,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// The flow's name.
+    pub flow_name: String,
+    /// Checked arguments.
+    pub arguments: Arguments,
+    /// Who does the work.
+    pub runner: Runner,
+    /// The status table to keep, if any.
+    pub status_table: Option<StatusTable>,
+    /// The annotations.db that an earlier attempt saw: it must be that one, and is never made anew.
+    pub database: Option<DatabaseIdentity>,
+    /// Asset keys that a command flow materializes, filled in.
+    pub assets: Vec<String>,
+    /// Asset keys that a command flow reads, filled in.
+    pub upstream_assets: Vec<String>,
+    /// Where the OCR models lie, if that was set.
+    pub ocr_models: Option<PathBuf>,
+    /// How long a program has to end itself before it is killed.
+    pub grace_ms: u64,
+}
+
+/// A materialized asset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Materialization {
+    /// `annotations://v1/full_frames`.
+    pub key: String,
+    /// Counts, parameters, versions.
+    pub metadata: Value,
+    /// Keys that it was made from.
+    pub upstream_keys: Vec<String>,
+    /// Found rather than made (a video file, an approved layout): a new version only if `metadata` has changed.
+    #[serde(default)]
+    pub observed: bool,
+}
+
+/// Why an attempt did not do its work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable, `NOT_A_VIDEO`.
+    pub code: String,
+    /// One line for a person.
+    pub message: String,
+    /// Whether another attempt could do better.
+    pub retryable: bool,
+    /// The task that failed, if one did.
+    pub task: Option<String>,
+}
+
+/// A line of a child.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ChildEvent {
+    /// First instruction: the order is read, work begins.
+    Started {
+        /// Of the child.
+        protocol_version: u32,
+    },
+    /// The annotations.db that this attempt works on.
+    DatabaseSeen {
+        /// Which file it is.
+        identity: DatabaseIdentity,
+    },
+    /// A task run entered a state.
+    TaskRun {
+        /// Chosen by the child.
+        task_run_id: Uuid,
+        /// Its name.
+        name: String,
+        /// Times that it was begun in this attempt.
+        run_count: u32,
+        /// Its state.
+        state: StateType,
+        /// Why.
+        message: Option<String>,
+    },
+    /// How far the attempt is.
+    Progress {
+        /// The task at work.
+        task: String,
+        /// Done, in `unit`.
+        done: u64,
+        /// All, if known.
+        total: Option<u64>,
+        /// `frames`.
+        unit: String,
+        /// Of the attempt, 0..=1.
+        fraction: f64,
+    },
+    /// A line for the log.
+    Log {
+        /// Weight.
+        level: LogLevel,
+        /// One line.
+        message: String,
+    },
+    /// Something to look at.
+    Artifact {
+        /// Its key.
+        key: String,
+        /// Its type.
+        artifact_type: ArtifactType,
+        /// For people.
+        description: Option<String>,
+        /// Content.
+        data: Value,
+    },
+    /// An asset was materialized; it counts when the run completes.
+    Asset {
+        /// Which, from what.
+        materialization: Materialization,
+    },
+    /// Asks for leave to write the result. The child waits for [`WorkerMessage`].
+    MayCommit,
+    /// The work is done and written.
+    Completed {
+        /// One line for people.
+        message: String,
+    },
+    /// The work is not done.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// Stopped because it was asked to, or because the video is deleted.
+    Cancelled {
+        /// Why.
+        message: String,
+    },
+}
+
+/// The worker's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum WorkerMessage {
+    /// The attempt holds its run: it may write.
+    Commit,
+    /// It no longer does, or is to stop: it must not.
+    Stop,
+}
