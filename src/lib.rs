@@ -28,6 +28,8 @@ pub mod picture;
 pub mod pipeline;
 pub mod protocol;
 #[cfg(feature = "worker")]
+pub mod process_tree;
+#[cfg(feature = "worker")]
 pub mod video;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -19,6 +19,8 @@ use crate::flow::{
 
 /// How long running attempts get to finish after the first signal, unless set.
 pub const DEFAULT_GRACE_MS: u64 = 30_000;
+/// How long a stopped child has to end itself, unless set.
+pub const DEFAULT_KILL_GRACE_MS: u64 = 5_000;
 /// How long a run is kept after its end, unless set; the same as Prefect's free plan.
 pub const DEFAULT_RETENTION_DAYS: u32 = 7;
 
@@ -48,6 +50,8 @@ pub struct Settings {
     pub flows: Flows,
     /// `CAPTIONACC_GRACE_MS`.
     pub grace_ms: u64,
+    /// `CAPTIONACC_KILL_GRACE_MS`: how long a stopped child has to end itself before it is killed.
+    pub kill_grace_ms: u64,
     /// `CAPTIONACC_LIMIT` or `[worker] limit`; none: what the pool has.
     pub limit: Option<u32>,
     /// `CAPTIONACC_RETENTION_DAYS` or `[worker] retention-days`.
@@ -75,6 +79,7 @@ struct ConfigFile {
 struct WorkerTable {
     limit: Option<u32>,
     grace_ms: Option<u64>,
+    kill_grace_ms: Option<u64>,
     retention_days: Option<u32>,
     ocr_models: Option<PathBuf>,
     child_memory_mb: Option<u64>,
@@ -195,6 +200,10 @@ impl Settings {
                 .number("CAPTIONACC_GRACE_MS", 0, 86_400_000)?
                 .or(file.worker.grace_ms)
                 .unwrap_or(DEFAULT_GRACE_MS),
+            kill_grace_ms: environment
+                .number("CAPTIONACC_KILL_GRACE_MS", 0, 86_400_000)?
+                .or(file.worker.kill_grace_ms)
+                .unwrap_or(DEFAULT_KILL_GRACE_MS),
             limit: limit.or(file_limit),
             retention_days: days
                 .and_then(|days| u32::try_from(days).ok())

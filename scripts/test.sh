@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Everything that must hold: formatting, lints, Rust tests, docs, types, the Node surface end to end.
+# Installs what it needs first.
+. "$(dirname "$0")/lib.sh"
+
+need_command cargo-nextest "cargo install --locked cargo-nextest"
+bash scripts/build.sh
+prepare_cargo
+# ffmpeg makes the test videos; the fonts write known captions into them.
+need_packages ffmpeg fonts-noto-cjk fonts-dejavu-core
+films=$(bash scripts/fetch-films.sh)
+export CAPTIONACC_FILMS="$films"
+# A setting of this machine must not reach a test.
+unset CAPTIONACC_HOME CAPTIONACC_CONFIG CAPTIONACC_ORCHESTRATOR PREFECT_API_URL PREFECT_PROFILE
+export PREFECT_HOME="$PWD/.cache/no-prefect"
+
+worker=(--locked --release --no-default-features --features worker)
+
+say "formatting and lints"
+cargo fmt --check
+cargo clippy "${worker[@]}" --all-targets -- -D warnings
+cargo clippy --locked --release --lib --target-dir target/addon -- -D warnings
+
+say "Rust tests"
+cargo nextest run "${worker[@]}"
+
+say "Rust docs"
+RUSTDOCFLAGS="-D warnings" cargo doc "${worker[@]}" --lib --no-deps --document-private-items
+
+say "JavaScript and TypeScript"
+npx --no-install oxlint --deny-warnings
+npx --no-install tsc --noEmit
+npx --no-install publint --strict
+npx --no-install attw --pack . --quiet
+npx --no-install vitest run
+
+say "all of it holds"

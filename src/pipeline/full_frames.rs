@@ -1,0 +1,181 @@
+//! full-frames: a frame every 10 s with the text on it, into `full_frames`, `full_frame_ocr` and the layout row.
+
+use std::error::Error;
+use std::sync::Mutex;
+use std::thread;
+
+use serde_json::json;
+
+use super::sampling::{Inputs, Sampled, fraction, observe_video, sample_video};
+use super::status::{StatusKeeper, with_causes};
+use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
+use crate::assets;
+use crate::engine::{Attempt, FaultKind, TaskError};
+use crate::flow::StatusTable;
+use crate::flow_run::{ArtifactType, LogLevel};
+use crate::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
+use crate::video::decode_jpeg;
+
+/// The part of the attempt's progress that sampling is; recognition is most of the rest.
+const SAMPLING_SHARE: f64 = 0.3;
+const RECOGNITION_SHARE: f64 = 0.68;
+/// Rows of the artifact that shows what was read.
+const SHOWN_TEXTS: usize = 100;
+
+impl From<OcrError> for TaskError {
+    fn from(error: OcrError) -> Self {
+        let kind = match error.code() {
+            "CANCELLED" | "OCR_CANCELLED" => FaultKind::Stopped,
+            _ if error.is_input_fault() => FaultKind::Input,
+            _ => FaultKind::Passing,
+        };
+        TaskError::new(error.code(), with_causes(&error), kind)
+    }
+}
+
+pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
+    let inputs = Inputs::of(attempt)?;
+    let keeper = StatusKeeper::begin(
+        attempt,
+        attempt.order().status_table.unwrap_or(StatusTable::ProcessingStatus),
+    )?;
+    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, &inputs, None, SAMPLING_SHARE)?;
+
+    keeper.stage(Stage::RunningOcr)?;
+    let texts = attempt.task("recognize_text", || {
+        keeper.alive(|| recognize(attempt, &keeper, &mut staging))
+    })?;
+
+    keeper.stage(Stage::AnalyzingLayout)?;
+    let info = &summary.info;
+    let outcome = FullFramesOutcome {
+        frame_width: info.width,
+        frame_height: info.height,
+        duration_seconds: info.duration_seconds,
+        fps: info.frame_rate_hz,
+        codec: info.codec.clone(),
+    };
+    let counts = attempt.task("write_frames", || {
+        attempt.may_commit()?;
+        Ok(keeper.annotations().commit_full_frames(&mut staging, &outcome)?)
+    })?;
+
+    observe_video(attempt, &inputs, &summary);
+    let video = assets::video(&inputs.video_id);
+    let frames = assets::annotations(&inputs.video_id, "full_frames");
+    let recognized = assets::annotations(&inputs.video_id, "full_frame_ocr");
+    let layout = assets::annotations(&inputs.video_id, "video_layout_config");
+    let frames_metadata = json!({
+        "frames": counts.frames,
+        "bytes": counts.bytes,
+        "width": info.width,
+        "height": info.height,
+        "frame_rate_hz": inputs.frame_rate_hz,
+    });
+    attempt.asset(frames.clone(), frames_metadata, vec![video.clone()], false);
+    attempt.asset(
+        recognized,
+        json!({ "boxes": counts.boxes, "engine": texts.engine }),
+        vec![frames.clone()],
+        false,
+    );
+    // The layout as it is now: made here only where there was none, the user's otherwise.
+    let layout_metadata = json!({
+        "crop_bounds": counts.layout_bounds,
+        "crop_bounds_version": counts.layout_version,
+    });
+    attempt.asset(layout, layout_metadata, vec![frames], true);
+    attempt.artifact(
+        "recognized-text",
+        ArtifactType::Table,
+        "The first texts that were read",
+        json!(texts.first),
+    );
+    Ok(format!("{} frames, {} text boxes", counts.frames, counts.boxes))
+}
+
+struct Texts {
+    engine: String,
+    first: Vec<serde_json::Value>,
+}
+
+/// Reads the text of every staged frame, as many frames at once as there are cores.
+fn recognize(attempt: &Attempt, keeper: &StatusKeeper<'_>, staging: &mut Staging) -> Result<Texts, TaskError> {
+    let indexes = staging.frame_indexes()?;
+    let models = OcrModels::find(attempt.order().ocr_models.as_deref())?;
+    let first = PpOcr::load(&models)?;
+    let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let engine_count = cores.min(indexes.len()).max(1);
+    let engine = first.description();
+    let mut engines: Vec<Box<dyn Recognizer>> = Vec::with_capacity(engine_count);
+    for _ in 1..engine_count {
+        engines.push(Box::new(first.fork()));
+    }
+    engines.push(Box::new(first));
+    attempt.log(
+        LogLevel::Info,
+        format!("Reading the text of {} frames with {engine}", indexes.len()),
+    );
+
+    let reader = Mutex::new(staging.reader()?);
+    let fetch = |at: usize| -> Result<_, Box<dyn Error + Send + Sync>> {
+        let jpeg = reader
+            .lock()
+            .map_err(|_| "a reader of frames panicked")?
+            .jpeg(indexes[at])?;
+        Ok(decode_jpeg(&jpeg)?)
+    };
+    let total = u64::try_from(indexes.len()).unwrap_or(u64::MAX);
+    let mut done = 0;
+    let mut shown = Vec::new();
+    let outcome = recognize_all(
+        &mut engines,
+        indexes.len(),
+        &fetch,
+        attempt.stop_flag(),
+        &mut |at, boxes| {
+            let frame_index = indexes[at];
+            let staged: Vec<StagedBox> = boxes.iter().map(stored).collect();
+            staging.add_boxes(frame_index, &staged)?;
+            shown.extend(boxes.into_iter().map(|text| (frame_index, text)));
+            if shown.len() > 4 * SHOWN_TEXTS {
+                keep_first(&mut shown);
+            }
+            done += 1;
+            keeper.progress(fraction(done, total));
+            let overall = SAMPLING_SHARE + RECOGNITION_SHARE * fraction(done, total);
+            attempt.progress("recognize_text", done, Some(total), "frames", overall);
+            Ok(())
+        },
+    );
+    if outcome.is_err() {
+        attempt.check_stop()?;
+    }
+    outcome?;
+    keep_first(&mut shown);
+    let first = shown
+        .into_iter()
+        .map(|(frame_index, text)| {
+            json!({ "frame_index": frame_index, "text": text.text, "confidence": f64::from(text.confidence) })
+        })
+        .collect();
+    Ok(Texts { engine, first })
+}
+
+/// Frames are done in any order: the earliest ones are shown.
+fn keep_first(shown: &mut Vec<(i64, TextBox)>) {
+    shown.sort_by_key(|(frame_index, _)| *frame_index);
+    shown.truncate(SHOWN_TEXTS);
+}
+
+/// As stored: `y` is the lower edge, from the bottom.
+fn stored(text: &TextBox) -> StagedBox {
+    StagedBox {
+        text: text.text.clone(),
+        confidence: f64::from(text.confidence),
+        x: text.left,
+        y: (1.0 - text.top - text.height).clamp(0.0, 1.0),
+        width: text.width,
+        height: text.height,
+    }
+}

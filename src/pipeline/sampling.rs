@@ -1,0 +1,166 @@
+//! What both pipelines share: sampling the video into a staging database.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::status::{StatusKeeper, with_causes};
+use crate::annotations::{AnnotationsError, Staging};
+use crate::assets;
+use crate::engine::{Attempt, FaultKind, TaskError};
+use crate::flow::CropBounds;
+use crate::video::{SampleRequest, SampleSummary, VideoError, sample};
+
+/// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
+const JPEG_QSCALE: i32 = 6;
+
+impl From<VideoError> for TaskError {
+    fn from(error: VideoError) -> Self {
+        let kind = match error.code() {
+            "CANCELLED" => FaultKind::Stopped,
+            _ if error.is_input_fault() => FaultKind::Input,
+            _ => FaultKind::Passing,
+        };
+        TaskError::new(error.code(), with_causes(&error), kind)
+    }
+}
+
+/// The arguments that both flows have.
+pub(super) struct Inputs {
+    pub(super) video_id: String,
+    pub(super) video_path: PathBuf,
+    pub(super) output_dir: PathBuf,
+    pub(super) frame_rate_hz: f64,
+}
+
+impl Inputs {
+    pub(super) fn of(attempt: &Attempt) -> Result<Self, TaskError> {
+        let arguments = &attempt.order().arguments;
+        let missing =
+            |name: &str| TaskError::new("INVALID_ARGUMENT", format!("the order has no {name}"), FaultKind::Input);
+        let path = |name: &str| arguments.path(name).map(Path::to_owned).ok_or_else(|| missing(name));
+        Ok(Self {
+            video_id: arguments
+                .text("video-id")
+                .ok_or_else(|| missing("video-id"))?
+                .to_owned(),
+            video_path: path("video-path")?,
+            output_dir: path("output-dir")?,
+            frame_rate_hz: arguments.number("frame-rate").ok_or_else(|| missing("frame-rate"))?,
+        })
+    }
+}
+
+/// Frames of the video, staged.
+pub(super) struct Sampled {
+    pub(super) staging: Staging,
+    pub(super) summary: SampleSummary,
+}
+
+/// Samples the video, as a task; `share` is the part of the attempt's progress that this is.
+pub(super) fn sample_video(
+    attempt: &Attempt,
+    keeper: &StatusKeeper<'_>,
+    inputs: &Inputs,
+    crop: Option<CropBounds>,
+    share: f64,
+) -> Result<Sampled, TaskError> {
+    let index_frame_rate_hz = keeper.annotations().index_frame_rate_hz();
+    if inputs.frame_rate_hz > index_frame_rate_hz {
+        let message = format!(
+            "frame-rate {} Hz is above the index rate of {index_frame_rate_hz} Hz: two frames would share one index",
+            inputs.frame_rate_hz
+        );
+        return Err(TaskError::new("FRAME_RATE_TOO_HIGH", message, FaultKind::Input));
+    }
+    let order = attempt.order();
+    let request = SampleRequest {
+        frame_rate_hz: inputs.frame_rate_hz,
+        crop,
+        worker_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        jpeg_qscale: JPEG_QSCALE,
+    };
+    attempt.task("sample_video", || {
+        keeper.alive(|| {
+            let mut staging = Staging::create(&inputs.output_dir, &format!("{}-{}", order.flow_run_id, order.attempt))?;
+            let mut done = 0;
+            let mut staged: Result<(), AnnotationsError> = Ok(());
+            let outcome = sample(
+                &inputs.video_path,
+                &request,
+                attempt.stop_flag(),
+                &mut |frame, total| {
+                    let index = frame_index(frame.sample, inputs.frame_rate_hz, index_frame_rate_hz);
+                    if let Err(error) = staging.add_frame(index, &frame.jpeg, frame.width, frame.height) {
+                        let said = error.to_string();
+                        staged = Err(error);
+                        return Err(said.into());
+                    }
+                    done += 1;
+                    let fraction = fraction(done, total);
+                    keeper.progress(fraction);
+                    attempt.progress("sample_video", done, Some(total), "frames", fraction * share);
+                    Ok(())
+                },
+            );
+            // What the staging database said is the cause of what the sampler says.
+            staged?;
+            match outcome {
+                Ok(summary) => Ok(Sampled { staging, summary }),
+                Err(error) if error.code() == "CANCELLED" => Err(attempt.stopped()),
+                Err(error) => Err(error.into()),
+            }
+        })
+    })
+}
+
+/// A share of work as a number for people.
+#[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
+pub(super) fn fraction(done: u64, total: u64) -> f64 {
+    if total == 0 {
+        1.0
+    } else {
+        (done as f64 / total as f64).min(1.0)
+    }
+}
+
+/// Sample `k` on the index clock: `round(t_seconds * index_framerate_hz)`.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a video has less than 2^50 samples"
+)]
+fn frame_index(sample: u64, frame_rate_hz: f64, index_frame_rate_hz: f64) -> i64 {
+    (sample as f64 / frame_rate_hz * index_frame_rate_hz).round() as i64
+}
+
+/// The video file as an asset that was found: another file is another version.
+pub(super) fn observe_video(attempt: &Attempt, inputs: &Inputs, summary: &SampleSummary) {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(&inputs.video_path);
+    let file = file.map_or(Value::Null, |file| {
+        json!({ "size_bytes": file.len(), "modified_at_s": file.mtime(), "device": file.dev(), "inode": file.ino() })
+    });
+    let info = &summary.info;
+    let metadata = json!({
+        "path": inputs.video_path,
+        "file": file,
+        "width": info.width,
+        "height": info.height,
+        "duration_seconds": info.duration_seconds,
+        "codec": info.codec,
+    });
+    attempt.asset(assets::video(&inputs.video_id), metadata, Vec::new(), true);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::frame_index;
+
+    #[test]
+    fn samples_are_counted_on_the_index_clock() {
+        assert_eq!([0, 1, 2].map(|sample| frame_index(sample, 0.1, 10.0)), [0, 100, 200]);
+        assert_eq!([0, 1, 2].map(|sample| frame_index(sample, 10.0, 10.0)), [0, 1, 2]);
+        assert_eq!([0, 1, 2].map(|sample| frame_index(sample, 3.0, 10.0)), [0, 3, 7]);
+    }
+}

@@ -1,0 +1,660 @@
+//! The life of one attempt, seen from the worker: spawn, feed, listen, limit, stop, clear away, finish.
+//!
+//! Theory of operation: one async function a attempt. It selects on the child's two streams, its death, the worker's
+//! wish to stop it, and a clock for the limits. Whatever happens, it ends with the child's whole tree dead and one
+//! [`Ending`] in the orchestrator.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::console::Console;
+use super::output::{LineBudget, printable, read_line};
+use crate::error::OrchestratorError;
+use crate::flow::{FlowDefinition, Runner};
+use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
+use crate::process_identity::ProcessIdentity;
+use crate::process_tree::{MARKER, clear, kill_all, marker_of, memory_bytes, terminate};
+use crate::protocol::{
+    ChildEvent, Failure, MAX_LINE_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage,
+};
+use crate::settings::Settings;
+use crate::state::{StateName, StateType};
+
+/// What is learned of a run is written this often at most.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the limits are looked at.
+const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the streams of a dead child are read on: a grandchild may hold them open.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
+const MAX_OBJECTS: usize = 1000;
+
+/// What the worker wants of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Run,
+    /// Stop: the run is cancelled.
+    Cancel,
+    /// Stop: the run is given back.
+    GiveBack,
+    /// Stop at once: the run is given back.
+    Kill,
+}
+
+/// What every attempt of a worker shares.
+pub struct Shared {
+    /// Where it is kept.
+    pub orchestrator: Arc<dyn Orchestrator>,
+    /// Limits and flows.
+    pub settings: Settings,
+    /// Where people see it.
+    pub console: Console,
+}
+
+/// Runs a claimed attempt to its end and returns the run as it is then; `None` if the lease was lost.
+pub async fn supervise(shared: Arc<Shared>, claim: Claim, wish: watch::Receiver<Wish>) -> Option<FlowRun> {
+    let lease = claim.lease;
+    let marker = marker_of(lease);
+    let started = Instant::now();
+    let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
+        Ok(flow) => match prepare(&shared, flow, &claim) {
+            Ok(order) => match spawn(&order, &marker) {
+                Ok(child) => run(&shared, flow, &claim, order, child, &marker, wish).await,
+                Err(error) => {
+                    let message = format!("the child process could not be started: {error}");
+                    (failed(flow, &claim, StateName::Crashed, message, true), None)
+                }
+            },
+            Err(problem) => (failed(flow, &claim, StateName::Failed, problem, false), None),
+        },
+        Err(error) => (
+            Ending::Failed {
+                state: StateName::Failed,
+                message: error.to_string(),
+                retry_after: None,
+            },
+            None,
+        ),
+    };
+    let left = clear(&marker, process.as_ref()).await;
+    if left > 0 {
+        warn!(flow_run_id = %lease.flow_run_id, left, "Processes of the attempt can not be killed; they wait for the system.");
+    }
+    let run = finish(shared.orchestrator.as_ref(), lease, ending).await;
+    match &run {
+        Some(run) => shared.console.ended(run, started.elapsed()),
+        None => shared.console.lost(lease),
+    }
+    run
+}
+
+fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<WorkOrder, String> {
+    let arguments = claim.flow_run.parameters.clone();
+    let fill = |templates: &[String]| {
+        templates
+            .iter()
+            .map(|template| arguments.fill(template))
+            .collect::<Result<_, _>>()
+    };
+    Ok(WorkOrder {
+        protocol_version: PROTOCOL_VERSION,
+        flow_run_id: claim.lease.flow_run_id,
+        attempt: claim.lease.attempt,
+        flow_name: flow.name.clone(),
+        runner: flow.runner.clone(),
+        status_table: flow.status_table,
+        database: claim.database,
+        assets: fill(&flow.assets)?,
+        upstream_assets: fill(&flow.upstream_assets)?,
+        ocr_models: shared.settings.ocr_models.clone(),
+        grace_ms: shared.settings.kill_grace_ms,
+        arguments,
+    })
+}
+
+fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
+    // This very program, also when its file was replaced by an update since.
+    let program = if cfg!(target_os = "linux") {
+        "/proc/self/exe".into()
+    } else {
+        std::env::current_exe()?
+    };
+    let mut command = Command::new(program);
+    command.arg0("captionacc").arg("attempt");
+    // A pipeline of our own needs next to nothing, a program what the operator set up for it; neither needs a key.
+    let is_program = matches!(order.runner, Runner::Command(_));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
+            || text.starts_with("LC_");
+        let is_secret = [
+            "PREFECT_API_KEY",
+            "PREFECT_API_AUTH_STRING",
+            "PREFECT_CLIENT_CUSTOM_HEADERS",
+            "NOTIFY_SOCKET",
+        ]
+        .contains(&text.as_ref());
+        if is_secret || !(is_program || is_plain) {
+            command.env_remove(&name);
+        }
+    }
+    command
+        .env(MARKER, marker)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+/// What an attempt has said and what was decided about it.
+struct Attempt<'a> {
+    shared: &'a Shared,
+    lease: Lease,
+    budget: LineBudget,
+    pending: Vec<Record>,
+    objects: usize,
+    materializations: Vec<Materialization>,
+    said: Option<Said>,
+    stopped: Option<Stopped>,
+    kill_at: Option<Instant>,
+    heard_at: Instant,
+    is_lost: bool,
+}
+
+/// The child's own last word.
+enum Said {
+    Completed(String),
+    Failed(Failure),
+    Cancelled(String),
+}
+
+/// Why the worker stopped the child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stopped {
+    Cancelled,
+    GivenBack,
+    Limit { state: StateName, message: String },
+    Lost,
+}
+
+async fn run(
+    shared: &Shared,
+    flow: &FlowDefinition,
+    claim: &Claim,
+    order: WorkOrder,
+    mut child: Child,
+    marker: &str,
+    mut wish: watch::Receiver<Wish>,
+) -> (Ending, Option<ProcessIdentity>) {
+    let lease = claim.lease;
+    let process = child.id().and_then(ProcessIdentity::of);
+    let (Some(process), Some(mut stdin), Some(stdout), Some(stderr)) =
+        (process, child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return (
+            failed(
+                flow,
+                claim,
+                StateName::Crashed,
+                "the child process ended at once".to_owned(),
+                true,
+            ),
+            None,
+        );
+    };
+    if let Err(error) = shared.orchestrator.start(lease, process.clone()).await {
+        let _ = child.start_kill();
+        let message = format!("its start could not be recorded: {}", error.to_line());
+        return (Ending::GivenBack { message }, Some(process));
+    }
+    shared.console.started(&claim.flow_run, lease.attempt, process.pid);
+    let mut attempt = Attempt {
+        shared,
+        lease,
+        budget: LineBudget::new(Instant::now()),
+        pending: Vec::new(),
+        objects: 0,
+        materializations: Vec::new(),
+        said: None,
+        stopped: None,
+        kill_at: None,
+        heard_at: Instant::now(),
+        is_lost: false,
+    };
+    let mut line = serde_json::to_vec(&order).expect("an order is JSON");
+    line.push(b'\n');
+    // A child that died already is noticed below.
+    let _ = stdin.write_all(&line).await;
+
+    let watched = matches!(order.runner, Runner::Command(_)).then_some(marker);
+    let (status, streams) = attempt
+        .listen(
+            &mut child,
+            &process,
+            stdin,
+            BufReader::new(stdout),
+            BufReader::new(stderr),
+            watched,
+            flow,
+            &mut wish,
+        )
+        .await;
+    // What is left of its tree would hold its streams open.
+    kill_all(marker, Some(&process));
+    attempt.last_words(streams).await;
+    if attempt.budget.left_out > 0 {
+        let message = format!(
+            "{} lines were left out: the attempt logged too much",
+            attempt.budget.left_out
+        );
+        attempt
+            .pending
+            .push(Record::Log(log_line(lease, LogLevel::Warning, message)));
+    }
+    attempt.flush().await;
+    (attempt.ending(flow, claim, status), Some(process))
+}
+
+struct Streams {
+    stdout: BufReader<ChildStdout>,
+    stderr: BufReader<ChildStderr>,
+    line: Vec<u8>,
+    error_line: Vec<u8>,
+    stdout_open: bool,
+    stderr_open: bool,
+}
+
+impl Attempt<'_> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one child")]
+    async fn listen(
+        &mut self,
+        child: &mut Child,
+        process: &ProcessIdentity,
+        stdin: ChildStdin,
+        stdout: BufReader<ChildStdout>,
+        stderr: BufReader<ChildStderr>,
+        watched: Option<&str>,
+        flow: &FlowDefinition,
+        wish: &mut watch::Receiver<Wish>,
+    ) -> (std::io::Result<ExitStatus>, Streams) {
+        let started = Instant::now();
+        let mut stdin = Some(stdin);
+        let mut streams = Streams {
+            stdout,
+            stderr,
+            line: Vec::new(),
+            error_line: Vec::new(),
+            stdout_open: true,
+            stderr_open: true,
+        };
+        let mut flush = tokio::time::interval(FLUSH_INTERVAL);
+        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut limits = tokio::time::interval(LIMITS_INTERVAL);
+        limits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first wish may have been made before this attempt looked.
+        wish.mark_changed();
+        loop {
+            let kill_at = self.kill_at;
+            tokio::select! {
+                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES), if streams.stdout_open => {
+                    streams.stdout_open = more.unwrap_or(false);
+                    let line = std::mem::take(&mut streams.line);
+                    if !line.is_empty() {
+                        self.hear(&line, stdin.as_mut()).await;
+                    }
+                }
+                more = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES), if streams.stderr_open => {
+                    streams.stderr_open = more.unwrap_or(false);
+                    let line = std::mem::take(&mut streams.error_line);
+                    self.log(LogLevel::Warning, printable(&line));
+                }
+                status = child.wait() => return (status, streams),
+                changed = wish.changed() => {
+                    let wanted = if changed.is_ok() { wish.borrow_and_update().clone() } else { Wish::Kill };
+                    match wanted {
+                        Wish::Run => {}
+                        Wish::Cancel => self.stop(Stopped::Cancelled, process),
+                        Wish::GiveBack => self.stop(Stopped::GivenBack, process),
+                        Wish::Kill => {
+                            self.stop(Stopped::GivenBack, process);
+                            self.kill_at = Some(Instant::now());
+                        }
+                    }
+                    if changed.is_err() {
+                        // The worker's loop is gone: the end of stdin says the same, in case TERM is not heard.
+                        stdin = None;
+                    }
+                }
+                () = sleep_until(kill_at) => {
+                    self.kill_at = None;
+                    kill_all(&marker_of(self.lease), Some(process));
+                }
+                _ = flush.tick() => self.flush().await,
+                _ = limits.tick() => {
+                    self.check_limits(started, flow, process, watched);
+                    if self.is_lost {
+                        self.stop(Stopped::Lost, process);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the child to stop and sets the time at which it is killed. The first reason stands.
+    fn stop(&mut self, reason: Stopped, process: &ProcessIdentity) {
+        if self.stopped.is_none() {
+            debug!(flow_run_id = %self.lease.flow_run_id, ?reason, "Stopping the attempt.");
+            self.stopped = Some(reason);
+            self.kill_at = Some(Instant::now() + Duration::from_millis(self.shared.settings.kill_grace_ms));
+            terminate(process);
+        }
+    }
+
+    fn check_limits(
+        &mut self,
+        started: Instant,
+        flow: &FlowDefinition,
+        process: &ProcessIdentity,
+        watched: Option<&str>,
+    ) {
+        let settings = &self.shared.settings;
+        let limit = |state, message| Stopped::Limit { state, message };
+        let memory_limit = settings.child_memory_mb.saturating_mul(1 << 20);
+        let reason = if started.elapsed() > Duration::from_millis(flow.timeout_ms) {
+            let seconds = flow.timeout_ms / 1000;
+            limit(
+                StateName::TimedOut,
+                format!("it took longer than its timeout of {seconds} s"),
+            )
+        } else if self.heard_at.elapsed() > Duration::from_millis(settings.stall_timeout_ms) {
+            let seconds = settings.stall_timeout_ms / 1000;
+            limit(
+                StateName::TimedOut,
+                format!("it said nothing for {seconds} s and was taken for hung"),
+            )
+        } else if memory_bytes(process, watched) > memory_limit {
+            let limit_mb = settings.child_memory_mb;
+            limit(
+                StateName::Crashed,
+                format!("it took more than {limit_mb} MB of memory: raise CAPTIONACC_CHILD_MEMORY_MB if it needs them"),
+            )
+        } else {
+            return;
+        };
+        self.stop(reason, process);
+    }
+
+    fn log(&mut self, level: LogLevel, message: String) {
+        self.heard_at = Instant::now();
+        if !message.is_empty() && self.budget.take(Instant::now()) {
+            self.pending.push(Record::Log(log_line(self.lease, level, message)));
+        }
+    }
+
+    /// Takes in a line of the child's stdout, which is hostile until parsed.
+    async fn hear(&mut self, line: &[u8], stdin: Option<&mut ChildStdin>) {
+        self.heard_at = Instant::now();
+        let Ok(event) = serde_json::from_slice::<ChildEvent>(line) else {
+            self.log(LogLevel::Warning, printable(line));
+            return;
+        };
+        let now = Timestamp::now();
+        match event {
+            ChildEvent::Started { protocol_version } => {
+                debug!(flow_run_id = %self.lease.flow_run_id, protocol_version, "The child has its order.");
+            }
+            ChildEvent::DatabaseSeen { identity } => self.pending.push(Record::Database(identity)),
+            ChildEvent::TaskRun {
+                task_run_id,
+                name,
+                run_count,
+                state,
+                message,
+            } => {
+                let state = match state {
+                    StateType::Running if run_count > 1 => StateName::Retrying,
+                    StateType::Running => StateName::Running,
+                    StateType::Completed => StateName::Completed,
+                    StateType::Cancelled => StateName::Cancelled,
+                    StateType::Crashed => StateName::Crashed,
+                    _ => StateName::Failed,
+                };
+                if self.another_object() {
+                    self.pending.push(Record::TaskRun {
+                        task_run_id,
+                        name,
+                        run_count,
+                        state,
+                        message,
+                    });
+                }
+            }
+            ChildEvent::Progress {
+                task,
+                done,
+                total,
+                unit,
+                fraction,
+            } => {
+                let fraction = if fraction.is_finite() {
+                    fraction.clamp(0.0, 1.0)
+                } else {
+                    0.0
+                };
+                let progress = Progress {
+                    task,
+                    done,
+                    total,
+                    unit,
+                    fraction,
+                    timestamp: now,
+                };
+                self.shared.console.progress(self.lease, &progress);
+                // Only the newest counts.
+                self.pending.retain(|record| !matches!(record, Record::Progress(_)));
+                self.pending.push(Record::Progress(progress));
+            }
+            ChildEvent::Log { level, message } => {
+                let message = printable(message.as_bytes());
+                self.log(level, message);
+            }
+            ChildEvent::Artifact {
+                key,
+                artifact_type,
+                description,
+                data,
+            } => {
+                if self.another_object() {
+                    self.pending.push(Record::Artifact(Artifact {
+                        key,
+                        artifact_type,
+                        description,
+                        data,
+                        timestamp: now,
+                    }));
+                }
+            }
+            ChildEvent::Asset { materialization } => {
+                if self.another_object() {
+                    self.materializations.push(materialization);
+                }
+            }
+            ChildEvent::MayCommit => {
+                self.flush().await;
+                let may = self.stopped.is_none() && self.may_commit().await;
+                let answer = if may {
+                    WorkerMessage::Commit
+                } else {
+                    WorkerMessage::Stop
+                };
+                if let Some(stdin) = stdin {
+                    let mut line = serde_json::to_vec(&answer).expect("an answer is JSON");
+                    line.push(b'\n');
+                    let _ = stdin.write_all(&line).await;
+                }
+            }
+            ChildEvent::Completed { message } => self.said = Some(Said::Completed(message)),
+            ChildEvent::Failed { failure } => self.said = Some(Said::Failed(failure)),
+            ChildEvent::Cancelled { message } => self.said = Some(Said::Cancelled(message)),
+        }
+    }
+
+    async fn may_commit(&self) -> bool {
+        match self.shared.orchestrator.may_commit(self.lease).await {
+            Ok(may) => may,
+            Err(error) => {
+                warn!(flow_run_id = %self.lease.flow_run_id, error = error.to_line(), "The lease could not be checked.");
+                false
+            }
+        }
+    }
+
+    fn another_object(&mut self) -> bool {
+        self.objects += 1;
+        if self.objects == MAX_OBJECTS {
+            self.log(
+                LogLevel::Warning,
+                format!("more than {MAX_OBJECTS} task runs, artifacts and assets: the rest is left out"),
+            );
+        }
+        self.objects < MAX_OBJECTS
+    }
+
+    async fn flush(&mut self) {
+        if self.pending.is_empty() || self.is_lost {
+            return;
+        }
+        let records = std::mem::take(&mut self.pending);
+        match self.shared.orchestrator.record(self.lease, records.clone()).await {
+            Ok(()) => {}
+            Err(OrchestratorError::AttemptSuperseded { .. }) => self.is_lost = true,
+            Err(error) if error.retryable() => {
+                // Kept for the next time, but not without bound.
+                self.pending = records;
+                self.pending.truncate(MAX_OBJECTS);
+            }
+            Err(error) => {
+                warn!(flow_run_id = %self.lease.flow_run_id, error = error.to_line(), "Records of the run were lost.");
+            }
+        }
+    }
+
+    /// What the dead child had written and nobody had read yet.
+    async fn last_words(&mut self, mut streams: Streams) {
+        let reading = async {
+            while streams.stdout_open {
+                streams.stdout_open = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES)
+                    .await
+                    .unwrap_or(false);
+                let line = std::mem::take(&mut streams.line);
+                if !line.is_empty() {
+                    self.hear(&line, None).await;
+                }
+            }
+            while streams.stderr_open {
+                streams.stderr_open = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES)
+                    .await
+                    .unwrap_or(false);
+                let line = std::mem::take(&mut streams.error_line);
+                self.log(LogLevel::Warning, printable(&line));
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, reading).await;
+    }
+
+    /// What became of the attempt. A child that said it completed has written its result, however it died afterwards.
+    fn ending(self, flow: &FlowDefinition, claim: &Claim, status: std::io::Result<ExitStatus>) -> Ending {
+        match (self.said, self.stopped) {
+            (Some(Said::Completed(message)), _) => Ending::Completed {
+                message,
+                materializations: self.materializations,
+            },
+            (_, Some(Stopped::Cancelled)) => Ending::Cancelled {
+                message: "cancelled on request".to_owned(),
+            },
+            (_, Some(Stopped::GivenBack | Stopped::Lost)) => Ending::GivenBack {
+                message: "interrupted: its worker was stopped".to_owned(),
+            },
+            (_, Some(Stopped::Limit { state, message })) => failed(flow, claim, state, message, true),
+            (Some(Said::Cancelled(message)), None) => Ending::Cancelled { message },
+            (Some(Said::Failed(failure)), None) => {
+                let message = format!("{} ({})", failure.message, failure.code);
+                failed(flow, claim, StateName::Failed, message, failure.retryable)
+            }
+            (None, None) => failed(flow, claim, StateName::Crashed, death(&status), true),
+        }
+    }
+}
+
+fn death(status: &std::io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => match (status.signal(), status.code()) {
+            (Some(9), _) => "its process was killed (SIGKILL): by hand, or because memory ran out".to_owned(),
+            (Some(signal), _) => format!("its process died of signal {signal}"),
+            (None, Some(code)) => format!("its process ended with code {code} without saying why"),
+            (None, None) => "its process ended without saying why".to_owned(),
+        },
+        Err(error) => format!("its process could not be waited for: {error}"),
+    }
+}
+
+fn failed(flow: &FlowDefinition, claim: &Claim, state: StateName, message: String, retryable: bool) -> Ending {
+    let failed_attempts = claim.flow_run.failed_attempts + 1;
+    let delay_ms = retryable
+        .then(|| flow.retry.delay_after_ms(failed_attempts, chance()))
+        .flatten();
+    Ending::Failed {
+        state,
+        message,
+        retry_after: delay_ms.map(Duration::from_millis),
+    }
+}
+
+/// A number in 0..1 that differs from run to run.
+fn chance() -> f64 {
+    f64::from(u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+fn log_line(lease: Lease, level: LogLevel, message: String) -> LogLine {
+    LogLine {
+        attempt: lease.attempt,
+        level,
+        message,
+        timestamp: Timestamp::now(),
+    }
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes the ending, however long the store can not be written: a state must not be lost.
+async fn finish(orchestrator: &dyn Orchestrator, lease: Lease, ending: Ending) -> Option<FlowRun> {
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match orchestrator.finish(lease, ending.clone()).await {
+            Ok(run) => return Some(run),
+            Err(OrchestratorError::AttemptSuperseded { .. }) => return None,
+            Err(error) => {
+                warn!(flow_run_id = %lease.flow_run_id, error = error.to_line(), "The run's state could not be written; trying again.");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(10));
+            }
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The worker: claims flow runs, at most the pool's limit at once, and runs each in a child process of its own.
+//!
+//! Theory of operation: one loop on one thread. It selects on signals, the bell of the queue, the ends of attempts
+//! and a slow tick. Each turn claims what there is room for, passes on cancellations, takes back the runs of dead
+//! workers and brings status rows up to date. The worker knows no pipeline: a child is this same executable.
+
+pub mod attempt;
+pub mod console;
+pub mod output;
+mod status_rows;
+
+use std::collections::{BTreeSet, HashMap};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{Timestamp, ToSpan};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::error::OrchestratorError;
+use crate::flow_run::FlowRunId;
+use crate::orchestrator::{Ending, Orchestrator, OrphanedRun, WorkerRecord};
+use crate::process_identity::ProcessIdentity;
+use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
+use crate::settings::Settings;
+use attempt::{Shared, Wish, supervise};
+use console::Console;
+use status_rows::StatusRows;
+
+/// The slow poll: what finds work when no bell was heard, dead workers and due status rows.
+const TICK: Duration = Duration::from_secs(1);
+/// How often ended runs past their retention are looked for.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How a worker is to run; what is `None` comes from the settings.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerOptions {
+    /// Sets the pool's limit.
+    pub limit: Option<u32>,
+    /// Log lines as JSON.
+    pub json: bool,
+    /// The worker's name; `HOST-PID` unless given.
+    pub name: Option<String>,
+    /// End once nothing waits and nothing runs.
+    pub once: bool,
+    /// How long running attempts may go on after the first signal.
+    pub grace_ms: Option<u64>,
+}
+
+/// Runs a worker until it is told to stop. The exit code is 0 unless it could not start.
+pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
+    let console = Console::install(options.json);
+    settings.limit = options.limit.or(settings.limit);
+    settings.grace_ms = options.grace_ms.unwrap_or(settings.grace_ms);
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "The worker could not start.");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(Worker::start(options, settings, console)) {
+        Ok(worker) => {
+            runtime.block_on(worker.run());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error!(code = error.code(), "The worker could not start: {}", error.to_line());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Worker {
+    name: String,
+    once: bool,
+    shared: Arc<Shared>,
+    flow_names: BTreeSet<String>,
+    /// A running attempt's wish, by run.
+    wishes: HashMap<FlowRunId, watch::Sender<Wish>>,
+    attempts: JoinSet<FlowRunId>,
+    status_rows: StatusRows,
+    ancestors: Vec<ProcessIdentity>,
+    phase: Phase,
+    retention_at: Option<Instant>,
+    complained: Option<&'static str>,
+}
+
+/// How far the worker's end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Claims and runs.
+    Working,
+    /// Claims nothing; attempts may finish until then.
+    Draining { until: Instant },
+    /// Attempts are being stopped.
+    Stopping,
+}
+
+impl Worker {
+    async fn start(options: &WorkerOptions, settings: Settings, console: Console) -> Result<Self, OrchestratorError> {
+        let orchestrator = crate::orchestrator::open(&settings).await?;
+        let process = ProcessIdentity::own();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{host}-{}", process.pid));
+        let record = WorkerRecord {
+            name: name.clone(),
+            process,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Timestamp::now(),
+            is_alive: true,
+        };
+        forget_dead_workers(orchestrator.as_ref()).await?;
+        orchestrator.register_worker(record, settings.limit).await?;
+        let pool = orchestrator.read_work_pool().await?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            name,
+            orchestrator = orchestrator.description(),
+            because = settings.orchestrator_reason,
+            limit = pool.concurrency_limit,
+            waiting = pool.waiting.iter().map(|(_, count)| count).sum::<u32>(),
+            config = settings
+                .config_file
+                .as_ref()
+                .map_or("none".to_owned(), |path| path.display().to_string()),
+            flows = settings
+                .flows
+                .iter()
+                .map(|flow| flow.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+            "Worker started."
+        );
+        if pool.is_paused {
+            warn!("The work pool is paused: nothing is claimed until `captionacc pool resume`.");
+        }
+        let is_npm_script = std::env::var_os("npm_lifecycle_event").is_some();
+        Ok(Self {
+            name,
+            once: options.once,
+            flow_names: settings.flows.iter().map(|flow| flow.name.clone()).collect(),
+            status_rows: StatusRows::new(orchestrator.clone(), &settings.flows),
+            shared: Arc::new(Shared {
+                orchestrator,
+                settings,
+                console,
+            }),
+            wishes: HashMap::new(),
+            attempts: JoinSet::new(),
+            ancestors: if is_npm_script {
+                ancestors_up_to_npm()
+            } else {
+                Vec::new()
+            },
+            phase: Phase::Working,
+            retention_at: None,
+            complained: None,
+        })
+    }
+
+    fn orchestrator(&self) -> &dyn Orchestrator {
+        self.shared.orchestrator.as_ref()
+    }
+
+    async fn run(mut self) {
+        // Signals are ours from here on: before it, their default ends a worker that has claimed nothing yet.
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
+        );
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+            error!("Signals can not be received; the worker does not run without them.");
+            return;
+        };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        let mut watchdog_at = Instant::now();
+        loop {
+            let wait = match self.turn().await {
+                Ok(Some(wait)) => {
+                    self.complained = None;
+                    wait
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    // Said once, not every second.
+                    if self.complained.replace(error.code()) != Some(error.code()) {
+                        warn!(
+                            code = error.code(),
+                            "The queue can not be used; trying again: {}",
+                            error.to_line()
+                        );
+                    }
+                    TICK
+                }
+            };
+            if watchdog.is_some_and(|interval| watchdog_at.elapsed() >= interval) {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                watchdog_at = Instant::now();
+            }
+            let wait = watchdog.map_or(wait, |interval| wait.min(interval));
+            let orchestrator = self.shared.orchestrator.clone();
+            tokio::select! {
+                _ = terminate.recv() => self.asked_to_stop("SIGTERM"),
+                _ = interrupt.recv() => self.asked_to_stop("SIGINT"),
+                _ = hangup.recv() => self.asked_to_stop("SIGHUP"),
+                Some(ended) = self.attempts.join_next() => self.attempt_ended(ended),
+                () = orchestrator.wait_for_work(wait) => {}
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // What just ended may still owe its status row.
+        self.status_rows.write_all().await;
+        if let Err(error) = self.orchestrator().deregister_worker(&self.name).await {
+            warn!(error = error.to_line(), "The worker could not be withdrawn.");
+        }
+        info!("Worker stopped.");
+    }
+
+    /// One turn of the loop: how long to wait for the next, or `None` at the end.
+    async fn turn(&mut self) -> Result<Option<Duration>, OrchestratorError> {
+        self.watch_ancestors();
+        self.pass_on_cancellations().await?;
+        self.recover().await?;
+        let mut wait = TICK;
+        match self.phase {
+            Phase::Working => {
+                self.claim().await?;
+                self.status_rows.write_some().await?;
+                self.forget_old_runs().await?;
+                let next_due = self.orchestrator().next_due(self.flow_names.clone()).await?;
+                if let Some(due) = next_due {
+                    let until_due = due.as_millisecond() - Timestamp::now().as_millisecond();
+                    wait = wait.min(Duration::from_millis(u64::try_from(until_due).unwrap_or(0)));
+                }
+                if self.once && self.attempts.is_empty() && next_due.is_none() && self.nothing_waits().await? {
+                    return Ok(None);
+                }
+            }
+            Phase::Draining { until } => {
+                if self.attempts.is_empty() {
+                    return Ok(None);
+                }
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    info!(
+                        running = self.attempts.len(),
+                        "The grace is over: running attempts are given back."
+                    );
+                    self.wish_all(&Wish::GiveBack);
+                    self.phase = Phase::Stopping;
+                }
+                wait = wait.min(left.max(Duration::from_millis(1)));
+            }
+            Phase::Stopping => {
+                if self.attempts.is_empty() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(wait))
+    }
+
+    async fn claim(&mut self) -> Result<(), OrchestratorError> {
+        while let Some(claim) = self.orchestrator().claim(&self.name, self.flow_names.clone()).await? {
+            let id = claim.lease.flow_run_id;
+            let (wish, receiver) = watch::channel(Wish::Run);
+            self.wishes.insert(id, wish);
+            let shared = self.shared.clone();
+            self.attempts.spawn(async move {
+                supervise(shared, claim, receiver).await;
+                id
+            });
+        }
+        Ok(())
+    }
+
+    async fn nothing_waits(&self) -> Result<bool, OrchestratorError> {
+        let pool = self.orchestrator().read_work_pool().await?;
+        Ok(pool.is_paused || pool.waiting.iter().all(|(_, count)| *count == 0))
+    }
+
+    fn attempt_ended(&mut self, ended: Result<FlowRunId, tokio::task::JoinError>) {
+        match ended {
+            Ok(id) => {
+                self.wishes.remove(&id);
+            }
+            // Its lease is this process's: the next worker, or this one's next start, recovers the run.
+            Err(error) => error!(%error, "Supervising an attempt failed: a fault of this program."),
+        }
+    }
+
+    async fn pass_on_cancellations(&self) -> Result<(), OrchestratorError> {
+        if self.wishes.is_empty() {
+            return Ok(());
+        }
+        for (id, reason) in self
+            .orchestrator()
+            .cancellations(self.wishes.keys().copied().collect())
+            .await?
+        {
+            if let Some(wish) = self.wishes.get(&id) {
+                let is_new = wish.send_if_modified(|wish| {
+                    let is_new = *wish == Wish::Run;
+                    if is_new {
+                        *wish = Wish::Cancel;
+                    }
+                    is_new
+                });
+                if is_new {
+                    info!(flow_run_id = %id, "Cancelling: {reason}.");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the runs of workers that have died, after what they left running was killed.
+    async fn recover(&self) -> Result<(), OrchestratorError> {
+        for orphan in self.orchestrator().orphaned_runs().await? {
+            self.recover_one(orphan).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_one(&self, orphan: OrphanedRun) -> Result<(), OrchestratorError> {
+        let id = orphan.lease.flow_run_id;
+        let worker = orphan.flow_run.worker_name.unwrap_or_default();
+        let left = clear(&marker_of(orphan.lease), orphan.child.as_ref()).await;
+        if left > 0 {
+            warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
+            return Ok(());
+        }
+        let message = format!("interrupted: its worker {worker} died");
+        match self
+            .orchestrator()
+            .finish(orphan.lease, Ending::GivenBack { message })
+            .await
+        {
+            Ok(run) => {
+                info!(flow_run_id = %id, state = run.state.name.as_str(), "Recovered the run of a dead worker ({worker}).")
+            }
+            // Another worker was faster.
+            Err(OrchestratorError::AttemptSuperseded { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn forget_old_runs(&mut self) -> Result<(), OrchestratorError> {
+        if self.retention_at.is_some_and(|at| at.elapsed() < RETENTION_INTERVAL) {
+            return Ok(());
+        }
+        self.retention_at = Some(Instant::now());
+        let hours = i64::from(self.shared.settings.retention_days) * 24;
+        let forgotten = self
+            .orchestrator()
+            .apply_retention(Timestamp::now() - hours.hours())
+            .await?;
+        if forgotten > 0 {
+            info!(
+                forgotten,
+                days = self.shared.settings.retention_days,
+                "Ended runs past their retention were forgotten."
+            );
+        }
+        Ok(())
+    }
+
+    fn watch_ancestors(&mut self) {
+        if self.phase == Phase::Working && !self.ancestors.iter().all(ProcessIdentity::is_alive) {
+            self.ancestors.clear();
+            self.asked_to_stop("the end of the script that started it");
+        }
+    }
+
+    fn asked_to_stop(&mut self, by: &str) {
+        match self.phase {
+            Phase::Working => {
+                let grace = Duration::from_millis(self.shared.settings.grace_ms);
+                let seconds = grace.as_secs_f64();
+                info!(
+                    running = self.attempts.len(),
+                    "Stopping because of {by}: no new runs; running ones have {seconds} s. A second signal stops at once."
+                );
+                self.phase = Phase::Draining {
+                    until: Instant::now() + grace,
+                };
+            }
+            Phase::Draining { .. } | Phase::Stopping => {
+                info!(
+                    running = self.attempts.len(),
+                    "Stopping at once because of {by}: running attempts are given back."
+                );
+                self.wish_all(&Wish::Kill);
+                self.phase = Phase::Stopping;
+            }
+        }
+    }
+
+    fn wish_all(&self, wanted: &Wish) {
+        for wish in self.wishes.values() {
+            wish.send_modify(|wish| {
+                // What is being cancelled stays so; only at once is stronger.
+                if *wish == Wish::Run || *wanted == Wish::Kill {
+                    *wish = wanted.clone();
+                }
+            });
+        }
+    }
+}
+
+/// Records of workers that died without withdrawing.
+async fn forget_dead_workers(orchestrator: &dyn Orchestrator) -> Result<(), OrchestratorError> {
+    for worker in orchestrator.read_work_pool().await?.workers {
+        if !worker.is_alive {
+            orchestrator.deregister_worker(&worker.name).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Status rows of runs that wait or have ended: what the web app polls must not be left behind by a death, a lock or
+//! a full disk.
+//!
+//! While a child runs, it writes its row itself. Everything else is the worker's: the store remembers which rows are
+//! due, and they stay due until they were written, whichever worker gets to it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{debug, warn};
+
+use crate::annotations::{self, AnnotationsError, FailureRecord};
+use crate::error::OrchestratorError;
+use crate::flow::{Flows, StatusTable};
+use crate::flow_run::FlowRunId;
+use crate::orchestrator::{Orchestrator, StatusRowDue};
+use crate::state::{StateName, StateType};
+
+/// How long a row that could not be written is left alone.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the last rows may take when the worker ends.
+const LAST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Writes due rows beside the worker's loop.
+pub struct StatusRows {
+    orchestrator: Arc<dyn Orchestrator>,
+    tables: HashMap<String, StatusTable>,
+    writes: JoinSet<(FlowRunId, i64, bool)>,
+    in_work: HashMap<FlowRunId, Option<Instant>>,
+}
+
+impl StatusRows {
+    /// For the runs of this orchestrator.
+    pub fn new(orchestrator: Arc<dyn Orchestrator>, flows: &Flows) -> Self {
+        let tables = flows
+            .iter()
+            .filter_map(|flow| Some((flow.name.clone(), flow.status_table?)))
+            .collect();
+        Self {
+            orchestrator,
+            tables,
+            writes: JoinSet::new(),
+            in_work: HashMap::new(),
+        }
+    }
+
+    /// Begins to write what is due and notes what was written. Returns without waiting for a lock.
+    pub async fn write_some(&mut self) -> Result<(), OrchestratorError> {
+        while let Some(written) = self.writes.try_join_next() {
+            self.note(written).await?;
+        }
+        for due in self.orchestrator.status_rows_due().await? {
+            let id = due.flow_run.flow_run_id;
+            let is_left_alone = self
+                .in_work
+                .get(&id)
+                .is_some_and(|again_at| again_at.is_none_or(|at| Instant::now() < at));
+            if is_left_alone {
+                continue;
+            }
+            let Some(&table) = self.tables.get(&due.flow_run.flow_name) else {
+                continue;
+            };
+            self.in_work.insert(id, None);
+            self.writes.spawn(async move {
+                let sequence = due.state_sequence;
+                let written = spawn_blocking(move || write(&due, table)).await.unwrap_or(false);
+                (id, sequence, written)
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes what is due and waits for it, but not for ever.
+    pub async fn write_all(&mut self) {
+        let work = async {
+            self.write_some().await?;
+            while let Some(written) = self.writes.join_next().await {
+                self.note(written).await?;
+            }
+            Ok::<_, OrchestratorError>(())
+        };
+        match tokio::time::timeout(LAST_TIMEOUT, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(
+                error = error.to_line(),
+                "Status rows may be behind until a worker runs again."
+            ),
+            Err(_) => warn!("Status rows may be behind until a worker runs again: a database is locked."),
+        }
+    }
+
+    async fn note(
+        &mut self,
+        written: Result<(FlowRunId, i64, bool), tokio::task::JoinError>,
+    ) -> Result<(), OrchestratorError> {
+        let Ok((id, sequence, is_done)) = written else {
+            return Ok(());
+        };
+        if is_done {
+            self.in_work.remove(&id);
+            self.orchestrator.status_row_written(id, sequence).await
+        } else {
+            self.in_work.insert(id, Some(Instant::now() + RETRY_INTERVAL));
+            Ok(())
+        }
+    }
+}
+
+/// Brings one row up to date; `true` if there is nothing more to do about it.
+fn write(due: &StatusRowDue, table: StatusTable) -> bool {
+    let run = &due.flow_run;
+    let Some(path) = run.parameters.path("db-path").map(PathBuf::from) else {
+        return true;
+    };
+    let message = run.state.message.clone().unwrap_or_default();
+    let failure = FailureRecord {
+        message: message.clone(),
+        details: json!({
+            "reason": message,
+            "flow_run_id": run.flow_run_id,
+            "attempt": run.attempt,
+            "state": run.state.name,
+        }),
+    };
+    let outcome = match (run.state.state_type, run.state.name) {
+        // The web app wrote the row of a new full-frames itself.
+        (StateType::Scheduled, StateName::AwaitingRetry) => {
+            annotations::mark_retry_due(&path, table, due.ended_pid, &failure)
+        }
+        (StateType::Scheduled, _) if run.attempt == 0 && table == StatusTable::ProcessingStatus => Ok(()),
+        (StateType::Scheduled, _) => annotations::mark_queued(&path, table, due.ended_pid),
+        (StateType::Failed | StateType::Crashed, _) => annotations::mark_failed(&path, table, due.ended_pid, &failure),
+        (StateType::Cancelled, _) => annotations::mark_cancelled(&path, table, due.ended_pid, &failure),
+        _ => Ok(()),
+    };
+    let id = run.flow_run_id;
+    match outcome {
+        Ok(()) => true,
+        Err(error) if is_passing(&error) => {
+            debug!(flow_run_id = %id, %error, "The status row can not be written yet.");
+            false
+        }
+        Err(error) => {
+            // Deleted, replaced, taken by the app, or no database at all: the row is no longer this run's.
+            debug!(flow_run_id = %id, %error, "The status row is no longer this run's.");
+            true
+        }
+    }
+}
+
+fn is_passing(error: &AnnotationsError) -> bool {
+    !error.is_input_fault() && !error.is_cancellation()
+}
