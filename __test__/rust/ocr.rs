@@ -21,8 +21,7 @@ fn draw(width: u32, height: u32, lines: &[Line]) -> RgbPicture {
     let color = format!("color=c=0x304060:s={width}x{height}");
     let mut filters = vec!["format=rgb24".to_owned()];
     filters.extend(lines.iter().map(|(font, size, [x, y], text)| {
-        format!("drawtext=fontfile={font}:fontsize={size}:fontcolor=white:x={x}:y={y}:y_align=font:text='{text}'")
-            .replace(":y_align=font", "")
+        format!("drawtext=fontfile={font}:fontsize={size}:fontcolor=white:x={x}:y={y}:text='{text}'")
     }));
     raw_picture(width, height, &["-f", "lavfi", "-i", &color, "-vf", &filters.join(",")])
 }

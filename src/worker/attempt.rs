@@ -5,6 +5,7 @@
 //! [`Ending`] in the orchestrator.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::console::Console;
 use super::output::{LineBudget, printable, read_line};
+use crate::annotations::remove_leftovers;
 use crate::error::OrchestratorError;
 use crate::flow::{FlowDefinition, Runner};
 use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
@@ -90,12 +92,23 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, wish: watch::Receiver<
     if left > 0 {
         warn!(flow_run_id = %lease.flow_run_id, left, "Processes of the attempt can not be killed; they wait for the system.");
     }
+    remove_scratch(&claim.flow_run).await;
     let run = finish(shared.orchestrator.as_ref(), lease, ending).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
         None => shared.console.lost(lease),
     }
     run
+}
+
+/// Removes what a killed attempt left in its scratch directory. Its processes are dead by now.
+pub async fn remove_scratch(run: &FlowRun) {
+    let Some(output_dir) = run.parameters.path("output-dir").map(Path::to_owned) else {
+        return;
+    };
+    let id = run.flow_run_id.to_string();
+    // A directory on a dead disk must not hold up the worker's loop.
+    let _ = tokio::task::spawn_blocking(move || remove_leftovers(&output_dir, &id)).await;
 }
 
 fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<WorkOrder, String> {

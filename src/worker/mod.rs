@@ -26,7 +26,7 @@ use crate::orchestrator::{Ending, Orchestrator, OrphanedRun, WorkerRecord};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
 use crate::settings::Settings;
-use attempt::{Shared, Wish, supervise};
+use attempt::{Shared, Wish, remove_scratch, supervise};
 use console::Console;
 use status_rows::StatusRows;
 
@@ -337,12 +337,13 @@ impl Worker {
 
     async fn recover_one(&self, orphan: OrphanedRun) -> Result<(), OrchestratorError> {
         let id = orphan.lease.flow_run_id;
-        let worker = orphan.flow_run.worker_name.unwrap_or_default();
+        let worker = orphan.flow_run.worker_name.clone().unwrap_or_default();
         let left = clear(&marker_of(orphan.lease), orphan.child.as_ref()).await;
         if left > 0 {
             warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
             return Ok(());
         }
+        remove_scratch(&orphan.flow_run).await;
         let message = format!("interrupted: its worker {worker} died");
         match self
             .orchestrator()

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
-use crate::annotations::{self, AnnotationsError, FailureRecord};
+use crate::annotations::{AnnotationsError, FailureRecord, StatusRow};
 use crate::error::OrchestratorError;
 use crate::flow::{Flows, StatusTable};
 use crate::flow_run::FlowRunId;
@@ -127,15 +127,16 @@ fn write(due: &StatusRowDue, table: StatusTable) -> bool {
             "state": run.state.name,
         }),
     };
+    let row = StatusRow::new(&path, table)
+        .with_identity(due.database)
+        .with_ended_pid(due.ended_pid);
     let outcome = match (run.state.state_type, run.state.name) {
+        (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),
         // The web app wrote the row of a new full-frames itself.
-        (StateType::Scheduled, StateName::AwaitingRetry) => {
-            annotations::mark_retry_due(&path, table, due.ended_pid, &failure)
-        }
         (StateType::Scheduled, _) if run.attempt == 0 && table == StatusTable::ProcessingStatus => Ok(()),
-        (StateType::Scheduled, _) => annotations::mark_queued(&path, table, due.ended_pid),
-        (StateType::Failed | StateType::Crashed, _) => annotations::mark_failed(&path, table, due.ended_pid, &failure),
-        (StateType::Cancelled, _) => annotations::mark_cancelled(&path, table, due.ended_pid, &failure),
+        (StateType::Scheduled, _) => row.mark_queued(),
+        (StateType::Failed | StateType::Crashed, _) => row.mark_failed(&failure),
+        (StateType::Cancelled, _) => row.mark_cancelled(&failure),
         _ => Ok(()),
     };
     let id = run.flow_run_id;

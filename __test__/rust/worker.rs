@@ -1,0 +1,482 @@
+//! The worker with real processes: limits, signals, deaths, hostile children. Programs stand in for pipelines here,
+//! because a program can be told to misbehave; the pipelines have tests of their own.
+
+use std::fs;
+
+use captionacc::flow_run::FlowRunId;
+use captionacc::process_identity::ProcessIdentity;
+use captionacc::state::StateName;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::world::{World, exists, kill};
+
+/// A flow `NAME` that runs a shell script; `{folder}` is a folder of the test.
+fn flow(name: &str, script: &str, more: &str) -> String {
+    format!(
+        "[flows.{name}]\ncommand = ['sh', '-c', '''{}''', 'sh', '{{folder}}', '{{video-id}}']\n{more}\n\
+         [flows.{name}.parameters.folder]\ntype = 'path'\n[flows.{name}.parameters.video-id]\ntype = 'text'\ndefault = 'v'\n",
+        // Braces are templates.
+        script.replace('{', "{{").replace('}', "}}")
+    )
+}
+
+fn queue(world: &World, name: &str) -> FlowRunId {
+    world.queue(
+        name,
+        json!({ "folder": ".", "video-id": format!("{name}-{}", FlowRunId::generate()) }),
+    )
+}
+
+/// Says that it runs, then waits for the file `go`.
+const UNTIL_GO: &str = "echo running; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; echo gone";
+
+#[test]
+fn a_program_runs_with_logs_progress_and_assets() {
+    let script = "echo hello; echo '(1/2 frames)'; echo '(2/2 frames)'; echo bad >&2";
+    let world = World::new(&flow(
+        "hello",
+        script,
+        "assets = ['models://m-{video-id}']\nupstream-assets = ['video://{video-id}']",
+    ));
+    let worker = world.start_worker();
+    let id = world.queue("hello", json!({ "folder": ".", "video-id": "v7" }));
+    let run = world.wait_for(id, StateName::Completed);
+    let progress = run.progress.expect("reported");
+    assert_eq!(
+        (progress.done, progress.total, progress.unit.as_str()),
+        (2, Some(2), "frames")
+    );
+    let mut lines = world.logs(id);
+    lines.sort();
+    assert_eq!(lines, ["(1/2 frames)", "(2/2 frames)", "bad", "hello"]);
+    let lineage = world.block_on(world.store.read_lineage()).expect("reads");
+    assert_eq!(lineage.assets["models://m-v7"].upstreams[0].key, "video://v7");
+    let log = worker.stop();
+    for expected in [
+        "Worker started",
+        "Flow run started",
+        "Flow run completed",
+        "Worker stopped",
+    ] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+}
+
+#[test]
+fn a_run_queued_before_the_worker_starts_is_not_lost() {
+    let world = World::new(&flow("hello", "true", ""));
+    let id = queue(&world, "hello");
+    let _worker = world.start_worker();
+    world.wait_for(id, StateName::Completed);
+}
+
+#[test]
+fn two_workers_share_one_limit() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let ids: Vec<_> = (0..5).map(|_| queue(&world, "wait")).collect();
+    let workers = [world.start_worker(), world.start_worker()];
+    world.wait_until("two run", || {
+        ids.iter().filter(|id| world.run(**id).pid.is_some()).count() == 2
+    });
+    let pool = world.block_on(world.store.read_work_pool()).expect("a pool");
+    assert_eq!((pool.active, pool.workers.len()), (2, 2));
+    fs::write(world.path("go"), "").expect("written");
+    for id in ids {
+        world.wait_for(id, StateName::Completed);
+    }
+    drop(workers);
+}
+
+#[test]
+fn a_cancelled_run_that_obeys_is_asked_and_not_killed() {
+    let script = "trap 'echo asked; kill $!; exit 0' TERM; echo running; sleep 1000 & wait";
+    let world = World::with(&flow("polite", script, ""), &[("CAPTIONACC_KILL_GRACE_MS", "60000")]);
+    let worker = world.start_worker();
+    let id = queue(&world, "polite");
+    world.wait_for_line(id, "running");
+    world.block_on(world.store.cancel_flow_run(id)).expect("cancels");
+    world.wait_for(id, StateName::Cancelled);
+    assert!(world.logs(id).contains(&"asked".to_owned()), "{:?}", world.logs(id));
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn a_cancelled_run_that_resists_is_killed_with_its_whole_tree_after_the_grace() {
+    // A grandchild in a session of its own, which ignores TERM, and whose parent is gone.
+    let script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 1000' &) ; echo running; sleep 1000";
+    let world = World::with(&flow("stubborn", script, ""), &[("CAPTIONACC_KILL_GRACE_MS", "200")]);
+    let worker = world.start_worker();
+    let id = queue(&world, "stubborn");
+    world.wait_for_line(id, "running");
+    assert!(world.processes_of(id).len() >= 4, "{:?}", world.processes_of(id));
+    world.block_on(world.store.cancel_flow_run(id)).expect("cancels");
+    world.wait_for(id, StateName::Cancelled);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn what_a_program_leaves_running_ends_with_its_run() {
+    let world = World::new(&flow("leaver", "(setsid sleep 1000 >/dev/null 2>&1 &); echo left", ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "leaver");
+    world.wait_for(id, StateName::Completed);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn sigterm_to_the_process_of_a_run_cancels_it() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    // As the web app does when it deletes a video.
+    kill(world.run(id).pid.expect("it runs"), Signal::TERM);
+    let run = world.wait_for(id, StateName::Cancelled);
+    assert_eq!(run.attempt, 1);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn the_first_signal_lets_running_attempts_finish_and_claims_nothing_more() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let worker = world.start_worker_with(&["--limit", "1"]);
+    let running = queue(&world, "wait");
+    let waiting = queue(&world, "wait");
+    world.wait_for_line(running, "running");
+    worker.signal(Signal::TERM);
+    fs::write(world.path("go"), "").expect("written");
+    let (status, log) = worker.wait();
+    assert!(status.success(), "{status} {log}");
+    assert_eq!(world.run(running).state.name, StateName::Completed);
+    assert_eq!(world.run(waiting).attempt, 0);
+}
+
+#[test]
+fn a_second_signal_gives_running_attempts_back_at_once() {
+    let world = World::new(&flow("wait", &format!("trap '' TERM; {UNTIL_GO}"), ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    worker.signal(Signal::INT);
+    worker.signal(Signal::TERM);
+    let (status, log) = worker.wait();
+    assert!(status.success(), "{status} {log}");
+    let run = world.run(id);
+    assert_eq!(
+        (run.state.state_type, run.failed_attempts),
+        (StateName::Scheduled.state_type(), 0),
+        "{log}"
+    );
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    // The next worker runs it.
+    fs::write(world.path("go"), "").expect("written");
+    let _worker = world.start_worker();
+    world.wait_for(id, StateName::Completed);
+}
+
+#[test]
+fn attempts_that_outlast_the_grace_are_given_back() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let worker = world.start_worker_with(&["--grace-ms", "50"]);
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    let log = worker.stop();
+    let run = world.run(id);
+    assert_eq!(
+        (run.state.state_type, run.failed_attempts),
+        (StateName::Scheduled.state_type(), 0),
+        "{log}"
+    );
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+}
+
+#[test]
+fn a_worker_whose_script_runner_died_drains_and_ends() {
+    let world = World::new("");
+    let mut command = world.command("sh");
+    command
+        .env("npm_lifecycle_event", "worker")
+        .args([
+            "-c",
+            &format!(
+                "'{}' worker >worker.log 2>&1 & echo $!; wait",
+                env!("CARGO_BIN_EXE_captionacc")
+            ),
+        ])
+        .stdout(std::process::Stdio::piped());
+    let mut runner = command.spawn().expect("sh starts");
+    let mut pid = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(runner.stdout.take().expect("piped")),
+        &mut pid,
+    )
+    .expect("a pid");
+    let worker = ProcessIdentity::of(pid.trim().parse().expect("a number")).expect("it runs");
+    let log = world.path("worker.log");
+    world.wait_until("the worker has started", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("Worker started"))
+    });
+    runner.kill().expect("it is ours");
+    runner.wait().expect("it ended");
+    world.wait_until("the worker has ended", || !worker.is_alive());
+    let text = fs::read_to_string(&log).expect("a log");
+    assert!(text.contains("Worker stopped"), "{text}");
+}
+
+#[test]
+fn a_killed_worker_takes_its_children_along_and_the_next_one_recovers_the_run() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    worker.kill();
+    world.wait_until("the child has noticed", || world.processes_of(id).is_empty());
+    let run = world.run(id);
+    assert_eq!(run.state.name, StateName::Running, "nobody has recovered it yet");
+    fs::write(world.path("go"), "").expect("written");
+    let worker = world.start_worker();
+    let run = world.wait_for(id, StateName::Completed);
+    assert_eq!(
+        (run.attempt, run.failed_attempts),
+        (2, 0),
+        "an interruption is not counted"
+    );
+    worker.stop();
+}
+
+#[test]
+fn a_second_worker_recovers_the_runs_of_a_dead_one() {
+    let world = World::new(&flow("wait", UNTIL_GO, ""));
+    let first = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    let second = world.start_worker();
+    first.kill();
+    fs::write(world.path("go"), "").expect("written");
+    world.wait_for(id, StateName::Completed);
+    second.stop();
+}
+
+#[test]
+fn a_killed_child_is_a_crash_and_tried_again() {
+    let world = World::new(&flow("wait", UNTIL_GO, "retry-delay-ms = 1"));
+    let worker = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    kill(world.run(id).pid.expect("it runs"), Signal::KILL);
+    world.wait_until("it is tried again", || world.run(id).attempt == 2);
+    fs::write(world.path("go"), "").expect("written");
+    let run = world.wait_for(id, StateName::Completed);
+    assert_eq!(run.failed_attempts, 1);
+    assert!(world.states(id).contains(&StateName::AwaitingRetry));
+    worker.stop();
+}
+
+#[test]
+fn a_run_that_keeps_failing_is_given_up_after_its_retries() {
+    let world = World::new(&flow("bad", "exit 9", "retries = 2\nretry-delay-ms = 1"));
+    let worker = world.start_worker();
+    let id = queue(&world, "bad");
+    let run = world.wait_for(id, StateName::Failed);
+    assert_eq!((run.attempt, run.failed_attempts), (3, 3));
+    assert!(run.state.message.is_some_and(|message| message.contains("code 9")));
+    worker.stop();
+}
+
+#[test]
+fn a_fault_of_the_input_is_not_tried_again() {
+    let world = World::new(&(flow("data", "exit 65", "") + "[flows.nothing]\ncommand = ['/no/such/program']\n"));
+    let worker = world.start_worker();
+    let data = queue(&world, "data");
+    let nothing = world.queue("nothing", json!({}));
+    for id in [data, nothing] {
+        assert_eq!(world.wait_for(id, StateName::Failed).attempt, 1);
+    }
+    assert!(
+        world
+            .run(nothing)
+            .state
+            .message
+            .is_some_and(|message| message.contains("/no/such/program"))
+    );
+    worker.stop();
+}
+
+#[test]
+fn a_run_that_takes_longer_than_its_timeout_is_stopped() {
+    let world = World::new(&flow("slow", UNTIL_GO, "timeout-ms = 200\nretries = 0"));
+    let worker = world.start_worker();
+    let id = queue(&world, "slow");
+    world.wait_for(id, StateName::TimedOut);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn a_run_that_says_nothing_is_taken_for_hung() {
+    let world = World::with(
+        &flow("hung", UNTIL_GO, "retries = 0"),
+        &[("CAPTIONACC_STALL_TIMEOUT_MS", "300")],
+    );
+    let worker = world.start_worker();
+    let id = queue(&world, "hung");
+    let run = world.wait_for(id, StateName::TimedOut);
+    assert!(run.state.message.is_some_and(|message| message.contains("hung")));
+    worker.stop();
+}
+
+#[test]
+fn a_run_that_takes_too_much_memory_is_stopped_and_says_so() {
+    // tail keeps the last line, which never ends.
+    let script = "echo running; head -c 400000000 /dev/zero | tail -n 1 >/dev/null; while :; do sleep 1; done";
+    let world = World::with(
+        &flow("hungry", script, "retries = 0"),
+        &[("CAPTIONACC_CHILD_MEMORY_MB", "100")],
+    );
+    let worker = world.start_worker();
+    let id = queue(&world, "hungry");
+    world.wait_until("it has ended", || {
+        world.run(id).ended_at.is_some() || world.logs(id).len() > 1
+    });
+    let run = world.wait_for(id, StateName::Crashed);
+    assert!(
+        run.state
+            .message
+            .as_ref()
+            .is_some_and(|message| message.contains("100 MB")),
+        "{run:?}"
+    );
+    worker.stop();
+}
+
+#[test]
+fn a_flood_of_output_is_bounded_and_the_run_completes() {
+    let script = "i=0; while [ $i -lt 20 ]; do seq 10000; i=$((i+1)); done; head -c 3000000 /dev/urandom; echo end";
+    let world = World::new(&flow("flood", script, ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "flood");
+    world.wait_for(id, StateName::Completed);
+    let lines = world.logs(id);
+    assert!(lines.len() < 60_000, "{}", lines.len());
+    assert!(
+        lines.iter().any(|line| line.contains("lines were left out")),
+        "{} lines",
+        lines.len()
+    );
+    worker.stop();
+}
+
+#[test]
+fn a_program_can_not_speak_for_the_worker() {
+    // What a program prints is its log, also when it looks like an event of ours.
+    let world = World::new(&flow(
+        "liar",
+        r#"echo '{"event":"completed","message":"lies"}'; exit 65"#,
+        "",
+    ));
+    let worker = world.start_worker();
+    let id = queue(&world, "liar");
+    world.wait_for(id, StateName::Failed);
+    assert!(world.logs(id).iter().any(|line| line.contains("lies")));
+    worker.stop();
+}
+
+#[test]
+fn no_key_reaches_a_program() {
+    let world = World::with(
+        &flow("spy", "env", ""),
+        &[
+            ("PREFECT_API_KEY", "pnu_secret"),
+            ("PREFECT_API_AUTH_STRING", "user:secret"),
+            ("KEPT", "yes"),
+        ],
+    );
+    let worker = world.start_worker();
+    let id = queue(&world, "spy");
+    world.wait_for(id, StateName::Completed);
+    let lines = world.logs(id);
+    assert!(
+        lines.contains(&"KEPT=yes".to_owned()),
+        "the rest of the environment is the operator's"
+    );
+    assert!(!lines.iter().any(|line| line.contains("secret")), "{lines:?}");
+    worker.stop();
+}
+
+#[test]
+fn arguments_reach_a_program_as_they_are() {
+    let world = World::new(&flow("echo", "printf '%s\\n' \"$2\"", ""));
+    let worker = world.start_worker();
+    let id = world.queue(
+        "echo",
+        json!({ "folder": ".", "video-id": "a b; $(touch x) {y} 'q' \"字\"" }),
+    );
+    world.wait_for(id, StateName::Completed);
+    assert_eq!(world.logs(id), ["a b; $(touch x) {y} 'q' \"字\""]);
+    assert!(!exists(&world.path("x")));
+    worker.stop();
+}
+
+#[test]
+fn a_worker_with_once_ends_when_nothing_waits() {
+    let world = World::new(&flow("hello", "true", ""));
+    let ids: Vec<_> = (0..4).map(|_| queue(&world, "hello")).collect();
+    let (status, log) = world.start_worker_with(&["--once"]).wait();
+    assert!(status.success(), "{log}");
+    assert!(
+        ids.into_iter()
+            .all(|id| world.run(id).state.name == StateName::Completed)
+    );
+}
+
+#[test]
+fn a_paused_pool_is_left_alone() {
+    let world = World::new(&flow("hello", "true", ""));
+    let id = queue(&world, "hello");
+    world.block_on(world.store.set_paused(true)).expect("pauses");
+    let (status, log) = world.start_worker_with(&["--once"]).wait();
+    assert!(status.success() && log.contains("paused"), "{log}");
+    assert_eq!(world.run(id).attempt, 0);
+}
+
+#[test]
+fn a_flow_that_this_worker_does_not_know_is_left_for_one_that_does() {
+    let world = World::new(&flow("hello", "true", ""));
+    let id = queue(&world, "hello");
+    fs::write(world.path("captionacc.toml"), "").expect("written");
+    let worker = world.start_worker();
+    let known = world.queue(
+        "full-frames",
+        json!({"video-id": "v", "video-path": "no.mp4", "db-path": "no/no.db", "output-dir": "o"}),
+    );
+    world.wait_for(known, StateName::Failed);
+    assert_eq!(world.run(id).attempt, 0);
+    worker.stop();
+}
+
+#[test]
+fn a_worker_that_can_not_use_its_store_says_why_and_ends() {
+    let world = World::new("");
+    fs::write(
+        world.path("other"),
+        "this is no database, but long enough to be read as one",
+    )
+    .expect("written");
+    let home = world.path("home2");
+    fs::create_dir(&home).expect("made");
+    fs::rename(world.path("other"), home.join("queue.db")).expect("moved");
+    let mut command = world.command(env!("CARGO_BIN_EXE_captionacc"));
+    let output = command
+        .env("CAPTIONACC_HOME", &home)
+        .arg("worker")
+        .output()
+        .expect("it runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ERR_CAPTIONACC_STORE_CORRUPT"), "{said}");
+}

@@ -1,0 +1,404 @@
+//! The scratch database that a run's frames and text boxes wait in until they are swapped into annotations.db.
+//!
+//! Theory of operation: the file lies in `output-dir` and lives as long as its [`Staging`]. Its name carries the
+//! attempt (`{flow_run_id}-{attempt}`) and how many folders were made for it, so that what a killed attempt leaves is
+//! found and removed whole by the next one, or by [`remove_leftovers`]. It has no journal and is never synced: it is
+//! worth nothing without the run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::error::{AnnotationsError, output_dir_fault, staging_fault};
+
+/// Rows that one transaction takes.
+const BATCH_ROWS: u32 = 64;
+/// Readers and the writer are threads of one process: whoever waits that long has met a fault.
+const BUSY_TIMEOUT: Duration = Duration::from_mins(1);
+/// How the names of staging databases begin and end.
+const PREFIX: &str = "captionacc-";
+const SUFFIX: &str = ".staging";
+
+const SCHEMA: &str = "
+PRAGMA page_size = 16384;
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA temp_store = MEMORY;
+CREATE TABLE frames (
+  frame_index INTEGER PRIMARY KEY,
+  width INTEGER NOT NULL,
+  height INTEGER NOT NULL,
+  image_data BLOB NOT NULL
+);
+CREATE TABLE boxes (
+  frame_index INTEGER NOT NULL,
+  box_index INTEGER NOT NULL,
+  text TEXT NOT NULL,
+  confidence REAL NOT NULL,
+  x REAL NOT NULL,
+  y REAL NOT NULL,
+  width REAL NOT NULL,
+  height REAL NOT NULL,
+  PRIMARY KEY (frame_index, box_index)
+) WITHOUT ROWID;";
+
+/// A text box as it is stored: fractions of the frame, 0..=1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StagedBox {
+    /// What is read.
+    pub text: String,
+    /// 0..=1.
+    pub confidence: f64,
+    /// Left edge.
+    pub x: f64,
+    /// Lower edge, measured from the **bottom** of the frame.
+    pub y: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+}
+
+/// The frames and boxes of an attempt. Dropped, it removes its file and the folders that were made for it.
+#[derive(Debug)]
+pub struct Staging {
+    // Closed before the file is removed: fields are dropped after `drop`, so it is taken out there.
+    sqlite: Option<Connection>,
+    scratch: Scratch,
+    pending_rows: u32,
+}
+
+/// The file and the folders that are to be removed.
+#[derive(Debug)]
+struct Scratch {
+    file: PathBuf,
+    output_dir: PathBuf,
+    made_folders: usize,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nobody is there to hear of a failure; what stays is found by its name.
+        let _ = fs::remove_file(&self.file);
+        remove_folders(&self.output_dir, self.made_folders);
+    }
+}
+
+impl Staging {
+    /// A new staging database in `output_dir`, which is created if it is not there.
+    ///
+    /// `name` is `{flow_run_id}-{attempt}`; files that other attempts of the same run left behind are removed.
+    ///
+    /// # Errors
+    /// [`AnnotationsError::OutputDirNotWritable`] (a fault of the input), [`AnnotationsError::DiskFull`] or
+    /// [`AnnotationsError::Staging`] (both may pass).
+    pub fn create(output_dir: &Path, name: &str) -> Result<Self, AnnotationsError> {
+        let output_dir = std::path::absolute(output_dir)
+            .map_err(|error| output_dir_fault(error, output_dir, "finding the output-dir"))?;
+        let run = name.rsplit_once('-').map_or(name, |(run, _)| run);
+        let inherited_folders = remove_files(&output_dir, run);
+        let made_folders = make_folders(&output_dir)?.max(inherited_folders);
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let file = output_dir.join(format!("{PREFIX}{name}-made{made_folders}-{}{SUFFIX}", &unique[..8]));
+        let scratch = Scratch {
+            file,
+            output_dir,
+            made_folders,
+        };
+        // Made here, so that the system says why it cannot be, and no link is followed.
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options
+            .open(&scratch.file)
+            .map_err(|error| output_dir_fault(error, &scratch.output_dir, "creating the staging database"))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sqlite = open(&scratch.file, flags)?;
+        sqlite
+            .execute_batch(SCHEMA)
+            .map_err(|error| staging_fault(error, &scratch.file, "creating its tables"))?;
+        Ok(Self {
+            sqlite: Some(sqlite),
+            scratch,
+            pending_rows: 0,
+        })
+    }
+
+    /// Stages a frame; `frame_index` is on the index clock. `false`: there is a frame of that index already, which
+    /// stays.
+    pub fn add_frame(
+        &mut self,
+        frame_index: i64,
+        jpeg: &[u8],
+        width: u32,
+        height: u32,
+    ) -> Result<bool, AnnotationsError> {
+        const DOING: &str = "storing a frame";
+        self.begin(DOING)?;
+        let added = self
+            .connection()
+            .prepare_cached(
+                "INSERT OR IGNORE INTO frames (frame_index, width, height, image_data) VALUES (?1, ?2, ?3, ?4)",
+            )
+            .and_then(|mut insert| insert.execute(params![frame_index, width, height, jpeg]))
+            .map_err(|error| self.fault(error, DOING))?;
+        self.added(1, DOING)?;
+        Ok(added == 1)
+    }
+
+    /// Stages the text boxes of a frame, in reading order, in place of those that it may have.
+    ///
+    /// Fractions and confidences outside 0..=1 are brought to its edge.
+    pub fn add_boxes(&mut self, frame_index: i64, boxes: &[StagedBox]) -> Result<(), AnnotationsError> {
+        const DOING: &str = "storing the text boxes of a frame";
+        self.begin(DOING)?;
+        self.insert_boxes(frame_index, boxes)
+            .map_err(|error| self.fault(error, DOING))?;
+        self.added(u32::try_from(boxes.len()).unwrap_or(u32::MAX).max(1), DOING)
+    }
+
+    fn insert_boxes(&self, frame_index: i64, boxes: &[StagedBox]) -> rusqlite::Result<()> {
+        let sqlite = self.connection();
+        sqlite
+            .prepare_cached("DELETE FROM boxes WHERE frame_index = ?1")?
+            .execute([frame_index])?;
+        let mut insert = sqlite.prepare_cached("INSERT INTO boxes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        for (box_index, staged) in (0_i64..).zip(boxes) {
+            insert.execute(params![
+                frame_index,
+                box_index,
+                staged.text,
+                fraction(staged.confidence),
+                fraction(staged.x),
+                fraction(staged.y),
+                fraction(staged.width),
+                fraction(staged.height),
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// How many frames are staged.
+    pub fn frame_count(&self) -> Result<u64, AnnotationsError> {
+        self.connection()
+            .query_row("SELECT count(*) FROM frames", [], |row| row.get::<_, i64>(0))
+            .map(i64::unsigned_abs)
+            .map_err(|error| self.fault(error, "counting the frames"))
+    }
+
+    /// The indexes of the staged frames, ascending.
+    pub fn frame_indexes(&self) -> Result<Vec<i64>, AnnotationsError> {
+        let read = || -> rusqlite::Result<Vec<i64>> {
+            let mut statement = self.connection().prepare("SELECT frame_index FROM frames ORDER BY 1")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        read().map_err(|error| self.fault(error, "reading the frames' indexes"))
+    }
+
+    /// The JPEG of a staged frame.
+    pub fn jpeg(&self, frame_index: i64) -> Result<Vec<u8>, AnnotationsError> {
+        jpeg(self.connection(), frame_index).map_err(|error| self.fault(error, "reading a frame"))
+    }
+
+    /// A reader of all frames staged so far, for another thread.
+    ///
+    /// It must be gone before the staging database is dropped where open files cannot be removed (Windows).
+    pub fn reader(&mut self) -> Result<StagingReader, AnnotationsError> {
+        self.flush()?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Ok(StagingReader {
+            sqlite: open(&self.scratch.file, flags)?,
+            file: self.scratch.file.clone(),
+        })
+    }
+
+    /// Ends the batch: everything staged is in the file.
+    pub(super) fn flush(&mut self) -> Result<(), AnnotationsError> {
+        if self.connection().is_autocommit() {
+            return Ok(());
+        }
+        self.pending_rows = 0;
+        self.connection()
+            .execute_batch("COMMIT")
+            .map_err(|error| self.fault(error, "storing a batch"))
+    }
+
+    /// The file, complete after [`flush`](Self::flush).
+    pub(super) fn file(&self) -> &Path {
+        &self.scratch.file
+    }
+
+    fn begin(&self, doing: &'static str) -> Result<(), AnnotationsError> {
+        if !self.connection().is_autocommit() {
+            return Ok(());
+        }
+        self.connection()
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|error| self.fault(error, doing))
+    }
+
+    fn added(&mut self, rows: u32, doing: &'static str) -> Result<(), AnnotationsError> {
+        self.pending_rows = self.pending_rows.saturating_add(rows);
+        if self.pending_rows < BATCH_ROWS {
+            return Ok(());
+        }
+        self.pending_rows = 0;
+        self.connection()
+            .execute_batch("COMMIT")
+            .map_err(|error| self.fault(error, doing))
+    }
+
+    fn connection(&self) -> &Connection {
+        self.sqlite.as_ref().expect("it is taken out only when dropped")
+    }
+
+    fn fault(&self, error: rusqlite::Error, doing: &'static str) -> AnnotationsError {
+        staging_fault(error, &self.scratch.file, doing)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Before the file is removed by `Scratch`.
+        self.sqlite.take();
+    }
+}
+
+/// Reads staged frames, from any thread.
+#[derive(Debug)]
+pub struct StagingReader {
+    sqlite: Connection,
+    file: PathBuf,
+}
+
+impl StagingReader {
+    /// The JPEG of a staged frame.
+    pub fn jpeg(&self, frame_index: i64) -> Result<Vec<u8>, AnnotationsError> {
+        jpeg(&self.sqlite, frame_index).map_err(|error| staging_fault(error, &self.file, "reading a frame"))
+    }
+}
+
+/// Removes what killed attempts of the run `flow_run_id` left in `output_dir`, and the folder if they made it.
+///
+/// For the worker, once the last attempt of a run is dead. Nothing that is not theirs is touched, and a folder that
+/// holds anything else stays.
+pub fn remove_leftovers(output_dir: &Path, flow_run_id: &str) {
+    let Ok(output_dir) = std::path::absolute(output_dir) else {
+        return;
+    };
+    let made_folders = remove_files(&output_dir, flow_run_id);
+    remove_folders(&output_dir, made_folders);
+}
+
+fn open(file: &Path, flags: OpenFlags) -> Result<Connection, AnnotationsError> {
+    Connection::open_with_flags(file, flags)
+        .and_then(|sqlite| {
+            sqlite.busy_timeout(BUSY_TIMEOUT)?;
+            Ok(sqlite)
+        })
+        .map_err(|error| staging_fault(error, file, "opening it"))
+}
+
+fn jpeg(sqlite: &Connection, frame_index: i64) -> rusqlite::Result<Vec<u8>> {
+    sqlite
+        .prepare_cached("SELECT image_data FROM frames WHERE frame_index = ?1")?
+        .query_row([frame_index], |row| row.get(0))
+}
+
+/// A number of 0..=1; what is none counts as 0.
+fn fraction(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
+}
+
+/// Creates `folder` and those above it that are missing; returns how many were made here.
+fn make_folders(folder: &Path) -> Result<usize, AnnotationsError> {
+    let missing = folder
+        .ancestors()
+        .take_while(|ancestor| {
+            fs::symlink_metadata(ancestor).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        })
+        .count();
+    let to_make: Vec<_> = folder.ancestors().take(missing).collect();
+    let mut made = 0;
+    for ancestor in to_make.into_iter().rev() {
+        match fs::create_dir(ancestor) {
+            Ok(()) => made += 1,
+            // Another run was faster: it is theirs, and so are those above it.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => made = 0,
+            Err(error) => {
+                remove_folders(ancestor.parent().unwrap_or(ancestor), made);
+                return Err(output_dir_fault(error, folder, "creating the output-dir"));
+            }
+        }
+    }
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(made),
+        Ok(_) => Err(AnnotationsError::OutputDirNotWritable {
+            path: folder.to_owned(),
+            source: Box::new(std::io::Error::from(std::io::ErrorKind::NotADirectory)),
+        }),
+        Err(error) => Err(output_dir_fault(error, folder, "looking at the output-dir")),
+    }
+}
+
+/// Removes `folder` and the `count - 1` folders above it, as far as they are empty.
+fn remove_folders(folder: &Path, count: usize) {
+    for ancestor in folder.ancestors().take(count) {
+        if fs::remove_dir(ancestor).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes the staging databases of `run` in `folder`; returns how many folders were made for them.
+fn remove_files(folder: &Path, run: &str) -> usize {
+    let mut made_folders = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(made) = name.to_str().and_then(|name| made_folders_of(name, run)) else {
+            continue;
+        };
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) && fs::remove_file(entry.path()).is_ok() {
+            made_folders = made_folders.max(made);
+        }
+    }
+    made_folders
+}
+
+/// The number of folders in the name `captionacc-{run}-{attempt}-made{n}-{unique}.staging`, if it is one of `run`.
+fn made_folders_of(name: &str, run: &str) -> Option<usize> {
+    let rest = name.strip_prefix(PREFIX)?.strip_prefix(run)?.strip_prefix('-')?;
+    let mut parts = rest.strip_suffix(SUFFIX)?.split('-');
+    let attempt = parts.next()?;
+    let made = parts.next()?.strip_prefix("made")?;
+    let unique = parts.next()?;
+    let is_ours = parts.next().is_none()
+        && attempt.bytes().all(|byte| byte.is_ascii_digit())
+        && unique.len() == 8
+        && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_ours { made.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_folders_of;
+
+    #[test]
+    fn only_names_of_the_run_itself_are_its_leftovers() {
+        let cases = [
+            ("captionacc-run-1-made2-0123abcd.staging", Some(2)),
+            ("captionacc-run-12-made0-0123abcd.staging", Some(0)),
+            ("captionacc-run-other-1-made2-0123abcd.staging", None),
+            ("captionacc-other-1-made2-0123abcd.staging", None),
+            ("captionacc-run-1-made2-0123abcd.staging.bak", None),
+            ("captionacc-run-1-made2-notes.staging", None),
+            ("captionacc-run-1-made-2-0123abcd.staging", None),
+        ];
+        for (name, made) in cases {
+            assert_eq!(made_folders_of(name, "run"), made, "{name}");
+        }
+    }
+}

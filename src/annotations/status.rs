@@ -1,0 +1,475 @@
+//! The status rows that the web app polls: what is written at which moment, and by whom it may be written.
+//!
+//! A row belongs to the process whose pid is in `current_job_id`. The attempt's own process writes its row as long as
+//! it is named there ([`fence`]); the worker writes about attempts that have ended ([`StatusRow`]), and only if the
+//! row names one of them or nobody.
+
+use std::path::Path;
+
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, params_from_iter};
+use serde_json::Value;
+
+use super::database::Database;
+use super::error::{AnnotationsError, Fault};
+use super::schema;
+use crate::flow::StatusTable;
+use crate::process_identity::ProcessIdentity;
+use crate::protocol::DatabaseIdentity;
+
+/// How long a lock is waited for when the worker writes a row.
+const WORKER_BUSY_TIMEOUT_MS: u64 = 10_000;
+/// What the web app shows of a cancelled run.
+const CANCELLED_MESSAGE: &str = "Processing cancelled";
+
+/// Why an attempt or a run failed, as people and programs read it in the row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailureRecord {
+    /// One line for a person; line breaks become spaces.
+    pub message: String,
+    /// A JSON object, with at least `reason`, `flow_run_id` and `attempt`.
+    pub details: Value,
+}
+
+/// The worker's access to a video's status row. Each call opens the file, writes one short transaction and closes.
+///
+/// Nothing is ever created but the status table and its row, and that only in a file that exists.
+///
+/// A row that is not the run's to write is an error that [`is_cancellation`](AnnotationsError::is_cancellation), or
+/// [`AnnotationsError::NotFound`]: there is nothing more to do about it then. What may pass is to be tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct StatusRow<'a> {
+    path: &'a Path,
+    table: StatusTable,
+    identity: Option<DatabaseIdentity>,
+    ended_pid: Option<u32>,
+    busy_timeout_ms: u64,
+}
+
+impl<'a> StatusRow<'a> {
+    /// The row of `table` in the annotations.db at `path`.
+    pub const fn new(path: &'a Path, table: StatusTable) -> Self {
+        Self {
+            path,
+            table,
+            identity: None,
+            ended_pid: None,
+            busy_timeout_ms: WORKER_BUSY_TIMEOUT_MS,
+        }
+    }
+
+    /// The file that the run saw: another one (of a video uploaded anew) is not written.
+    #[must_use]
+    pub const fn with_identity(mut self, identity: Option<DatabaseIdentity>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// The process of the run's last attempt, which has ended: a row that names it may be written.
+    #[must_use]
+    pub const fn with_ended_pid(mut self, ended_pid: Option<u32>) -> Self {
+        self.ended_pid = ended_pid;
+        self
+    }
+
+    /// How long a lock is waited for; 10 s unless told otherwise.
+    #[must_use]
+    pub const fn with_busy_timeout_ms(mut self, busy_timeout_ms: u64) -> Self {
+        self.busy_timeout_ms = busy_timeout_ms;
+        self
+    }
+
+    /// The run waits for its turn, for the first time or because an attempt was interrupted. What an earlier attempt
+    /// said stays readable.
+    ///
+    /// `crop_frames_status`: `queued`, unless the row names a process that lives. `processing_status`: the web app
+    /// itself has written `upload_complete`; it is written again only over the ended process.
+    pub fn mark_queued(&self) -> Result<(), AnnotationsError> {
+        if self.table == StatusTable::ProcessingStatus {
+            return self.give_back("writing that the run waits again");
+        }
+        let free = |pid: &str| self.has_ended(pid) || !pid.parse().is_ok_and(|pid| ProcessIdentity::of(pid).is_some());
+        self.write("writing that the run waits", free, |row| {
+            row.set(&[("status", Set::Text("queued")), ("current_job_id", Set::Null)])
+        })
+    }
+
+    /// An attempt failed and another one will follow: the row shows as queued, with the reason.
+    pub fn mark_retry_due(&self, failure: &FailureRecord) -> Result<(), AnnotationsError> {
+        let details = details_text(failure);
+        let message = one_line(&failure.message);
+        self.write(
+            "writing that a retry is due",
+            |pid| self.has_ended(pid),
+            |row| {
+                row.set(&[
+                    ("status", Set::Text(queued_word(self.table))),
+                    ("current_job_id", Set::Null),
+                    ("error_message", Set::Text(&message)),
+                    ("error_details", Set::Text(&details)),
+                    ("error_occurred_at", Set::Now),
+                    ("retry_count", Set::Increment),
+                ])
+            },
+        )
+    }
+
+    /// The run failed for good.
+    pub fn mark_failed(&self, failure: &FailureRecord) -> Result<(), AnnotationsError> {
+        self.mark_ended(&failure.message, failure)
+    }
+
+    /// The run was cancelled: the message is `Processing cancelled`, the details are those of `failure`.
+    pub fn mark_cancelled(&self, failure: &FailureRecord) -> Result<(), AnnotationsError> {
+        self.mark_ended(CANCELLED_MESSAGE, failure)
+    }
+
+    /// A newer run takes this one's place: a row that still names this one's process shows as queued until the newer
+    /// one starts. A row that names nobody is left alone: the newer one may have written it already.
+    pub fn mark_superseded(&self) -> Result<(), AnnotationsError> {
+        self.give_back("writing that a newer run follows")
+    }
+
+    /// Whether the video is deleted: marked so, or the file that was seen (`with_identity`) is gone.
+    pub fn is_deleted(&self) -> Result<bool, AnnotationsError> {
+        match self.open() {
+            Ok(database) => database.read("looking whether the video is deleted", schema::is_deleted),
+            Err(AnnotationsError::FileGone { .. }) => Ok(true),
+            Err(AnnotationsError::NotFound { .. } | AnnotationsError::FolderNotFound { .. }) => {
+                Ok(self.identity.is_some())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mark_ended(&self, message: &str, failure: &FailureRecord) -> Result<(), AnnotationsError> {
+        let details = details_text(failure);
+        let message = one_line(message);
+        self.write(
+            "writing that the run ended",
+            |pid| self.has_ended(pid),
+            |row| {
+                row.set(&[
+                    ("status", Set::Text("error")),
+                    ("current_job_id", Set::Null),
+                    ("error_message", Set::Text(&message)),
+                    ("error_details", Set::Text(&details)),
+                    ("error_occurred_at", Set::Now),
+                ])
+            },
+        )
+    }
+
+    fn give_back(&self, doing: &'static str) -> Result<(), AnnotationsError> {
+        self.write(
+            doing,
+            |_| true,
+            |row| match row.holder()? {
+                Holder::Process(pid) if self.has_ended(&pid) => row.set(&[
+                    ("status", Set::Text(queued_word(self.table))),
+                    ("current_job_id", Set::Null),
+                ]),
+                Holder::Process(_) | Holder::Nobody => Ok(()),
+            },
+        )
+    }
+
+    fn has_ended(&self, holder: &str) -> bool {
+        self.ended_pid.is_some_and(|pid| pid.to_string() == holder)
+    }
+
+    fn open(&self) -> Result<Database, AnnotationsError> {
+        Database::open(self.path, false, self.identity, self.busy_timeout_ms)
+    }
+
+    fn write(
+        &self,
+        doing: &'static str,
+        may_write: impl Fn(&str) -> bool,
+        write: impl FnOnce(&Row<'_>) -> Result<(), Fault>,
+    ) -> Result<(), AnnotationsError> {
+        let database = self.open()?;
+        let deleted = || AnnotationsError::Deleted {
+            path: self.path.to_owned(),
+        };
+        // No table is made for a video that is deleted.
+        if database.read(doing, schema::is_deleted)? {
+            return Err(deleted());
+        }
+        schema::ensure_status_table(&database, self.table)?;
+        database.write(doing, |sqlite| {
+            if schema::is_deleted(sqlite)? {
+                return Err(deleted().into());
+            }
+            let row = Row::of(sqlite, self.table)?;
+            match row.holder()? {
+                Holder::Process(holder) if !may_write(&holder) => Err(AnnotationsError::Superseded {
+                    path: self.path.to_owned(),
+                    holder,
+                }
+                .into()),
+                _ => write(&row),
+            }
+        })
+    }
+}
+
+/// A stage of full-frames, each with a status word and a progress column. crop-frames has but one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Frames are sampled.
+    ExtractingFrames,
+    /// The frames' text is read: entered when all frames are there.
+    RunningOcr,
+    /// The result is written: entered when all text is read.
+    AnalyzingLayout,
+}
+
+impl Stage {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::ExtractingFrames => "extracting_frames",
+            Self::RunningOcr => "running_ocr",
+            Self::AnalyzingLayout => "analyzing_layout",
+        }
+    }
+
+    const fn progress_column(self) -> &'static str {
+        match self {
+            Self::ExtractingFrames => "frame_extraction_progress",
+            Self::RunningOcr => "ocr_progress",
+            Self::AnalyzingLayout => "layout_analysis_progress",
+        }
+    }
+}
+
+/// Whom a status row names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Holder {
+    Nobody,
+    Process(String),
+}
+
+/// What the fence found when it let the attempt pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The row names the attempt's process.
+    Held,
+    /// The row names nobody: the web app has reset it.
+    Released,
+}
+
+/// Whether the attempt of process `pid` may go on.
+pub(super) fn fence(sqlite: &Connection, path: &Path, table: StatusTable, pid: u32) -> Result<Hold, Fault> {
+    if schema::is_deleted(sqlite)? {
+        return Err(AnnotationsError::Deleted { path: path.to_owned() }.into());
+    }
+    match Row::of(sqlite, table)?.holder()? {
+        Holder::Nobody => Ok(Hold::Released),
+        Holder::Process(holder) if holder == pid.to_string() => Ok(Hold::Held),
+        Holder::Process(holder) => Err(AnnotationsError::Superseded {
+            path: path.to_owned(),
+            holder,
+        }
+        .into()),
+    }
+}
+
+/// A value to write into a column.
+#[derive(Debug, Clone, Copy)]
+enum Set<'a> {
+    Text(&'a str),
+    Number(f64),
+    Null,
+    Now,
+    /// The time, if there is none yet.
+    NowIfNull,
+    /// One more than there is.
+    Increment,
+}
+
+/// The row `id = 1` of a status table, within a transaction.
+pub(super) struct Row<'a> {
+    sqlite: &'a Connection,
+    table: StatusTable,
+    columns: schema::Columns,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn of(sqlite: &'a Connection, table: StatusTable) -> rusqlite::Result<Self> {
+        let columns = schema::columns(sqlite, schema::status_table_name(table))?;
+        Ok(Self { sqlite, table, columns })
+    }
+
+    /// Whom the row names; a row that is not there names nobody.
+    pub(super) fn holder(&self) -> rusqlite::Result<Holder> {
+        let sql = format!(
+            "SELECT nullif(trim(CAST(current_job_id AS TEXT)), '') FROM {} WHERE id = 1",
+            schema::status_table_name(self.table)
+        );
+        let mut statement = self.sqlite.prepare_cached(&sql)?;
+        let mut rows = statement.query([])?;
+        let holder: Option<String> = match rows.next()? {
+            Some(row) => row.get(0)?,
+            None => None,
+        };
+        Ok(holder.map_or(Holder::Nobody, Holder::Process))
+    }
+
+    /// A run starts as process `pid`.
+    pub(super) fn write_started(&self, pid: u32) -> Result<(), Fault> {
+        let pid = pid.to_string();
+        self.set(&[
+            ("status", Set::Text(started_word(self.table))),
+            ("processing_started_at", Set::Now),
+            ("processing_attempts", Set::Increment),
+            ("current_job_id", Set::Text(&pid)),
+            ("frame_extraction_progress", Set::Number(0.0)),
+            ("ocr_progress", Set::Number(0.0)),
+            ("layout_analysis_progress", Set::Number(0.0)),
+            ("error_message", Set::Null),
+            ("error_details", Set::Null),
+            ("error_occurred_at", Set::Null),
+            ("last_heartbeat_at", Set::Now),
+        ])
+    }
+
+    /// The run goes on in a row that the web app has reset.
+    pub(super) fn write_taken_again(&self, pid: u32, stage: Stage) -> Result<(), Fault> {
+        let pid = pid.to_string();
+        let word = match self.table {
+            StatusTable::ProcessingStatus => stage.word(),
+            StatusTable::CropFramesStatus => started_word(self.table),
+        };
+        self.set(&[
+            ("status", Set::Text(word)),
+            ("processing_started_at", Set::NowIfNull),
+            ("current_job_id", Set::Text(&pid)),
+            ("error_message", Set::Null),
+            ("error_details", Set::Null),
+            ("error_occurred_at", Set::Null),
+            ("last_heartbeat_at", Set::Now),
+        ])
+    }
+
+    /// The run enters a stage: those before it are done.
+    pub(super) fn write_stage(&self, stage: Stage) -> Result<(), Fault> {
+        if self.table == StatusTable::CropFramesStatus {
+            return Ok(());
+        }
+        let mut values = vec![
+            ("status", Set::Text(stage.word())),
+            ("last_heartbeat_at", Set::Now),
+            (stage.progress_column(), Set::Number(0.0)),
+        ];
+        let before: &[Stage] = match stage {
+            Stage::ExtractingFrames => &[],
+            Stage::RunningOcr => &[Stage::ExtractingFrames],
+            Stage::AnalyzingLayout => &[Stage::ExtractingFrames, Stage::RunningOcr],
+        };
+        values.extend(before.iter().map(|stage| (stage.progress_column(), Set::Number(1.0))));
+        self.set(&values)
+    }
+
+    /// How far the stage is.
+    pub(super) fn write_progress(&self, stage: Stage, fraction: f64) -> Result<(), Fault> {
+        self.set(&[
+            (stage.progress_column(), Set::Number(fraction)),
+            ("last_heartbeat_at", Set::Now),
+        ])
+    }
+
+    /// Everything is written.
+    pub(super) fn write_completed(&self) -> Result<(), Fault> {
+        self.set(&[
+            ("status", Set::Text(completed_word(self.table))),
+            ("processing_completed_at", Set::Now),
+            ("upload_progress", Set::Number(1.0)),
+            ("frame_extraction_progress", Set::Number(1.0)),
+            ("ocr_progress", Set::Number(1.0)),
+            ("layout_analysis_progress", Set::Number(1.0)),
+            ("current_job_id", Set::Null),
+            ("error_message", Set::Null),
+            ("error_details", Set::Null),
+            ("error_occurred_at", Set::Null),
+            ("last_heartbeat_at", Set::Now),
+        ])
+    }
+
+    /// Writes the values whose columns the table has, in a row that is made if there is none.
+    fn set(&self, values: &[(&str, Set<'_>)]) -> Result<(), Fault> {
+        let table = schema::status_table_name(self.table);
+        let mut assignments = Vec::with_capacity(values.len() + 1);
+        let mut parameters: Vec<SqlValue> = Vec::new();
+        for (column, value) in values.iter().chain([&("updated_at", Set::Now)]) {
+            if !self.columns.has(column) {
+                continue;
+            }
+            let mut parameter = |value: SqlValue| {
+                parameters.push(value);
+                format!("?{}", parameters.len())
+            };
+            let sql = match value {
+                Set::Text(text) => parameter((*text).to_owned().into()),
+                Set::Number(number) => parameter((*number).into()),
+                Set::Null => "NULL".to_owned(),
+                Set::Now => "datetime('now')".to_owned(),
+                Set::NowIfNull => format!("coalesce({column}, datetime('now'))"),
+                Set::Increment => format!("coalesce({column}, 0) + 1"),
+            };
+            assignments.push(format!("{column} = {sql}"));
+        }
+        self.sqlite
+            .prepare_cached(&format!(
+                "INSERT INTO {table} (id, status) SELECT 1, ?1 WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = 1)"
+            ))?
+            .execute([started_word(self.table)])?;
+        if assignments.is_empty() {
+            // An older table, with no column for any of it.
+            return Ok(());
+        }
+        self.sqlite
+            .prepare_cached(&format!("UPDATE {table} SET {} WHERE id = 1", assignments.join(", ")))?
+            .execute(params_from_iter(parameters))?;
+        Ok(())
+    }
+}
+
+const fn started_word(table: StatusTable) -> &'static str {
+    match table {
+        StatusTable::ProcessingStatus => "extracting_frames",
+        StatusTable::CropFramesStatus => "processing",
+    }
+}
+
+const fn completed_word(table: StatusTable) -> &'static str {
+    match table {
+        StatusTable::ProcessingStatus => "processing_complete",
+        StatusTable::CropFramesStatus => "complete",
+    }
+}
+
+/// What the web app shows as queued.
+const fn queued_word(table: StatusTable) -> &'static str {
+    match table {
+        StatusTable::ProcessingStatus => "upload_complete",
+        StatusTable::CropFramesStatus => "queued",
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message
+        .split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The web app reads an object.
+fn details_text(failure: &FailureRecord) -> String {
+    match &failure.details {
+        object @ Value::Object(_) => object.to_string(),
+        other => serde_json::json!({ "reason": other }).to_string(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Where text is: the PP-OCR detection model (DB, "differentiable binarization") and what makes boxes of its output.
+//!
+//! The model gives, for each pixel of a scaled-down picture, the probability that it lies in the shrunken core of a
+//! text line. Connected pixels above a threshold are cores; a core's smallest rectangle, grown again by as much as
+//! training shrinks lines (arXiv:1911.08947, section 3.5), is a text box. Thresholds are those of `RapidOCR`.
+
+use rten_imageproc::{Point, PointF, Polygon, RetrievalMode, RotatedRect, Vec2, find_contours};
+use rten_tensor::prelude::*;
+use rten_tensor::{NdTensor, NdTensorView};
+
+use super::geometry::smallest_rect;
+use super::resample::{Normalization, Region, as_f32, shrink_whole};
+use crate::picture::RgbPicture;
+
+/// The mean and deviation of the `ImageNet` pictures. They are those of red, green, blue, and PP-OCR applies them to
+/// blue, green, red: it was trained so.
+const NORMALIZATION: Normalization = Normalization::new([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// The longer side of the model's input, a trade of accuracy for time: faint captions of 20 pixels in 1080p are
+/// partly missed at 960; 1280 finds them and takes half as long again.
+const LONGER_SIDE: usize = 960;
+/// The model halves its input five times.
+const SIDE_MULTIPLE: usize = 32;
+/// A pixel belongs to a core above this probability.
+const PIXEL_THRESHOLD: f32 = 0.3;
+/// A core is text if its pixels' mean probability reaches this.
+const BOX_THRESHOLD: f32 = 0.5;
+/// A box grows on each side by its area times this over its perimeter.
+const UNCLIP_RATIO: f32 = 1.6;
+/// Cores thinner than this are noise, in pixels of the model's input.
+const MIN_CORE_SIDE: f32 = 3.0;
+
+/// A picture as the detection model takes it.
+pub(super) struct DetectionInput {
+    /// Blue, green, red; sides are multiples of 32.
+    pub planes: NdTensor<f32, 4>,
+    /// The part of the planes that shows the picture, width and height; what is right of it and below is filling.
+    used: [usize; 2],
+    /// Pixels of the picture for one pixel of the input, across and down.
+    scale: [f32; 2],
+}
+
+impl DetectionInput {
+    /// Scales the picture (at least 1x1) down until its longer side is 960 pixels; a smaller one keeps its size.
+    ///
+    /// Sides become multiples of 32 by filling rather than by stretching: 1080p is halved exactly, and upright stays
+    /// upright.
+    pub(super) fn new(picture: &RgbPicture) -> Self {
+        let size = [picture.width as usize, picture.height as usize];
+        let longer = size[0].max(size[1]);
+        let used = if longer <= LONGER_SIDE {
+            size
+        } else {
+            size.map(|side| (side * LONGER_SIDE).div_ceil(longer).max(1))
+        };
+        let [width, height] = used.map(|side| side.next_multiple_of(SIDE_MULTIPLE));
+        let planes = shrink_whole(picture, used, [width, height], &NORMALIZATION);
+        let scale = [0, 1].map(|axis| as_f32(size[axis]) / as_f32(used[axis]));
+        Self {
+            planes: NdTensor::from_data([1, 3, height, width], planes),
+            used,
+            scale,
+        }
+    }
+
+    /// The text boxes in the model's output (a probability for each pixel of the input), in pixels of the picture,
+    /// each turned so that its text reads across. Not in order.
+    pub(super) fn regions(&self, probabilities: NdTensorView<f32, 2>) -> Vec<Region> {
+        let probabilities = probabilities.slice((..self.used[1], ..self.used[0]));
+        let cores = cores(&probabilities);
+        find_contours(cores.view(), RetrievalMode::External)
+            .iter()
+            .filter_map(|contour| grown_core(contour, &probabilities))
+            .map(|rect| reading_across(&rect, self.scale))
+            .collect()
+    }
+}
+
+/// The pixels of cores, grown by one to the right and down: joins cores that touch by a corner, and makes the last
+/// pixel's index the position of its far edge.
+fn cores(probabilities: &NdTensorView<f32, 2>) -> NdTensor<bool, 2> {
+    let [height, width] = probabilities.shape();
+    let mut mask = vec![false; width * height];
+    for y in 0..height {
+        for x in 0..width {
+            if probabilities[[y, x]] > PIXEL_THRESHOLD {
+                for below in [y, y + 1] {
+                    for right in [x, x + 1] {
+                        if below < height && right < width {
+                            mask[below * width + right] = true;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    NdTensor::from_data([height, width], mask)
+}
+
+/// The text box of a core, in pixels of the input, or nothing if the core is too small or too improbable.
+fn grown_core(contour: &[Point], probabilities: &NdTensorView<f32, 2>) -> Option<RotatedRect> {
+    // Tilted by nothing or by a part of a quarter turn: "down" of the box is what is nearest to the picture's down.
+    let core = smallest_rect(contour)?.orient_towards(Vec2::from_xy(0.0, 1.0));
+    let (width, height) = (core.width(), core.height());
+    if width.min(height) < MIN_CORE_SIDE || mean_probability(&core, probabilities) < BOX_THRESHOLD {
+        return None;
+    }
+    let distance = width * height * UNCLIP_RATIO / (2.0 * (width + height));
+    Some(core.expanded(2.0 * distance, 2.0 * distance))
+}
+
+fn mean_probability(rect: &RotatedRect, probabilities: &NdTensorView<f32, 2>) -> f32 {
+    let [height, width] = probabilities.shape();
+    let corners = rect.corners().map(|corner| {
+        #[expect(clippy::cast_possible_truncation, reason = "a position in the input")]
+        Point::from_yx(corner.y.round() as i32, corner.x.round() as i32)
+    });
+    let (mut sum, mut count) = (0.0, 0_usize);
+    for pixel in Polygon::new(corners.as_slice()).fill_iter() {
+        if let (Ok(y), Ok(x)) = (usize::try_from(pixel.y), usize::try_from(pixel.x))
+            && y < height
+            && x < width
+        {
+            sum += probabilities[[y, x]];
+            count += 1;
+        }
+    }
+    if count == 0 { 0.0 } else { sum / as_f32(count) }
+}
+
+/// The box in pixels of the picture. A box that stands upright is a column of text, or text turned by a quarter: it
+/// reads downwards.
+fn reading_across(rect: &RotatedRect, scale: [f32; 2]) -> Region {
+    let scaled = |point: PointF| [point.x * scale[0], point.y * scale[1]];
+    let [upper_left, upper_right, _, lower_left] = rect.corners().map(scaled);
+    let way = |from: [f32; 2], to: [f32; 2]| [to[0] - from[0], to[1] - from[1]];
+    if rect.height() >= 1.5 * rect.width() {
+        let down = way(upper_right, upper_left);
+        return Region {
+            origin: upper_right,
+            across: way(upper_left, lower_left),
+            down,
+        };
+    }
+    Region {
+        origin: upper_left,
+        across: way(upper_left, upper_right),
+        down: way(upper_left, lower_left),
+    }
+}

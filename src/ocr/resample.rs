@@ -1,0 +1,279 @@
+//! Pixels for the models: scaled, cut out, normalized, as planes of `f32` in the order blue, green, red
+//! (PP-OCR was trained on pictures as `OpenCV` loads them).
+
+use crate::picture::RgbPicture;
+
+/// What makes a byte a model's input: `byte * scale + offset`, for blue, green, red.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Normalization {
+    scale: [f32; 3],
+    offset: [f32; 3],
+}
+
+impl Normalization {
+    /// `(byte / 255 - mean) / deviation`.
+    pub(super) const fn new(mean: [f32; 3], deviation: [f32; 3]) -> Self {
+        let (mut scale, mut offset, mut channel) = ([0.0; 3], [0.0; 3], 0);
+        while channel < 3 {
+            scale[channel] = 1.0 / (255.0 * deviation[channel]);
+            offset[channel] = -mean[channel] / deviation[channel];
+            channel += 1;
+        }
+        Self { scale, offset }
+    }
+}
+
+/// A parallelogram in a picture, in pixels with the origin at the picture's upper left corner: the position of its
+/// own upper left corner, and the ways from there to its upper right and its lower left corner.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Region {
+    pub origin: [f32; 2],
+    pub across: [f32; 2],
+    pub down: [f32; 2],
+}
+
+/// The whole picture scaled down to `width` x `height` by averaging the area of each pixel, into the upper left of
+/// planes of `plane_width` x `plane_height`; the last column and row are repeated to fill the rest.
+pub(super) fn shrink_whole(
+    picture: &RgbPicture,
+    [width, height]: [usize; 2],
+    [plane_width, plane_height]: [usize; 2],
+    normalization: &Normalization,
+) -> Vec<f32> {
+    let source_width = picture.width as usize;
+    let columns = area_weights(source_width, width);
+    let rows = area_weights(picture.height as usize, height);
+    let plane = plane_width * plane_height;
+    let mut planes = vec![0.0; 3 * plane];
+    // Rows first: one pass over each source row adds it to a row of sums; the sums are then averaged across.
+    let mut sums = vec![0.0_f32; source_width * 3];
+    for (y, row_weights) in rows.iter().enumerate() {
+        sums.fill(0.0);
+        for (source_y, &weight) in row_weights.weights.iter().enumerate() {
+            let start = (row_weights.first + source_y) * source_width * 3;
+            let source = &picture.data[start..start + source_width * 3];
+            for (sum, &byte) in sums.iter_mut().zip(source) {
+                *sum += f32::from(byte) * weight;
+            }
+        }
+        let (blue, rest) = planes.split_at_mut(plane);
+        let (green, red) = rest.split_at_mut(plane);
+        let start = y * plane_width;
+        let targets = [blue, green, red].map(|plane| &mut plane[start..start + plane_width]);
+        let [blue, green, red] = targets;
+        for (x, column) in columns.iter().enumerate() {
+            let mut rgb = [0.0; 3];
+            let pixels = sums[column.first * 3..].as_chunks::<3>().0;
+            for (pixel, &weight) in pixels.iter().zip(&column.weights) {
+                rgb[0] += pixel[0] * weight;
+                rgb[1] += pixel[1] * weight;
+                rgb[2] += pixel[2] * weight;
+            }
+            let Normalization { scale, offset } = normalization;
+            blue[x] = rgb[2] * scale[0] + offset[0];
+            green[x] = rgb[1] * scale[1] + offset[1];
+            red[x] = rgb[0] * scale[2] + offset[2];
+        }
+        for channel in [blue, green, red] {
+            let last = channel[width - 1];
+            channel[width..].fill(last);
+        }
+    }
+    for plane in planes.chunks_exact_mut(plane) {
+        let (filled, empty) = plane.split_at_mut(height * plane_width);
+        let last = &filled[(height - 1) * plane_width..];
+        for row in empty.chunks_exact_mut(plane_width) {
+            row.copy_from_slice(last);
+        }
+    }
+    planes
+}
+
+/// `region` of the picture, straightened to `width` x `height`, into the left of planes of `plane_width` columns; the
+/// rest stays 0. What lies outside of the picture repeats its edge.
+pub(super) fn straighten(
+    picture: &RgbPicture,
+    region: &Region,
+    [width, height]: [usize; 2],
+    plane_width: usize,
+    normalization: &Normalization,
+) -> Vec<f32> {
+    let plane = plane_width * height;
+    let mut planes = vec![0.0; 3 * plane];
+    // Shrinking takes several samples a pixel and averages them, or thin strokes would drop out.
+    let samples_across = samples_a_pixel(region.across, width);
+    let samples_down = samples_a_pixel(region.down, height);
+    let step_across = region.across.map(|way| way / as_f32(width * samples_across));
+    let step_down = region.down.map(|way| way / as_f32(height * samples_down));
+    let share = 1.0 / as_f32(samples_across * samples_down);
+    for y in 0..height {
+        for x in 0..width {
+            let mut rgb = [0.0; 3];
+            for sample_y in 0..samples_down {
+                let down = as_f32(y * samples_down + sample_y) + 0.5;
+                for sample_x in 0..samples_across {
+                    let across = as_f32(x * samples_across + sample_x) + 0.5;
+                    let at = [0, 1].map(|axis| {
+                        // Pixel centers lie at halves.
+                        region.origin[axis] + across * step_across[axis] + down * step_down[axis] - 0.5
+                    });
+                    let sample = between_pixels(picture, at);
+                    for (sum, value) in rgb.iter_mut().zip(sample) {
+                        *sum += value;
+                    }
+                }
+            }
+            let index = y * plane_width + x;
+            let Normalization { scale, offset } = normalization;
+            for channel in 0..3 {
+                planes[channel * plane + index] = rgb[2 - channel] * share * scale[channel] + offset[channel];
+            }
+        }
+    }
+    planes
+}
+
+/// The source pixels that one target pixel covers, and each one's share of it (the shares add up to 1).
+struct AreaWeights {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+fn area_weights(source: usize, target: usize) -> Vec<AreaWeights> {
+    (0..target)
+        .map(|index| {
+            // In integers, with `target` units a source pixel: an exact split has no slivers of neighbours.
+            let (start, end) = (index * source, (index + 1) * source);
+            let (first, last) = (start / target, (end - 1) / target);
+            let weights = (first..=last)
+                .map(|pixel| as_f32(end.min((pixel + 1) * target) - start.max(pixel * target)) / as_f32(source))
+                .collect();
+            AreaWeights { first, weights }
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 1..=8"
+)]
+fn samples_a_pixel(way: [f32; 2], pixels: usize) -> usize {
+    (way[0].hypot(way[1]) / as_f32(pixels) - 0.1).ceil().clamp(1.0, 8.0) as usize
+}
+
+/// The picture's red, green and blue at a point between pixel centers.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the picture"
+)]
+fn between_pixels(picture: &RgbPicture, [x, y]: [f32; 2]) -> [f32; 3] {
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    let x = x.clamp(0.0, as_f32(width - 1));
+    let y = y.clamp(0.0, as_f32(height - 1));
+    let (left, top) = (x as usize, y as usize);
+    let (right, bottom) = ((left + 1).min(width - 1), (top + 1).min(height - 1));
+    let (part_x, part_y) = (x - as_f32(left), y - as_f32(top));
+    let pixels = picture.data.as_chunks::<3>().0;
+    let (upper_left, upper_right) = (pixels[top * width + left], pixels[top * width + right]);
+    let (lower_left, lower_right) = (pixels[bottom * width + left], pixels[bottom * width + right]);
+    std::array::from_fn(|channel| {
+        let mix = |a: u8, b: u8, part: f32| f32::from(a) + (f32::from(b) - f32::from(a)) * part;
+        let upper = mix(upper_left[channel], upper_right[channel], part_x);
+        let lower = mix(lower_left[channel], lower_right[channel], part_x);
+        upper + (lower - upper) * part_y
+    })
+}
+
+/// A size or a position in pixels as a float; pictures are far below 2^24 pixels a side.
+#[expect(clippy::cast_precision_loss, reason = "pixel counts, exact below 2^24")]
+pub(super) fn as_f32(pixels: usize) -> f32 {
+    pixels as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leaves bytes as they are.
+    const BYTES: Normalization = Normalization {
+        scale: [1.0; 3],
+        offset: [0.0; 3],
+    };
+
+    /// A picture whose pixel (x, y) is (x, y, 7).
+    fn ramp(width: u8, height: u8) -> RgbPicture {
+        let data = (0..height)
+            .flat_map(|y| (0..width).flat_map(move |x| [x, y, 7]))
+            .collect();
+        RgbPicture {
+            width: width.into(),
+            height: height.into(),
+            data,
+        }
+    }
+
+    #[test]
+    fn halving_averages_four_pixels_and_repeats_the_last_row() {
+        let planes = shrink_whole(&ramp(4, 4), [2, 2], [3, 3], &BYTES);
+        assert_eq!(planes[..9], [7.0; 9], "blue comes first");
+        assert_eq!(
+            planes[9..18],
+            [0.5, 0.5, 0.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5],
+            "then green"
+        );
+        assert_eq!(planes[18..], [0.5, 2.5, 2.5, 0.5, 2.5, 2.5, 0.5, 2.5, 2.5], "then red");
+    }
+
+    #[test]
+    fn the_shares_of_a_pixel_add_up_to_one() {
+        for (source, target) in [(1080, 540), (1079, 540), (7, 7), (1000, 3), (5, 4)] {
+            for weights in area_weights(source, target) {
+                let sum: f32 = weights.weights.iter().sum();
+                assert!((sum - 1.0).abs() < 1e-5, "{source} to {target}: {sum}");
+                assert!(weights.first + weights.weights.len() <= source);
+            }
+        }
+    }
+
+    #[test]
+    fn an_upright_region_of_equal_size_is_copied() {
+        let region = Region {
+            origin: [1.0, 2.0],
+            across: [3.0, 0.0],
+            down: [0.0, 2.0],
+        };
+        let planes = straighten(&ramp(8, 8), &region, [3, 2], 4, &BYTES);
+        assert_eq!(planes[8..16], [2.0, 2.0, 2.0, 0.0, 3.0, 3.0, 3.0, 0.0], "green is y");
+        assert_eq!(planes[16..], [1.0, 2.0, 3.0, 0.0, 1.0, 2.0, 3.0, 0.0], "red is x");
+    }
+
+    #[test]
+    fn a_turned_region_is_straightened() {
+        // Reads downwards: its "across" is the picture's down.
+        let region = Region {
+            origin: [4.0, 0.0],
+            across: [0.0, 4.0],
+            down: [-4.0, 0.0],
+        };
+        let planes = straighten(&ramp(4, 4), &region, [4, 4], 4, &BYTES);
+        assert_eq!(
+            planes[32..36],
+            [3.0; 4],
+            "red is x: the first row is the picture's last column"
+        );
+        assert_eq!(planes[16..20], [0.0, 1.0, 2.0, 3.0], "green is y");
+    }
+
+    #[test]
+    fn a_region_beyond_the_picture_repeats_its_edge() {
+        let region = Region {
+            origin: [-2.0, -2.0],
+            across: [8.0, 0.0],
+            down: [0.0, 8.0],
+        };
+        let planes = straighten(&ramp(4, 4), &region, [8, 8], 8, &BYTES);
+        assert_eq!(planes[128..136], [0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 3.0]);
+    }
+}
