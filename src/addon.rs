@@ -1,0 +1,1 @@
+//! The Node surface; the only file that knows napi.

@@ -1,0 +1,5 @@
+//! The `captionacc` command.
+
+fn main() -> std::process::ExitCode {
+    captionacc::cli::main()
+}
