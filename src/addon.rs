@@ -1,1 +1,374 @@
-//! The Node surface; the only file that knows napi.
+//! The Node surface: decodes a call, passes it to the [`Orchestrator`], encodes the answer. The only file that knows
+//! napi. `index.js` is its only caller and what users see.
+//!
+//! Requests and answers are JSON texts, because then the one definition of every type is its serde one, and a call
+//! costs the event loop the copy of a short text. A failure is an answer too (`{"error": …}`), from which `index.js`
+//! makes an `OrchestratorError`: a napi error could carry neither `retryable` nor its causes.
+//!
+//! On the JavaScript thread a call only copies the environment and the working directory; files and queue.db are
+//! touched in threads of their own. Nothing is open that keeps a process alive: a promise does while it is pending.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi_derive::napi;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Notify, OnceCell};
+
+use crate::error::OrchestratorError;
+use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
+use crate::orchestrator::{self, FlowRunFilter, Intent, NewFlowRun, Orchestrator};
+use crate::settings::{OrchestratorChoice, Settings, default_home};
+use crate::state::StateType;
+
+/// How often a watcher looks whether anything has changed.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Most runs in one list.
+const MAX_LISTED: u32 = 1000;
+/// Runs in a list unless told otherwise.
+const DEFAULT_LISTED: u32 = 100;
+
+type Answer<T> = Result<T, OrchestratorError>;
+
+/// Whether a caller still wants the answer of a call that it made; given to the call, kept by the caller.
+#[napi(js_name = "Interest")]
+#[derive(Default)]
+pub struct Interest {
+    shared: Arc<SharedInterest>,
+}
+
+#[derive(Default)]
+struct SharedInterest {
+    intent: Arc<Intent>,
+    given_up: Notify,
+}
+
+#[napi]
+impl Interest {
+    /// Interest in one call.
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the call up: it answers at once that it was aborted. `false`: too late, it is being made durable.
+    #[napi]
+    pub fn give_up(&self) -> bool {
+        let is_given_up = self.shared.intent.give_up();
+        if is_given_up {
+            self.shared.given_up.notify_one();
+        }
+        is_given_up
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct QueueRequest {
+    flow_type: String,
+    arguments: Map<String, Value>,
+    idempotency_key: Option<String>,
+    timeout_ms: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct ListRequest {
+    flow_name: Option<String>,
+    video_id: Option<String>,
+    state_types: Vec<StateType>,
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Events {
+    events: Vec<FlowRunEvent>,
+    cursor: EventCursor,
+    /// The run has ended and nothing of it is left to be seen.
+    done: bool,
+}
+
+/// Queues a flow run; answers when it is durable.
+#[napi]
+pub fn queue_flow_run<'env>(
+    env: &'env Env,
+    request: String,
+    interest: &Interest,
+) -> napi::Result<PromiseRaw<'env, String>> {
+    let interest = interest.shared.clone();
+    answer(env, async move |context| {
+        let request: QueueRequest = decode("arguments", &request)?;
+        let timeout_ms = request.timeout_ms;
+        let mut creating = pin!(create(context, request, interest.intent.clone()));
+        tokio::select! {
+            biased;
+            created = &mut creating => return created,
+            () = interest.given_up.notified() => return Err(OrchestratorError::Aborted),
+            () = tokio::time::sleep(Duration::from_millis(timeout_ms)) => {
+                if interest.intent.give_up() {
+                    return Err(OrchestratorError::Timeout {
+                        what: "queueing the flow run",
+                        timeout_ms,
+                        hint: "nothing was stored; try again, or give a longer timeoutMs",
+                    });
+                }
+            }
+        }
+        creating.await
+    })
+}
+
+async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) -> Answer<Value> {
+    let settings = context.settings().await?;
+    let flow = settings.flows.get(&request.flow_type)?.clone();
+    let arguments = flow.parse_arguments(&request.arguments, context.working_directory()?)?;
+    let new = NewFlowRun {
+        flow,
+        arguments,
+        idempotency_key: request.idempotency_key,
+    };
+    let queued = open(&settings).await?.create_flow_run(new, intent).await?;
+    Ok(json!({"flowRunId": queued.flow_run_id, "status": "queued", "priority": queued.work_queue}))
+}
+
+/// The run with its states, task runs and artifacts.
+#[napi]
+pub fn get_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+    answer(env, async move |context| {
+        let id: FlowRunId = flow_run_id.parse()?;
+        context.orchestrator().await?.read_flow_run_details(id).await
+    })
+}
+
+/// The runs that match, newest first.
+#[napi]
+pub fn list_flow_runs<'env>(env: &'env Env, filter: String) -> napi::Result<PromiseRaw<'env, String>> {
+    answer(env, async move |context| {
+        let request: ListRequest = decode("filter", &filter)?;
+        let limit = request.limit.unwrap_or(DEFAULT_LISTED);
+        if !(1..=MAX_LISTED).contains(&limit) {
+            return Err(OrchestratorError::InvalidArgument {
+                argument: "limit".to_owned(),
+                problem: format!("{limit} is not a number of runs from 1 to {MAX_LISTED}"),
+            });
+        }
+        let filter = FlowRunFilter {
+            flow_name: request.flow_name,
+            video_id: request.video_id,
+            state_types: request.state_types,
+            limit,
+            before: request.before.map(|id| id.parse()).transpose()?,
+        };
+        context.orchestrator().await?.list_flow_runs(filter).await
+    })
+}
+
+/// Cancels a run.
+#[napi]
+pub fn cancel_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+    answer(env, async move |context| {
+        let id: FlowRunId = flow_run_id.parse()?;
+        context.orchestrator().await?.cancel_flow_run(id).await
+    })
+}
+
+/// Queues an ended run again.
+#[napi]
+pub fn retry_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+    answer(env, async move |context| {
+        let id: FlowRunId = flow_run_id.parse()?;
+        context.orchestrator().await?.retry_flow_run(id).await
+    })
+}
+
+/// Every asset with its newest materialization.
+#[napi]
+pub fn get_lineage(env: &Env) -> napi::Result<PromiseRaw<'_, String>> {
+    answer(env, async move |context| {
+        context.orchestrator().await?.read_lineage().await
+    })
+}
+
+/// What happened to a run since `cursor` (JSON; empty: from the start). Answers as soon as there is something.
+#[napi]
+pub fn next_events<'env>(
+    env: &'env Env,
+    flow_run_id: String,
+    cursor: String,
+    interest: &Interest,
+) -> napi::Result<PromiseRaw<'env, String>> {
+    let interest = interest.shared.clone();
+    answer(env, async move |context| {
+        let id: FlowRunId = flow_run_id.parse()?;
+        let cursor: EventCursor = if cursor.is_empty() {
+            EventCursor::default()
+        } else {
+            decode("cursor", &cursor)?
+        };
+        tokio::select! {
+            biased;
+            () = interest.given_up.notified() => Err(OrchestratorError::Aborted),
+            events = events_after(context, id, cursor) => events,
+        }
+    })
+}
+
+async fn events_after(context: Context, id: FlowRunId, cursor: EventCursor) -> Answer<Events> {
+    let orchestrator = context.orchestrator().await?;
+    let mut seen = None;
+    loop {
+        let counter = orchestrator.change_counter().await?;
+        if seen != Some(counter) {
+            seen = Some(counter);
+            // Read before the events: a run that had ended by then has no event after them.
+            let has_ended = orchestrator.read_flow_run(id).await?.state.state_type.is_final();
+            let (events, cursor) = orchestrator.read_events(id, cursor).await?;
+            if !events.is_empty() || has_ended {
+                let done = events.is_empty();
+                return Ok(Events { events, cursor, done });
+            }
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// Every error code there is, for the test that holds `index.d.ts` to them.
+#[napi]
+pub fn error_codes() -> Vec<&'static str> {
+    OrchestratorError::CODES.to_vec()
+}
+
+/// The environment and working directory of a call.
+struct Context {
+    surroundings: Result<Surroundings, String>,
+}
+
+/// What settings are read from; equal ones have equal settings.
+#[derive(Clone, PartialEq)]
+struct Surroundings {
+    variables: Vec<(OsString, OsString)>,
+    working_directory: PathBuf,
+}
+
+impl Context {
+    /// Copies what a call depends on. On the JavaScript thread: Node changes the environment in no other, and a
+    /// caller's `process.chdir` after the call does not matter to it.
+    fn capture() -> Self {
+        let is_setting = |name: &str| name.starts_with("CAPTIONACC_") || name.starts_with("PREFECT_") || name == "HOME";
+        let mut variables: Vec<_> = std::env::vars_os()
+            .filter(|(name, value)| name.to_str().is_some_and(is_setting) && !value.is_empty())
+            .collect();
+        if !variables.iter().any(|(name, _)| name == "CAPTIONACC_HOME") {
+            variables.extend(default_home().map(|home| ("CAPTIONACC_HOME".into(), home.into_os_string())));
+        }
+        let surroundings = std::env::current_dir().map(|working_directory| Surroundings {
+            variables,
+            working_directory,
+        });
+        Self {
+            surroundings: surroundings.map_err(|error| error.to_string()),
+        }
+    }
+
+    fn surroundings(&self) -> Answer<&Surroundings> {
+        self.surroundings.as_ref().map_err(|error| OrchestratorError::Config {
+            origin: "working directory".to_owned(),
+            problem: format!("it cannot be read: {error}"),
+        })
+    }
+
+    fn working_directory(&self) -> Answer<&Path> {
+        Ok(&self.surroundings()?.working_directory)
+    }
+
+    /// The settings of these surroundings, read once.
+    async fn settings(&self) -> Answer<Arc<Settings>> {
+        static LAST: Mutex<Option<(Surroundings, Arc<Settings>)>> = Mutex::new(None);
+        let surroundings = self.surroundings()?.clone();
+        {
+            let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, settings)) = last.as_ref().filter(|(known, _)| *known == surroundings) {
+                return Ok(settings.clone());
+            }
+        }
+        // The file may lie on a disk that takes its time.
+        let reading = tokio::task::spawn_blocking(move || {
+            let variable = |name: &str| {
+                let mut found = surroundings.variables.iter().filter(|(known, _)| known == name);
+                found.next().map(|(_, value)| value.clone())
+            };
+            let settings = Arc::new(Settings::load(&variable, &surroundings.working_directory)?);
+            *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((surroundings, settings.clone()));
+            Ok(settings)
+        });
+        reading
+            .await
+            .map_err(|error| OrchestratorError::Internal(format!("reading the settings: {error}")))?
+    }
+
+    async fn orchestrator(&self) -> Answer<Arc<dyn Orchestrator>> {
+        open(self.settings().await?.as_ref()).await
+    }
+}
+
+type OpenOrchestrator = Arc<OnceCell<Arc<dyn Orchestrator>>>;
+
+/// The orchestrator of these settings: one handle a home for the whole process, all its worker threads included.
+/// What could not be opened is tried again by the next call.
+async fn open(settings: &Settings) -> Answer<Arc<dyn Orchestrator>> {
+    static OPEN: Mutex<BTreeMap<(PathBuf, Option<String>), OpenOrchestrator>> = Mutex::new(BTreeMap::new());
+    let prefect = match settings.orchestrator {
+        OrchestratorChoice::Embedded => None,
+        OrchestratorChoice::Prefect => Some(settings.prefect_api_url.clone().unwrap_or_default()),
+    };
+    let cell = OPEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry((settings.home.clone(), prefect))
+        .or_default()
+        .clone();
+    cell.get_or_try_init(|| orchestrator::open(settings)).await.cloned()
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(argument: &str, json: &str) -> Answer<T> {
+    serde_json::from_str(json).map_err(|error| OrchestratorError::InvalidArgument {
+        argument: argument.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+/// A promise of the JSON text of what `call` returns.
+fn answer<T: Serialize, Call, Called>(env: &Env, call: Call) -> napi::Result<PromiseRaw<'_, String>>
+where
+    Call: FnOnce(Context) -> Called,
+    Called: Future<Output = Answer<T>> + Send + 'static,
+{
+    let calling = call(Context::capture());
+    env.spawn_future(async move {
+        let answer = match calling.await {
+            Ok(value) => json!({"value": value}),
+            Err(error) => {
+                let mut causes = Vec::new();
+                let mut cause = std::error::Error::source(&error);
+                while let Some(error) = cause {
+                    causes.push(error.to_string());
+                    cause = error.source();
+                }
+                json!({"error": {
+                    "code": error.code(),
+                    "message": error.to_string(),
+                    "retryable": error.retryable(),
+                    "causes": causes,
+                }})
+            }
+        };
+        Ok(answer.to_string())
+    })
+}

@@ -142,8 +142,7 @@ impl Settings {
         let environment = Environment(environment);
         let home = match environment.path("CAPTIONACC_HOME") {
             Some(path) => working_directory.join(path),
-            None => directories::ProjectDirs::from("cc", "CaptionA", "captionacc")
-                .map(|directories| directories.data_dir().to_owned())
+            None => default_home()
                 .ok_or_else(|| config("CAPTIONACC_HOME", "this user has no home directory: set it to a folder"))?,
         };
         let config_file = find_config_file(&environment, working_directory, &home)?;
@@ -229,6 +228,11 @@ impl Settings {
             config_file,
         })
     }
+}
+
+/// Where queue.db lies unless set: this platform's data directory of this user, if the user has one.
+pub fn default_home() -> Option<PathBuf> {
+    directories::ProjectDirs::from("cc", "CaptionA", "captionacc").map(|directories| directories.data_dir().to_owned())
 }
 
 struct Environment<'a>(&'a dyn Fn(&str) -> Option<OsString>);
