@@ -1074,7 +1074,7 @@ fn a_crash_within_the_commit_leaves_the_old_set() {
         assert_eq!(after, before);
         let left = video.path().with_extension("output");
         assert_eq!(fs::read_dir(&left).expect("its scratch is still there").count(), 1);
-        remove_leftovers(&left, "run");
+        remove_leftovers(&left, "run", 1);
         assert!(!left.exists());
     }
 }
@@ -1153,7 +1153,13 @@ fn what_a_killed_attempt_left_is_removed_with_the_folders_it_made() {
 
     std::mem::forget(staged(&output_dir, 1, 1));
     let other = Staging::create(&output_dir, "other-1").expect("it is created");
-    remove_leftovers(&output_dir, "run");
+    // A slow worker clears away after the first attempt while the second one is at work.
+    let second = video.folder.path().join("second");
+    let at_work = Staging::create(&second, "run-2").expect("it is created");
+    remove_leftovers(&second, "run", 1);
+    assert_eq!(fs::read_dir(&second).expect("it is there").count(), 1);
+    drop(at_work);
+    remove_leftovers(&output_dir, "run", 1);
     assert_eq!(fs::read_dir(&output_dir).expect("the other run's").count(), 1);
     drop(other);
 }

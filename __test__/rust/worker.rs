@@ -283,9 +283,9 @@ fn a_run_that_keeps_failing_is_given_up_after_its_retries() {
     let worker = world.start_worker();
     let id = queue(&world, "bad");
     let run = world.wait_for(id, StateName::Failed);
-    assert_eq!((run.attempt, run.failed_attempts), (3, 3));
+    let log = worker.stop();
+    assert_eq!((run.attempt, run.failed_attempts), (3, 3), "{log}");
     assert!(run.state.message.is_some_and(|message| message.contains("code 9")));
-    worker.stop();
 }
 
 #[test]

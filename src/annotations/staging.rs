@@ -98,7 +98,7 @@ impl Staging {
         let output_dir = std::path::absolute(output_dir)
             .map_err(|error| output_dir_fault(error, output_dir, "finding the output-dir"))?;
         let run = name.rsplit_once('-').map_or(name, |(run, _)| run);
-        let inherited_folders = remove_files(&output_dir, run);
+        let inherited_folders = remove_files(&output_dir, run, u32::MAX);
         let made_folders = make_folders(&output_dir)?.max(inherited_folders);
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let file = output_dir.join(format!("{PREFIX}{name}-made{made_folders}-{}{SUFFIX}", &unique[..8]));
@@ -281,15 +281,16 @@ impl StagingReader {
     }
 }
 
-/// Removes what killed attempts of the run `flow_run_id` left in `output_dir`, and the folder if they made it.
+/// Removes what the killed attempt `attempt` of the run `flow_run_id`, or an earlier one, left in `output_dir`, and the
+/// folder if they made it.
 ///
-/// For the worker, once the last attempt of a run is dead. Nothing that is not theirs is touched, and a folder that
+/// For the worker, once the attempt is dead. Nothing that is not theirs is touched, and a folder that
 /// holds anything else stays.
-pub fn remove_leftovers(output_dir: &Path, flow_run_id: &str) {
+pub fn remove_leftovers(output_dir: &Path, flow_run_id: &str, attempt: u32) {
     let Ok(output_dir) = std::path::absolute(output_dir) else {
         return;
     };
-    let made_folders = remove_files(&output_dir, flow_run_id);
+    let made_folders = remove_files(&output_dir, flow_run_id, attempt);
     remove_folders(&output_dir, made_folders);
 }
 
@@ -353,52 +354,54 @@ fn remove_folders(folder: &Path, count: usize) {
     }
 }
 
-/// Removes the staging databases of `run` in `folder`; returns how many folders were made for them.
-fn remove_files(folder: &Path, run: &str) -> usize {
+/// Removes the staging databases of the attempts of `run` up to `newest` in `folder`; returns how many folders were made
+/// for them.
+fn remove_files(folder: &Path, run: &str, newest: u32) -> usize {
     let mut made_folders = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(made) = name.to_str().and_then(|name| made_folders_of(name, run)) else {
+        let Some((attempt, made)) = name.to_str().and_then(|name| parse_name(name, run)) else {
             continue;
         };
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) && fs::remove_file(entry.path()).is_ok() {
+        if attempt <= newest
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && fs::remove_file(entry.path()).is_ok()
+        {
             made_folders = made_folders.max(made);
         }
     }
     made_folders
 }
 
-/// The number of folders in the name `captionacc-{run}-{attempt}-made{n}-{unique}.staging`, if it is one of `run`.
-fn made_folders_of(name: &str, run: &str) -> Option<usize> {
+/// Attempt and number of folders in the name `captionacc-{run}-{attempt}-made{n}-{unique}.staging`, if it is one of
+/// `run`.
+fn parse_name(name: &str, run: &str) -> Option<(u32, usize)> {
     let rest = name.strip_prefix(PREFIX)?.strip_prefix(run)?.strip_prefix('-')?;
     let mut parts = rest.strip_suffix(SUFFIX)?.split('-');
-    let attempt = parts.next()?;
-    let made = parts.next()?.strip_prefix("made")?;
+    let attempt = parts.next()?.parse().ok()?;
+    let made = parts.next()?.strip_prefix("made")?.parse().ok()?;
     let unique = parts.next()?;
-    let is_ours = parts.next().is_none()
-        && attempt.bytes().all(|byte| byte.is_ascii_digit())
-        && unique.len() == 8
-        && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_ours { made.parse().ok() } else { None }
+    let is_ours = parts.next().is_none() && unique.len() == 8 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours.then_some((attempt, made))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::made_folders_of;
+    use super::parse_name;
 
     #[test]
     fn only_names_of_the_run_itself_are_its_leftovers() {
         let cases = [
-            ("captionacc-run-1-made2-0123abcd.staging", Some(2)),
-            ("captionacc-run-12-made0-0123abcd.staging", Some(0)),
+            ("captionacc-run-1-made2-0123abcd.staging", Some((1, 2))),
+            ("captionacc-run-12-made0-0123abcd.staging", Some((12, 0))),
             ("captionacc-run-other-1-made2-0123abcd.staging", None),
             ("captionacc-other-1-made2-0123abcd.staging", None),
             ("captionacc-run-1-made2-0123abcd.staging.bak", None),
             ("captionacc-run-1-made2-notes.staging", None),
             ("captionacc-run-1-made-2-0123abcd.staging", None),
         ];
-        for (name, made) in cases {
-            assert_eq!(made_folders_of(name, "run"), made, "{name}");
+        for (name, found) in cases {
+            assert_eq!(parse_name(name, "run"), found, "{name}");
         }
     }
 }

@@ -37,6 +37,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the streams of a dead child are read on: a grandchild may hold them open.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
 const MAX_OBJECTS: usize = 1000;
 
@@ -64,14 +66,14 @@ pub struct Shared {
 }
 
 /// Runs a claimed attempt to its end and returns the run as it is then; `None` if the lease was lost.
-pub async fn supervise(shared: Arc<Shared>, claim: Claim, wish: watch::Receiver<Wish>) -> Option<FlowRun> {
+pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Receiver<Wish>) -> Option<FlowRun> {
     let lease = claim.lease;
     let marker = marker_of(lease);
     let started = Instant::now();
     let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
             Ok(order) => match spawn(&order, &marker) {
-                Ok(child) => run(&shared, flow, &claim, order, child, &marker, wish).await,
+                Ok(child) => run(&shared, flow, &claim, order, child, &marker, &mut wish).await,
                 Err(error) => {
                     let message = format!("the child process could not be started: {error}");
                     (failed(flow, &claim, StateName::Crashed, message, true), None)
@@ -88,12 +90,8 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, wish: watch::Receiver<
             None,
         ),
     };
-    let left = clear(&marker, process.as_ref()).await;
-    if left > 0 {
-        warn!(flow_run_id = %lease.flow_run_id, left, "Processes of the attempt can not be killed; they wait for the system.");
-    }
-    remove_scratch(&claim.flow_run).await;
-    let run = finish(shared.orchestrator.as_ref(), lease, ending).await;
+    clear_away(&claim, process.as_ref()).await;
+    let run = finish(shared.orchestrator.as_ref(), lease, ending, &mut wish).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
         None => shared.console.lost(lease),
@@ -101,14 +99,34 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, wish: watch::Receiver<
     run
 }
 
-/// Removes what a killed attempt left in its scratch directory. Its processes are dead by now.
-pub async fn remove_scratch(run: &FlowRun) {
+/// Gives a run back whose supervision has ended by a fault of this program.
+pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
+    clear_away(&claim, None).await;
+    let message = "interrupted: its supervision failed, see the worker's log".to_owned();
+    let ending = Ending::GivenBack { message };
+    // Nobody wishes anything of it any more.
+    let (_, mut wish) = watch::channel(Wish::Run);
+    finish(shared.orchestrator.as_ref(), claim.lease, ending, &mut wish).await;
+}
+
+async fn clear_away(claim: &Claim, process: Option<&ProcessIdentity>) {
+    let left = clear(&marker_of(claim.lease), process, DEATH_TIMEOUT).await;
+    if left > 0 {
+        let id = claim.lease.flow_run_id;
+        warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
+    }
+    remove_scratch(&claim.flow_run, claim.lease.attempt).await;
+}
+
+/// Removes what a killed attempt left in its scratch directory. Its processes are dead by now. Only this attempt's: by
+/// now another worker may have recovered the run, and its next attempt be at work.
+pub async fn remove_scratch(run: &FlowRun, attempt: u32) {
     let Some(output_dir) = run.parameters.path("output-dir").map(Path::to_owned) else {
         return;
     };
     let id = run.flow_run_id.to_string();
     // A directory on a dead disk must not hold up the worker's loop.
-    let _ = tokio::task::spawn_blocking(move || remove_leftovers(&output_dir, &id)).await;
+    let _ = tokio::task::spawn_blocking(move || remove_leftovers(&output_dir, &id, attempt)).await;
 }
 
 fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<WorkOrder, String> {
@@ -209,7 +227,7 @@ async fn run(
     order: WorkOrder,
     mut child: Child,
     marker: &str,
-    mut wish: watch::Receiver<Wish>,
+    wish: &mut watch::Receiver<Wish>,
 ) -> (Ending, Option<ProcessIdentity>) {
     let lease = claim.lease;
     let process = child.id().and_then(ProcessIdentity::of);
@@ -261,7 +279,7 @@ async fn run(
             BufReader::new(stderr),
             watched,
             flow,
-            &mut wish,
+            wish,
         )
         .await;
     // What is left of its tree would hold its streams open.
@@ -656,18 +674,34 @@ async fn sleep_until(instant: Option<Instant>) {
     }
 }
 
-/// Writes the ending, however long the store can not be written: a state must not be lost.
-async fn finish(orchestrator: &dyn Orchestrator, lease: Lease, ending: Ending) -> Option<FlowRun> {
+/// Writes the ending, however long the store can not be written: a state must not be lost. Only a worker that is to
+/// stop at once gives up; the run is recovered then, as that of a dead worker.
+async fn finish(
+    orchestrator: &dyn Orchestrator,
+    lease: Lease,
+    ending: Ending,
+    wish: &mut watch::Receiver<Wish>,
+) -> Option<FlowRun> {
+    let id = lease.flow_run_id;
     let mut wait = Duration::from_millis(100);
     loop {
         match orchestrator.finish(lease, ending.clone()).await {
             Ok(run) => return Some(run),
             Err(OrchestratorError::AttemptSuperseded { .. }) => return None,
             Err(error) => {
-                warn!(flow_run_id = %lease.flow_run_id, error = error.to_line(), "The run's state could not be written; trying again.");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(10));
+                let error = error.to_line();
+                warn!(flow_run_id = %id, error, "The run's state could not be written; trying again.");
             }
         }
+        let is_to_stop_at_once = async {
+            if wish.wait_for(|wish| *wish == Wish::Kill).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        if tokio::time::timeout(wait, is_to_stop_at_once).await.is_ok() {
+            warn!(flow_run_id = %id, "The run's state is left to the next worker.");
+            return None;
+        }
+        wait = (wait * 2).min(Duration::from_secs(10));
     }
 }

@@ -17,21 +17,23 @@ use std::time::{Duration, Instant};
 use jiff::{Timestamp, ToSpan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::error::OrchestratorError;
 use crate::flow_run::FlowRunId;
-use crate::orchestrator::{Ending, Orchestrator, OrphanedRun, WorkerRecord};
+use crate::orchestrator::{Claim, Ending, Orchestrator, OrphanedRun, WorkerRecord};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
 use crate::settings::Settings;
-use attempt::{Shared, Wish, remove_scratch, supervise};
+use attempt::{Shared, Wish, abandon, remove_scratch, supervise};
 use console::Console;
 use status_rows::StatusRows;
 
 /// The slow poll: what finds work when no bell was heard, dead workers and due status rows.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the loop waits for a dead worker's processes to die: its signals and claims wait too. The next turn goes on.
+const ORPHAN_DEATH_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often ended runs past their retention are looked for.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -83,14 +85,27 @@ struct Worker {
     once: bool,
     shared: Arc<Shared>,
     flow_names: BTreeSet<String>,
-    /// A running attempt's wish, by run.
-    wishes: HashMap<FlowRunId, watch::Sender<Wish>>,
-    attempts: JoinSet<FlowRunId>,
+    /// The attempts at work, by their task. Not by their run: the end of one attempt and the claim of the next one
+    /// of the same run come in any order.
+    running: HashMap<task::Id, Running>,
+    attempts: JoinSet<()>,
     status_rows: StatusRows,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
     retention_at: Option<Instant>,
     complained: Option<&'static str>,
+}
+
+/// An attempt at work.
+struct Running {
+    claim: Claim,
+    wish: watch::Sender<Wish>,
+}
+
+impl Running {
+    const fn id(&self) -> FlowRunId {
+        self.claim.lease.flow_run_id
+    }
 }
 
 /// How far the worker's end is.
@@ -156,7 +171,7 @@ impl Worker {
                 settings,
                 console,
             }),
-            wishes: HashMap::new(),
+            running: HashMap::new(),
             attempts: JoinSet::new(),
             ancestors: if is_npm_script {
                 ancestors_up_to_npm()
@@ -216,7 +231,7 @@ impl Worker {
                 _ = terminate.recv() => self.asked_to_stop("SIGTERM"),
                 _ = interrupt.recv() => self.asked_to_stop("SIGINT"),
                 _ = hangup.recv() => self.asked_to_stop("SIGHUP"),
-                Some(ended) = self.attempts.join_next() => self.attempt_ended(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.attempt_ended(ended),
                 () = orchestrator.wait_for_work(wait) => {}
             }
         }
@@ -275,14 +290,12 @@ impl Worker {
 
     async fn claim(&mut self) -> Result<(), OrchestratorError> {
         while let Some(claim) = self.orchestrator().claim(&self.name, self.flow_names.clone()).await? {
-            let id = claim.lease.flow_run_id;
             let (wish, receiver) = watch::channel(Wish::Run);
-            self.wishes.insert(id, wish);
-            let shared = self.shared.clone();
-            self.attempts.spawn(async move {
-                supervise(shared, claim, receiver).await;
-                id
+            let attempt = supervise(self.shared.clone(), claim.clone(), receiver);
+            let task = self.attempts.spawn(async {
+                attempt.await;
             });
+            self.running.insert(task.id(), Running { claim, wish });
         }
         Ok(())
     }
@@ -292,27 +305,24 @@ impl Worker {
         Ok(pool.is_paused || pool.waiting.iter().all(|(_, count)| *count == 0))
     }
 
-    fn attempt_ended(&mut self, ended: Result<FlowRunId, tokio::task::JoinError>) {
-        match ended {
-            Ok(id) => {
-                self.wishes.remove(&id);
-            }
-            // Its lease is this process's: the next worker, or this one's next start, recovers the run.
-            Err(error) => error!(%error, "Supervising an attempt failed: a fault of this program."),
+    fn attempt_ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let task = ended.as_ref().map_or_else(task::JoinError::id, |(task, ())| *task);
+        let running = self.running.remove(&task);
+        if let (Err(error), Some(Running { claim, .. })) = (ended, running) {
+            error!(%error, flow_run_id = %claim.flow_run.flow_run_id, "Supervising an attempt failed: a fault of this program.");
+            // This process lives, so nobody else will take the run back.
+            self.attempts.spawn(abandon(self.shared.clone(), claim));
         }
     }
 
     async fn pass_on_cancellations(&self) -> Result<(), OrchestratorError> {
-        if self.wishes.is_empty() {
+        if self.running.is_empty() {
             return Ok(());
         }
-        for (id, reason) in self
-            .orchestrator()
-            .cancellations(self.wishes.keys().copied().collect())
-            .await?
-        {
-            if let Some(wish) = self.wishes.get(&id) {
-                let is_new = wish.send_if_modified(|wish| {
+        let ids = self.running.values().map(Running::id).collect();
+        for (id, reason) in self.orchestrator().cancellations(ids).await? {
+            for running in self.running.values().filter(|running| running.id() == id) {
+                let is_new = running.wish.send_if_modified(|wish| {
                     let is_new = *wish == Wish::Run;
                     if is_new {
                         *wish = Wish::Cancel;
@@ -338,12 +348,12 @@ impl Worker {
     async fn recover_one(&self, orphan: OrphanedRun) -> Result<(), OrchestratorError> {
         let id = orphan.lease.flow_run_id;
         let worker = orphan.flow_run.worker_name.clone().unwrap_or_default();
-        let left = clear(&marker_of(orphan.lease), orphan.child.as_ref()).await;
+        let left = clear(&marker_of(orphan.lease), orphan.child.as_ref(), ORPHAN_DEATH_TIMEOUT).await;
         if left > 0 {
             warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
             return Ok(());
         }
-        remove_scratch(&orphan.flow_run).await;
+        remove_scratch(&orphan.flow_run, orphan.lease.attempt).await;
         let message = format!("interrupted: its worker {worker} died");
         match self
             .orchestrator()
@@ -412,8 +422,8 @@ impl Worker {
     }
 
     fn wish_all(&self, wanted: &Wish) {
-        for wish in self.wishes.values() {
-            wish.send_modify(|wish| {
+        for running in self.running.values() {
+            running.wish.send_modify(|wish| {
                 // What is being cancelled stays so; only at once is stronger.
                 if *wish == Wish::Run || *wanted == Wish::Kill {
                     *wish = wanted.clone();
