@@ -1,0 +1,6 @@
+//! Against a real Prefect server, with Prefect's own Python client as the judge.
+
+pub mod judge;
+pub mod proxy;
+pub mod server;
+mod test_bed;
