@@ -442,6 +442,7 @@ fn declare(
         flow.description.clone_from(description);
     }
     for (parameter, value) in &table.parameters {
+        check_parameter_name(parameter).map_err(fault)?;
         let parsed: ParameterTable = value
             .clone()
             .try_into()
@@ -500,6 +501,21 @@ fn declare(
     }
     check_templates(&flow).map_err(fault)?;
     flows.insert(flow);
+    Ok(())
+}
+
+/// A parameter is an option of `captionacc queue` as well, and must not be one that the command has itself.
+fn check_parameter_name(name: &str) -> Result<(), String> {
+    let is_plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    if !is_plain {
+        return Err(format!(
+            "parameter {name:?}: its name has letters, digits, dashes and underscores, a letter first"
+        ));
+    }
+    if ["help", "idempotency-key"].contains(&name) {
+        return Err(format!("parameter {name:?}: the name is taken by an option of captionacc queue"));
+    }
     Ok(())
 }
 
@@ -626,6 +642,16 @@ mod tests {
             (vec![], "[flows.train]\n", "has no command"),
             (vec![], "[flows.Train]\ncommand = [\"x\"]", "lowercase"),
             (vec![], "[flows.train]\ncommand = [\"x\", \"{nope}\"]", "nope"),
+            (
+                vec![],
+                "[flows.train]\ncommand = [\"x\"]\nparameters.'a b' = { type = 'text' }",
+                "a letter first",
+            ),
+            (
+                vec![],
+                "[flows.train]\ncommand = [\"x\"]\nparameters.help = { type = 'text' }",
+                "is taken",
+            ),
             (
                 vec![],
                 "[flows.train]\ncommand = [\"x\"]\nwork-queue = \"fast\"",

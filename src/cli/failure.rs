@@ -1,7 +1,9 @@
 //! What a command that did not do its work says: one line of JSON on stderr, and the exit code.
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use super::exit;
@@ -16,13 +18,13 @@ pub(super) enum Failure {
     /// Whoever read stdout has gone: nothing to say, and no fault.
     #[error("stdout is closed")]
     OutputClosed,
-    /// Stdout could not be written.
+    /// `ERR_CAPTIONACC_OUTPUT`: stdout could not be written.
     #[error("stdout cannot be written: {0}")]
     Output(#[source] std::io::Error),
 }
 
 impl From<std::io::Error> for Failure {
-    /// Of writing to stdout, the only I/O that the commands do themselves.
+    /// Of writing to stdout, the only I/O that commands do themselves.
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Self::OutputClosed,
@@ -41,42 +43,90 @@ impl Failure {
         .into()
     }
 
-    /// Says it on stderr and gives the exit code.
+    /// What the parser of the command line found wrong, as the error that any wrong argument is.
+    pub(super) fn of_parser(error: &clap::Error) -> Self {
+        let argument = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
+            .into_iter()
+            .find_map(|kind| context(error, kind))
+            .unwrap_or_default();
+        // `--frame-rate <FRAME_RATE>` and `--frame-rate` are both the argument frame-rate.
+        let name = argument
+            .split([' ', '=', ','])
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("--");
+        let problem = match error.kind() {
+            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                "missing: --help lists the commands".to_owned()
+            }
+            _ => sentence(error),
+        };
+        Self::argument(if name.is_empty() { "command line" } else { name }, problem)
+    }
+
+    /// Says it on stderr (JSON; for a person at a terminal, in words) and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if matches!(self, Self::OutputClosed) {
             return exit::DONE;
         }
+        let fields = self.fields();
+        let mut stderr = std::io::stderr();
+        let text = if stderr.is_terminal() {
+            let word = |name: &str| fields[name].as_str().map(super::output::plain).unwrap_or_default();
+            format!("error: {}\n  code: {}\n", word("message"), word("code"))
+        } else {
+            format!("{}\n", json!({ "error": fields }))
+        };
         // A closed stderr is no reason to end otherwise.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{}\n", self.to_json()).as_bytes());
+        let _ = stderr.write_all(text.as_bytes());
         exit::FAILED
     }
 
-    /// `{"error":{"code","message","retryable",…}}`; further fields name what is at fault.
-    fn to_json(&self) -> Value {
+    /// `code`, `message`, `retryable`; further fields name what is at fault.
+    fn fields(&self) -> Map<String, Value> {
         let (code, message, retryable) = match self {
             Self::Orchestrator(error) => (error.code(), error.to_line(), error.retryable()),
             Self::OutputClosed | Self::Output(_) => ("ERR_CAPTIONACC_OUTPUT", self.to_string(), false),
         };
         let mut fields = Map::new();
-        fields.insert("code".to_owned(), json!(code));
-        fields.insert("message".to_owned(), json!(message));
-        fields.insert("retryable".to_owned(), json!(retryable));
+        let mut field = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        field("code", json!(code));
+        field("message", json!(message));
+        field("retryable", json!(retryable));
         match self {
             Self::Orchestrator(OrchestratorError::InvalidArgument { argument, .. }) => {
-                fields.insert("argument".to_owned(), json!(argument));
+                field("argument", json!(argument));
             }
             Self::Orchestrator(OrchestratorError::UnknownFlow { name, .. }) => {
-                fields.insert("flow".to_owned(), json!(name));
+                field("flow", json!(name));
             }
             Self::Orchestrator(OrchestratorError::FlowRunNotFound(id)) => {
-                fields.insert("flowRunId".to_owned(), json!(id));
+                field("flowRunId", json!(id));
             }
             Self::Orchestrator(OrchestratorError::InvalidState { flow_run_id, state, .. }) => {
-                fields.insert("flowRunId".to_owned(), json!(flow_run_id));
-                fields.insert("state".to_owned(), json!(state));
+                field("flowRunId", json!(flow_run_id));
+                field("state", json!(state));
             }
             _ => {}
         }
-        json!({ "error": fields })
+        fields
     }
+}
+
+/// What the parser names as `kind`, if it names one thing.
+pub(super) fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => texts.first().cloned(),
+        _ => None,
+    }
+}
+
+/// The parser's message without its decoration and usage: what is wrong, then its tips, in one line.
+fn sentence(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let told = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let told = told.split("\n\nFor more information").next().unwrap_or(told);
+    let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ").trim_start_matches("error: ").to_owned()
 }

@@ -4,6 +4,7 @@
 //! that several workers share it. A lease records the worker's process, not a time: it is taken away from a dead
 //! process and never from a slow one. A fencing token that grows with every claim keeps late writes out.
 
+mod inspection;
 mod queue;
 mod reading;
 mod records;
@@ -29,6 +30,7 @@ use crate::error::OrchestratorError;
 use crate::flow::WORK_POOL;
 use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
 use crate::process_identity::ProcessIdentity;
+pub use inspection::StoreInspection;
 use store::Store;
 use wake::{Bell, Ear};
 
@@ -57,6 +59,17 @@ impl LocalOrchestrator {
             bell: Bell::new(home),
             ear: OnceCell::new(),
         })
+    }
+
+    /// What a look at the whole file finds, for `captionacc doctor`; it reads every page.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::StoreCorrupt`], and what opening can say.
+    pub async fn inspect(&self) -> Result<StoreInspection, OrchestratorError> {
+        let path = self.store.path().to_owned();
+        self.store
+            .run(move |connection| inspection::inspect(connection, path))
+            .await
     }
 }
 

@@ -1,0 +1,86 @@
+//! `captionacc pool`: the work pool, and whether runs are claimed from it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Failure;
+use super::output::{json_line, print, table, time};
+use super::{exit, with_orchestrator};
+use crate::orchestrator::WorkPool;
+use crate::settings::Settings;
+
+/// What `captionacc pool --help` ends with.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  captionacc pool
+  captionacc pool pause             # what runs goes on, nothing new starts
+  captionacc pool resume
+  captionacc worker --limit 4       # sets how many flow runs the pool runs at once";
+
+/// Options of `captionacc pool`.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// One line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show the pool and its workers
+    Show,
+    /// Claim nothing until resumed; what runs goes on
+    Pause,
+    /// Claim again
+    Resume,
+}
+
+/// Does what was asked with the pool, and shows it.
+pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
+    let settings = Settings::from_environment()?;
+    let pool = with_orchestrator(&settings, async |orchestrator| {
+        match options.action {
+            Some(Action::Pause) => orchestrator.set_paused(true).await?,
+            Some(Action::Resume) => orchestrator.set_paused(false).await?,
+            Some(Action::Show) | None => {}
+        }
+        Ok(orchestrator.read_work_pool().await?)
+    })?;
+    print(&if options.json { json_line(&pool) } else { text(&pool) })?;
+    Ok(exit::DONE)
+}
+
+fn text(pool: &WorkPool) -> String {
+    let standing = if pool.is_paused { "paused" } else { "ready" };
+    let mut text = format!(
+        "{}: {standing}, {} of {} slots taken\n\n",
+        pool.name, pool.active, pool.concurrency_limit
+    );
+    text.push_str(&table(
+        ["WORK QUEUE", "WAITING"],
+        pool.waiting
+            .iter()
+            .map(|(queue, count)| [queue.as_str().to_owned(), count.to_string()]),
+    ));
+    text.push('\n');
+    if pool.workers.is_empty() {
+        text.push_str("No worker: start one with captionacc worker\n");
+        return text;
+    }
+    text.push_str(&table(
+        ["WORKER", "PID", "VERSION", "STARTED", "ALIVE"],
+        pool.workers.iter().map(|worker| {
+            [
+                worker.name.clone(),
+                worker.process.pid.to_string(),
+                worker.version.clone(),
+                time(worker.started_at),
+                if worker.is_alive { "yes" } else { "no" }.to_owned(),
+            ]
+        }),
+    ));
+    text
+}

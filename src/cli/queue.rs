@@ -1,0 +1,190 @@
+//! `captionacc queue FLOW --name value …`: queues a flow run and prints one line of JSON.
+//!
+//! Drop-in for the old `python queue_flow.py FLOW …`: the same arguments, and `flow_run_id` in the line. The options
+//! of a flow are its parameters, those of flows declared in `captionacc.toml` included.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command};
+use serde_json::{Map, Value, json};
+
+use super::failure::{Failure, context};
+use super::{exit, not_parsed, output, with_orchestrator, working_directory};
+use crate::error::{OrchestratorError, did_you_mean};
+use crate::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind};
+use crate::orchestrator::NewFlowRun;
+use crate::settings::Settings;
+
+/// What follows `queue`, as it stands: only the settings know which flows and options there are.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The flow and its options
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "FLOW --OPTION VALUE"
+    )]
+    arguments: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  captionacc queue full-frames --video-id v1 --video-path v1.mp4 --db-path annotations.db --output-dir /tmp/v1
+  captionacc queue crop-frames --video-id v1 --video-path v1.mp4 --db-path annotations.db --output-dir /tmp/v1 \\
+    --crop-bounds '{\"left\":0,\"top\":300,\"right\":640,\"bottom\":360}' --crop-bounds-version 1
+
+It prints one line of JSON: {\"flow_run_id\":…,\"flowRunId\":…,\"status\":\"queued\",\"priority\":…}";
+
+/// Option that belongs to the call, not to the flow; settings refuse a parameter of that name.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Queues the run.
+pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
+    let settings = Settings::from_environment()?;
+    let mut command = command(&settings.flows);
+    let line = std::iter::once("captionacc queue".into()).chain(options.arguments);
+    let matches = match command.try_get_matches_from_mut(line) {
+        Ok(matches) => matches,
+        Err(error) => return explain(&error, &settings.flows, &mut command),
+    };
+    let (flow_name, given) = matches.subcommand().expect("the parser requires a flow");
+    let flow = settings.flows.get(flow_name)?.clone();
+    let arguments = flow.parse_arguments(&texts(&flow, given)?, &working_directory()?)?;
+    let new = NewFlowRun {
+        idempotency_key: text(given, IDEMPOTENCY_KEY)?,
+        flow,
+        arguments,
+    };
+    let queued = with_orchestrator(&settings, async |orchestrator| {
+        Ok(orchestrator.create_flow_run(new, std::sync::Arc::default()).await?)
+    })?;
+    output::print(&output::json_line(&json!({
+        "flow_run_id": queued.flow_run_id,
+        "flowRunId": queued.flow_run_id,
+        "status": "queued",
+        "priority": queued.work_queue,
+        "created": queued.created,
+    })))?;
+    Ok(exit::DONE)
+}
+
+/// The parser: a subcommand for each flow, an option for each of its parameters.
+fn command(flows: &Flows) -> Command {
+    Command::new("captionacc queue")
+        .bin_name("captionacc queue")
+        .about("Queue a flow run: it is durably stored when this returns")
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .subcommand_value_name("FLOW")
+        .subcommand_help_heading("Flows")
+        .disable_help_subcommand(true)
+        .subcommands(flows.iter().map(flow_command))
+}
+
+fn flow_command(flow: &FlowDefinition) -> Command {
+    let key = Arg::new(IDEMPOTENCY_KEY)
+        .long(IDEMPOTENCY_KEY)
+        .value_name("KEY")
+        .help("Two calls with one key make one flow run");
+    Command::new(flow.name.clone())
+        .about(flow.description.clone())
+        .after_help(EXAMPLES)
+        .args(flow.parameters.iter().map(option).chain([takes_any_value(key)]))
+}
+
+fn option(parameter: &ParameterDefinition) -> Arg {
+    let value_name = match parameter.kind {
+        ParameterKind::Text => "TEXT",
+        ParameterKind::Path => "PATH",
+        ParameterKind::Number => "NUMBER",
+        ParameterKind::FrameRate => "HZ",
+        ParameterKind::PositiveInteger => "COUNT",
+        ParameterKind::CropBounds => "JSON",
+    };
+    let presence = match &parameter.default {
+        Some(default) => format!("default: {default}"),
+        None => "required".to_owned(),
+    };
+    let help = format!("{} [{presence}]", parameter.description);
+    takes_any_value(
+        Arg::new(parameter.name.clone())
+            .long(parameter.name.clone())
+            .value_name(value_name)
+            .help(help.trim_start().to_owned()),
+    )
+}
+
+/// Whatever follows the option is its value, also what starts with `-`; the flow's own check judges it.
+fn takes_any_value(option: Arg) -> Arg {
+    option
+        .action(ArgAction::Set)
+        .allow_hyphen_values(true)
+        .value_parser(ValueParser::os_string())
+}
+
+/// The given values by parameter.
+fn texts(flow: &FlowDefinition, given: &ArgMatches) -> Result<Map<String, Value>, Failure> {
+    let mut values = Map::new();
+    for parameter in &flow.parameters {
+        if let Some(value) = text(given, &parameter.name)? {
+            values.insert(parameter.name.clone(), Value::String(value));
+        }
+    }
+    Ok(values)
+}
+
+fn text(given: &ArgMatches, name: &str) -> Result<Option<String>, Failure> {
+    let Some(value) = given.get_one::<OsString>(name) else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => Err(Failure::argument(
+            name,
+            format!("{value:?} is not UTF-8: give it in UTF-8 (arguments are kept as JSON)"),
+        )),
+    }
+}
+
+/// A wrong flow and a wrong option are named as every caller of a flow gets to hear it.
+fn explain(error: &clap::Error, flows: &Flows, command: &mut Command) -> Result<ExitCode, Failure> {
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let name = context(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            flows.get(&name)?;
+        }
+        ErrorKind::UnknownArgument => {
+            if let Some(name) = context(error, ContextKind::InvalidArg) {
+                let plain_name = name.trim_start_matches("--");
+                let hint = did_you_mean(
+                    plain_name,
+                    flows.iter().flat_map(|flow| &flow.parameters).map(|p| p.name.as_str()),
+                );
+                if name.starts_with("--") {
+                    return Err(Failure::argument(
+                        plain_name,
+                        format!("unknown argument{hint} (captionacc queue FLOW --help lists them)"),
+                    ));
+                }
+                return Err(Failure::argument(
+                    plain_name,
+                    "belongs to no option: values follow their option, as in --video-id v1",
+                ));
+            }
+        }
+        ErrorKind::MissingSubcommand => {
+            let known: Vec<&str> = flows.iter().map(|flow| flow.name.as_str()).collect();
+            output::print(&command.render_help().to_string())?;
+            return Err(OrchestratorError::InvalidArgument {
+                argument: "flow".to_owned(),
+                problem: format!("missing: give one of {}", known.join(", ")),
+            }
+            .into());
+        }
+        _ => {}
+    }
+    not_parsed(error, command)
+}
