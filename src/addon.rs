@@ -8,7 +8,6 @@
 //! On the JavaScript thread a call only copies the environment and the working directory; files and queue.db are
 //! touched in threads of their own. Nothing is open that keeps a process alive: a promise does while it is pending.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -23,6 +22,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use crate::error::OrchestratorError;
 use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
+use crate::orchestrator::prefect::settings::PrefectSettings;
 use crate::orchestrator::{self, FlowRunFilter, Intent, NewFlowRun, Orchestrator};
 use crate::settings::{OrchestratorChoice, Settings, default_home};
 use crate::state::StateType;
@@ -318,23 +318,39 @@ impl Context {
     }
 }
 
-type OpenOrchestrator = Arc<OnceCell<Arc<dyn Orchestrator>>>;
+/// An orchestrator that is open, with what tells it from another one.
+struct OpenOrchestrator {
+    home: PathBuf,
+    prefect: Option<PrefectSettings>,
+    handle: Arc<OnceCell<Arc<dyn Orchestrator>>>,
+}
 
 /// The orchestrator of these settings: one handle a home for the whole process, all its worker threads included.
 /// What could not be opened is tried again by the next call.
 async fn open(settings: &Settings) -> Answer<Arc<dyn Orchestrator>> {
-    static OPEN: Mutex<BTreeMap<(PathBuf, Option<String>), OpenOrchestrator>> = Mutex::new(BTreeMap::new());
+    static OPEN: Mutex<Vec<OpenOrchestrator>> = Mutex::new(Vec::new());
     let prefect = match settings.orchestrator {
         OrchestratorChoice::Embedded => None,
-        OrchestratorChoice::Prefect => Some(settings.prefect_api_url.clone().unwrap_or_default()),
+        OrchestratorChoice::Prefect => settings.prefect.clone(),
     };
-    let cell = OPEN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .entry((settings.home.clone(), prefect))
-        .or_default()
-        .clone();
-    cell.get_or_try_init(|| orchestrator::open(settings)).await.cloned()
+    let handle = {
+        let mut known = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known
+            .iter()
+            .find(|open| open.home == settings.home && open.prefect == prefect);
+        if let Some(open) = found {
+            open.handle.clone()
+        } else {
+            let handle = Arc::default();
+            known.push(OpenOrchestrator {
+                home: settings.home.clone(),
+                prefect,
+                handle: Arc::clone(&handle),
+            });
+            handle
+        }
+    };
+    handle.get_or_try_init(|| orchestrator::open(settings)).await.cloned()
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(argument: &str, json: &str) -> Answer<T> {
