@@ -100,7 +100,9 @@ fn execute_command() -> Result<String, Failure> {
         origin: program.display().to_string(),
         problem: "the path of this program is not UTF-8: give --command".to_owned(),
     })?;
-    let is_plain = program.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    let is_plain = program
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
     Ok(if is_plain {
         format!("{program} execute")
     } else {
@@ -134,7 +136,10 @@ async fn deploy(client: &PrefectClient, flow: &FlowDefinition, command: &str) ->
         // Schedules, limits and whatever else people set in Prefect's UI is theirs: only what differs is sent. A pool
         // can only be taken away by registering anew.
         Some(id) if !changes.iter().any(|field| field == "work_pool_name") => {
-            let patch: Map<String, Value> = wanted.into_iter().filter(|(field, _)| changes.contains(field)).collect();
+            let patch: Map<String, Value> = wanted
+                .into_iter()
+                .filter(|(field, _)| changes.contains(field))
+                .collect();
             let call = Call::patch(format!("/deployments/{}", segment(id)), &patch);
             client.answer(call).await.map(drop)
         }
@@ -208,7 +213,11 @@ fn is_same(found: Option<&Value>, wanted: &Value) -> bool {
             found.len() == wanted.len() && wanted.iter().all(|(name, value)| is_same(found.get(name), value))
         }
         (Value::Array(found), Value::Array(wanted)) => {
-            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| is_same(Some(found), wanted))
+            found.len() == wanted.len()
+                && found
+                    .iter()
+                    .zip(wanted)
+                    .all(|(found, wanted)| is_same(Some(found), wanted))
         }
         (Value::Number(found), Value::Number(wanted)) => found.as_f64() == wanted.as_f64(),
         (found, wanted) => found == wanted,

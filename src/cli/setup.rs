@@ -136,7 +136,9 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         };
         let checked = check(&client).await?;
         let mode = if options.runner_mode {
-            Mode::Runner { why: "as asked".to_owned() }
+            Mode::Runner {
+                why: "as asked".to_owned(),
+            }
         } else {
             prepare_pool(&client, &pool, options.limit).await?
         };
@@ -149,7 +151,9 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     warn_of_environment(place);
     let mode = match mode {
         Mode::Pool { said } => said,
-        Mode::Runner { why } => format!("Runner mode, without a work pool ({why}): the worker polls the deployments and holds the limit itself"),
+        Mode::Runner { why } => format!(
+            "Runner mode, without a work pool ({why}): the worker polls the deployments and holds the limit itself"
+        ),
     };
     print(&format!(
         "Prefect at {}: {checked}\n{}\nProfile {:?} is written to {} and active\nNext: npm run deploy, then npm run worker\n",
@@ -341,7 +345,11 @@ async fn cloud(options: &Options, asker: &Asker) -> Result<PrefectClient, Failur
     };
     let workspaces: Vec<Workspace> = with_key(&base)?.call(Call::get("/me/workspaces")).await.map_err(of)?;
     let handles: Vec<String> = workspaces.iter().map(Workspace::handle).collect();
-    let known = if handles.is_empty() { "none".to_owned() } else { handles.join(", ") };
+    let known = if handles.is_empty() {
+        "none".to_owned()
+    } else {
+        handles.join(", ")
+    };
     let chosen = match &options.workspace {
         Some(name) => workspaces
             .iter()
@@ -353,7 +361,10 @@ async fn cloud(options: &Options, asker: &Asker) -> Result<PrefectClient, Failur
             .ok_or_else(|| Failure::argument("workspace", format!("{name:?} is not one of this key's: {known}")))?,
         None if workspaces.len() == 1 => 0,
         None if workspaces.is_empty() => {
-            return Err(Failure::argument("workspace", "this key has none: make one in Prefect Cloud"));
+            return Err(Failure::argument(
+                "workspace",
+                "this key has none: make one in Prefect Cloud",
+            ));
         }
         None => {
             asker.need("workspace", &format!("--workspace with one of: {known}"))?;
@@ -554,7 +565,10 @@ fn warn_of_environment(place: Place) {
     } else {
         &["CAPTIONACC_ORCHESTRATOR", "PREFECT_API_URL", "PREFECT_PROFILE"]
     };
-    for name in names.iter().filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
+    for name in names
+        .iter()
+        .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    {
         eprintln!("warning: {name} is set in the environment and goes before what was written now");
     }
 }

@@ -52,9 +52,12 @@ impl<'a> TomlFile<'a> {
                 made.set_implicit(depth + 1 < names.len());
                 Item::Table(made)
             });
-            table = item
-                .as_table_mut()
-                .ok_or_else(|| fault(self.path, format!("{} is no table there: repair it", names[..=depth].join("."))))?;
+            table = item.as_table_mut().ok_or_else(|| {
+                fault(
+                    self.path,
+                    format!("{} is no table there: repair it", names[..=depth].join(".")),
+                )
+            })?;
         }
         Ok(table)
     }
@@ -126,11 +129,16 @@ mod tests {
     fn only_what_is_set_changes_and_the_file_is_private() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("profiles.toml");
-        let before = "# mine\nactive = \"a\" # now\n\n[profiles.a]\n# the old server\nPREFECT_API_URL = \"http://a/api\"\n";
+        let before =
+            "# mine\nactive = \"a\" # now\n\n[profiles.a]\n# the old server\nPREFECT_API_URL = \"http://a/api\"\n";
         fs::write(&path, before).expect("written");
         let mut file = TomlFile::read(&path).expect("read");
         set(file.table(&[]).expect("a table"), "active", "b");
-        set(file.table(&["profiles", "b"]).expect("a table"), "PREFECT_API_URL", "http://b/api");
+        set(
+            file.table(&["profiles", "b"]).expect("a table"),
+            "PREFECT_API_URL",
+            "http://b/api",
+        );
         assert!(file.write().expect("written"));
         let after = fs::read_to_string(&path).expect("read");
         assert_eq!(
