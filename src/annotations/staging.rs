@@ -1,9 +1,11 @@
 //! The scratch database that a run's frames and text boxes wait in until they are swapped into annotations.db.
 //!
 //! Theory of operation: the file lies in `output-dir` and lives as long as its [`Staging`]. Its name carries the
-//! attempt (`{flow_run_id}-{attempt}`) and how many folders were made for it, so that what a killed attempt leaves is
-//! found and removed whole by the next one, or by [`remove_leftovers`]. It has no journal and is never synced: it is
-//! worth nothing without the run.
+//! attempt (`{flow_run_id}-{attempt}`), so that what a killed attempt leaves is found and removed by the next one, or by
+//! [`remove_leftovers`]. It has no journal and is never synced: it is worth nothing without the run.
+//!
+//! Both flows of a video may share an `output-dir` that neither of them found. Whoever makes it leaves a marker in it
+//! that says how many folders were made; whoever leaves it last, with nothing but the marker in it, removes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How the names of staging databases begin and end.
 const PREFIX: &str = "captionacc-";
 const SUFFIX: &str = ".staging";
+/// How the name of the marker begins; the number of folders follows.
+const MADE_PREFIX: &str = "captionacc-made-";
+/// How often an `output-dir` is made again that another run has just removed.
+const CREATE_ATTEMPTS: u32 = 100;
 
 const SCHEMA: &str = "
 PRAGMA page_size = 16384;
@@ -75,14 +81,13 @@ pub struct Staging {
 struct Scratch {
     file: PathBuf,
     output_dir: PathBuf,
-    made_folders: usize,
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Nobody is there to hear of a failure; what stays is found by its name.
         let _ = fs::remove_file(&self.file);
-        remove_folders(&self.output_dir, self.made_folders);
+        remove_made(&self.output_dir);
     }
 }
 
@@ -98,23 +103,29 @@ impl Staging {
         let output_dir = std::path::absolute(output_dir)
             .map_err(|error| output_dir_fault(error, output_dir, "finding the output-dir"))?;
         let run = name.rsplit_once('-').map_or(name, |(run, _)| run);
-        let inherited_folders = remove_files(&output_dir, run, u32::MAX);
-        let made_folders = make_folders(&output_dir)?.max(inherited_folders);
+        remove_files(&output_dir, run, u32::MAX);
         let unique = uuid::Uuid::new_v4().simple().to_string();
-        let file = output_dir.join(format!("{PREFIX}{name}-made{made_folders}-{}{SUFFIX}", &unique[..8]));
-        let scratch = Scratch {
-            file,
-            output_dir,
-            made_folders,
-        };
+        let file = output_dir.join(format!("{PREFIX}{name}-{}{SUFFIX}", &unique[..8]));
         // Made here, so that the system says why it cannot be, and no link is followed.
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options
-            .open(&scratch.file)
-            .map_err(|error| output_dir_fault(error, &scratch.output_dir, "creating the staging database"))?;
+        let scratch = Scratch { file, output_dir };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            mark_made(&scratch.output_dir, make_folders(&scratch.output_dir)?);
+            match options.open(&scratch.file) {
+                Ok(_) => break,
+                // The other flow's run has just left the folder, and removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempts < CREATE_ATTEMPTS => {}
+                Err(error) => {
+                    let doing = "creating the staging database";
+                    return Err(output_dir_fault(error, &scratch.output_dir, doing));
+                }
+            }
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sqlite = open(&scratch.file, flags)?;
         sqlite
@@ -290,8 +301,8 @@ pub fn remove_leftovers(output_dir: &Path, flow_run_id: &str, attempt: u32) {
     let Ok(output_dir) = std::path::absolute(output_dir) else {
         return;
     };
-    let made_folders = remove_files(&output_dir, flow_run_id, attempt);
-    remove_folders(&output_dir, made_folders);
+    remove_files(&output_dir, flow_run_id, attempt);
+    remove_made(&output_dir);
 }
 
 fn open(file: &Path, flags: OpenFlags) -> Result<Connection, AnnotationsError> {
@@ -354,54 +365,77 @@ fn remove_folders(folder: &Path, count: usize) {
     }
 }
 
-/// Removes the staging databases of the attempts of `run` up to `newest` in `folder`; returns how many folders were made
-/// for them.
-fn remove_files(folder: &Path, run: &str, newest: u32) -> usize {
-    let mut made_folders = 0;
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some((attempt, made)) = name.to_str().and_then(|name| parse_name(name, run)) else {
-            continue;
-        };
-        if attempt <= newest
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-            && fs::remove_file(entry.path()).is_ok()
-        {
-            made_folders = made_folders.max(made);
-        }
+/// Leaves the marker of folders that were made for `folder`.
+fn mark_made(folder: &Path, count: usize) {
+    if count > 0 {
+        // Without it the folder stays, which is all that comes of it.
+        let _ = fs::File::create_new(folder.join(format!("{MADE_PREFIX}{count}")));
     }
-    made_folders
 }
 
-/// Attempt and number of folders in the name `captionacc-{run}-{attempt}-made{n}-{unique}.staging`, if it is one of
-/// `run`.
-fn parse_name(name: &str, run: &str) -> Option<(u32, usize)> {
+/// Removes the folders that were made for `folder`, if nothing but their marker is left in it.
+fn remove_made(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut made = 0;
+    let mut markers = Vec::new();
+    for entry in entries {
+        let Ok(entry) = entry else { return };
+        let name = entry.file_name();
+        let Some(count) = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(MADE_PREFIX)?.parse().ok())
+        else {
+            return;
+        };
+        made = made.max(count);
+        markers.push(entry.path());
+    }
+    for marker in markers {
+        let _ = fs::remove_file(marker);
+    }
+    remove_folders(folder, made);
+    if folder.exists() {
+        // Another run came in meanwhile: it is the one to leave last.
+        mark_made(folder, made);
+    }
+}
+
+/// Removes the staging databases of the attempts of `run` up to `newest` in `folder`.
+fn remove_files(folder: &Path, run: &str, newest: u32) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let attempt = name.to_str().and_then(|name| attempt_of(name, run));
+        if attempt.is_some_and(|attempt| attempt <= newest) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The attempt in the name `captionacc-{run}-{attempt}-{unique}.staging`, if it is one of `run`.
+fn attempt_of(name: &str, run: &str) -> Option<u32> {
     let rest = name.strip_prefix(PREFIX)?.strip_prefix(run)?.strip_prefix('-')?;
-    let mut parts = rest.strip_suffix(SUFFIX)?.split('-');
-    let attempt = parts.next()?.parse().ok()?;
-    let made = parts.next()?.strip_prefix("made")?.parse().ok()?;
-    let unique = parts.next()?;
-    let is_ours = parts.next().is_none() && unique.len() == 8 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_ours.then_some((attempt, made))
+    let (attempt, unique) = rest.strip_suffix(SUFFIX)?.split_once('-')?;
+    let is_ours = unique.len() == 8 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
+    attempt.parse().ok().filter(|_| is_ours)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_name;
+    use super::attempt_of;
 
     #[test]
     fn only_names_of_the_run_itself_are_its_leftovers() {
         let cases = [
-            ("captionacc-run-1-made2-0123abcd.staging", Some((1, 2))),
-            ("captionacc-run-12-made0-0123abcd.staging", Some((12, 0))),
-            ("captionacc-run-other-1-made2-0123abcd.staging", None),
-            ("captionacc-other-1-made2-0123abcd.staging", None),
-            ("captionacc-run-1-made2-0123abcd.staging.bak", None),
-            ("captionacc-run-1-made2-notes.staging", None),
-            ("captionacc-run-1-made-2-0123abcd.staging", None),
+            ("captionacc-run-1-0123abcd.staging", Some(1)),
+            ("captionacc-run-12-0123abcd.staging", Some(12)),
+            ("captionacc-run-other-1-0123abcd.staging", None),
+            ("captionacc-other-1-0123abcd.staging", None),
+            ("captionacc-run-1-0123abcd.staging.bak", None),
+            ("captionacc-run-1-notes.staging", None),
+            ("captionacc-run-1-2-0123abcd.staging", None),
         ];
         for (name, found) in cases {
-            assert_eq!(parse_name(name, "run"), found, "{name}");
+            assert_eq!(attempt_of(name, "run"), found, "{name}");
         }
     }
 }
