@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, OnceCell};
 
 use crate::error::OrchestratorError;
+use crate::flow::WorkQueue;
 use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
 use crate::orchestrator::prefect::settings::PrefectSettings;
 use crate::orchestrator::{self, FlowRunFilter, Intent, NewFlowRun, Orchestrator};
@@ -125,7 +126,15 @@ pub fn queue_flow_run<'env>(
     })
 }
 
-async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) -> Answer<Value> {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QueueAnswer {
+    flow_run_id: FlowRunId,
+    status: &'static str,
+    priority: WorkQueue,
+}
+
+async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) -> Answer<QueueAnswer> {
     let settings = context.settings().await?;
     let flow = settings.flows.get(&request.flow_type)?.clone();
     let arguments = flow.parse_arguments(&request.arguments, context.working_directory()?)?;
@@ -135,7 +144,11 @@ async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) ->
         idempotency_key: request.idempotency_key,
     };
     let queued = open(&settings).await?.create_flow_run(new, intent).await?;
-    Ok(json!({"flowRunId": queued.flow_run_id, "status": "queued", "priority": queued.work_queue}))
+    Ok(QueueAnswer {
+        flow_run_id: queued.flow_run_id,
+        status: "queued",
+        priority: queued.work_queue,
+    })
 }
 
 /// The run with its states, task runs and artifacts.
@@ -360,6 +373,11 @@ fn decode<T: for<'a> Deserialize<'a>>(argument: &str, json: &str) -> Answer<T> {
     })
 }
 
+#[derive(Serialize)]
+struct Success<T> {
+    value: T,
+}
+
 /// A promise of the JSON text of what `call` returns.
 fn answer<T: Serialize, Call, Called>(env: &Env, call: Call) -> napi::Result<PromiseRaw<'_, String>>
 where
@@ -369,7 +387,7 @@ where
     let calling = call(Context::capture());
     env.spawn_future(async move {
         let answer = match calling.await {
-            Ok(value) => json!({"value": value}),
+            Ok(value) => serde_json::to_string(&Success { value }),
             Err(error) => {
                 let mut causes = Vec::new();
                 let mut cause = std::error::Error::source(&error);
@@ -377,14 +395,14 @@ where
                     causes.push(error.to_string());
                     cause = error.source();
                 }
-                json!({"error": {
+                serde_json::to_string(&json!({"error": {
                     "code": error.code(),
                     "message": error.to_string(),
                     "retryable": error.retryable(),
                     "causes": causes,
-                }})
+                }}))
             }
         };
-        Ok(answer.to_string())
+        answer.map_err(napi::Error::from)
     })
 }

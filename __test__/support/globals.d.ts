@@ -1,0 +1,2 @@
+// Vite's types name it; Node 20, whose types these are, has none.
+declare class WebSocket {}

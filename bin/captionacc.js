@@ -1,0 +1,41 @@
+#!/usr/bin/env node
+'use strict';
+
+// Becomes the `captionacc` binary, so that it is the binary that gets the signals. Where Node cannot replace its own
+// process (before 22.15), this process stays beside it, passes signals on and ends as the binary ended.
+
+const { binaryPath } = require('../lib/platform.js');
+
+let binary;
+try {
+  binary = binaryPath();
+} catch (error) {
+  process.stderr.write(`${JSON.stringify({ error: error.message })}\n`);
+  process.exit(1);
+}
+const given = process.argv.slice(2);
+
+if (typeof process.execve === 'function') {
+  process.execve(binary, [binary, ...given], process.env);
+} else {
+  const { spawn } = require('node:child_process');
+  const child = spawn(binary, given, { stdio: 'inherit' });
+  // A terminal sends these to the binary itself, as it is in the same process group: passed on as well, one Ctrl-C
+  // would count as two, and the second one stops a worker at once.
+  const isOnTerminal = process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR2']) {
+    const isFromTerminal = signal === 'SIGINT' || signal === 'SIGHUP' || signal === 'SIGQUIT';
+    process.on(signal, () => {
+      if (!(isFromTerminal && isOnTerminal)) child.kill(signal);
+    });
+  }
+  child.on('error', (error) => {
+    process.stderr.write(`${JSON.stringify({ error: `${binary} could not be started: ${error.message}` })}\n`);
+    process.exit(1);
+  });
+  child.on('exit', (code, signal) => {
+    if (signal === null) process.exit(code);
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+  });
+}

@@ -1,0 +1,479 @@
+/**
+ * CaptionA.cc orchestrator: queues caption flows and tells what becomes of them. The flows themselves run in a worker
+ * (`captionacc worker`), in another process.
+ *
+ * Every function returns a promise, and every failure is a rejection with an {@link OrchestratorError}, wrong arguments
+ * included. No call blocks the event loop, keeps the process alive once it has settled, or opens an `annotations.db`.
+ *
+ * Where runs are queued is a matter of settings, read from the environment and `captionacc.toml`: by default
+ * `queue.db` in `CAPTIONACC_HOME`.
+ *
+ * @packageDocumentation
+ */
+
+/** A rectangle in pixels of the upright frame; `right` and `bottom` are exclusive. */
+export interface CropBounds {
+  /** First column. */
+  left: number;
+  /** First row. */
+  top: number;
+  /** Column after the last; above `left`. */
+  right: number;
+  /** Row after the last; above `top`. */
+  bottom: number;
+}
+
+/** What every built-in flow takes. Paths are local, and made absolute against the working directory of the call. */
+export interface VideoArguments {
+  /** The video's id in the web app. */
+  'video-id': string;
+  /** The video file. */
+  'video-path': string;
+  /** The video's `annotations.db`. */
+  'db-path': string;
+  /** A scratch directory: nothing is left in it, and if the run made it, it is removed. */
+  'output-dir': string;
+}
+
+/** Arguments of `full-frames`: samples whole frames and reads the text on them. */
+export interface FullFramesArguments extends VideoArguments {
+  /**
+   * Sampled frames a second, in Hz; above 0.
+   * @default 0.1
+   */
+  'frame-rate'?: number | string | undefined;
+}
+
+/** Arguments of `crop-frames`: samples the caption strip. */
+export interface CropFramesArguments extends VideoArguments {
+  /** The caption strip, as an object or as its JSON text. */
+  'crop-bounds': CropBounds | string;
+  /**
+   * Version of the layout that the bounds come from; a whole number from 1.
+   * @default 1
+   */
+  'crop-bounds-version'?: number | string | undefined;
+  /**
+   * Sampled frames a second, in Hz; above 0.
+   * @default 10
+   */
+  'frame-rate'?: number | string | undefined;
+}
+
+/**
+ * The flows, each with its arguments. A flow that `captionacc.toml` declares is made known to the compiler by
+ * augmenting this interface.
+ *
+ * @example
+ * ```ts
+ * declare module '@captionacc/orchestrator' {
+ *   interface FlowArguments {
+ *     train: { version: string };
+ *   }
+ * }
+ * ```
+ */
+export interface FlowArguments {
+  'full-frames': FullFramesArguments;
+  'crop-frames': CropFramesArguments;
+}
+
+/** The name of a flow. */
+export type FlowType = keyof FlowArguments;
+
+/** Where a run waits: `user-initiated` ones start before `background` ones. */
+export type Priority = 'background' | 'user-initiated';
+
+/** The arguments `A` of flow `F`, without any that the flow does not take. */
+export type ExactArguments<F extends FlowType, A> = A & Record<Exclude<keyof A, keyof FlowArguments[F]>, never>;
+
+/** Options of {@link queuePrefectFlow}. */
+export interface QueueOptions {
+  /** Gives the call up while nothing is stored. Once the run is stored, the call returns it all the same. */
+  signal?: AbortSignal | undefined;
+  /** Calls with the same key queue one run, and return it. At most 1024 bytes. */
+  idempotencyKey?: string | undefined;
+  /**
+   * Longest wait, in milliseconds. When it is over, nothing is stored.
+   * @default 30000
+   */
+  timeoutMs?: number | undefined;
+}
+
+/** A run that is durably queued. */
+export interface QueuedFlowRun {
+  /** Its id. */
+  flowRunId: string;
+  status: 'queued';
+  /** Where it waits. */
+  priority: Priority;
+}
+
+/**
+ * Queues a flow run and resolves once it is durably stored.
+ *
+ * An equal `full-frames` run of the same video that still waits is returned instead of queued twice; a `crop-frames` run
+ * takes the place of an older one of the same video, queued or running.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_UNKNOWN_FLOW`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
+ * `ERR_CAPTIONACC_ABORTED`, `ERR_CAPTIONACC_TIMEOUT`, `ERR_CAPTIONACC_CONFIG`, `ERR_CAPTIONACC_STORE_…`,
+ * `ERR_CAPTIONACC_PREFECT_…`. Whatever it is, nothing was stored.
+ *
+ * @example
+ * ```ts
+ * const { flowRunId } = await queuePrefectFlow('crop-frames', {
+ *   'video-id': video.id,
+ *   'video-path': video.path,
+ *   'db-path': path.join(folder, 'annotations.db'),
+ *   'output-dir': path.join(folder, 'scratch'),
+ *   'crop-bounds': { left: 0, top: 400, right: 1280, bottom: 640 },
+ *   'crop-bounds-version': 3,
+ * });
+ * ```
+ */
+export function queuePrefectFlow<F extends FlowType, A extends FlowArguments[F]>(
+  flowType: F,
+  args: ExactArguments<F, A>,
+  options?: QueueOptions,
+): Promise<QueuedFlowRun>;
+/** The same for arguments whose names are not known to the compiler: they are checked by the call. */
+export function queuePrefectFlow<A extends Record<string, string>>(
+  flowType: FlowType,
+  args: string extends keyof A ? A : never,
+  options?: QueueOptions,
+): Promise<QueuedFlowRun>;
+
+/** What kind of state it is. `CANCELLED`, `COMPLETED`, `FAILED` and `CRASHED` are final. */
+export type StateType =
+  | 'SCHEDULED'
+  | 'PENDING'
+  | 'RUNNING'
+  | 'CANCELLING'
+  | 'CANCELLED'
+  | 'COMPLETED'
+  | 'FAILED'
+  | 'CRASHED';
+
+/** The name of a state, which says more than its type. */
+export type StateName =
+  | 'Scheduled'
+  | 'Late'
+  | 'AwaitingRetry'
+  | 'Pending'
+  | 'Running'
+  | 'Retrying'
+  | 'Cancelling'
+  | 'Cancelled'
+  | 'Completed'
+  | 'Failed'
+  | 'TimedOut'
+  | 'Crashed';
+
+/** A state that a run is or was in. Times are RFC 3339, in UTC. */
+export interface State {
+  type: StateType;
+  name: StateName;
+  /** Why, for people. */
+  message: string | null;
+  /** Since when. */
+  timestamp: string;
+}
+
+/** How far an attempt is. */
+export interface Progress {
+  /** The task that it speaks of. */
+  task: string;
+  /** Work done, in `unit`. */
+  done: number;
+  /** All of the work, if known. */
+  total: number | null;
+  /** `frames`, for example. */
+  unit: string;
+  /** Of the whole attempt, from 0 to 1. */
+  fraction: number;
+  timestamp: string;
+}
+
+/** A flow run. */
+export interface FlowRun {
+  flowRunId: string;
+  /** `full-frames`, for example. */
+  flowName: string;
+  /** `full-frames/production`, for example. */
+  deployment: string;
+  /** The arguments as they were checked: complete, paths absolute. */
+  parameters: Record<string, unknown>;
+  /** Where it waits. */
+  priority: Priority;
+  /** Flow, work queue and `video:ID`. */
+  tags: string[];
+  /** Its state now. */
+  state: State;
+  /** Attempts begun. */
+  attempt: number;
+  /** Attempts that failed by themselves; interrupted ones do not count. */
+  failedAttempts: number;
+  /** Of the attempt that runs, or of the last one. */
+  progress: Progress | null;
+  /** The run that took its place, if one did. */
+  supersededBy: string | null;
+  /** The worker that has it, or had it last. */
+  workerName: string | null;
+  /** Process of the attempt that runs. */
+  pid: number | null;
+  /** When it was queued. */
+  createdAt: string;
+  /** When it may run (again). */
+  scheduledAt: string;
+  /** When its first attempt started. */
+  startedAt: string | null;
+  /** When it reached its final state. */
+  endedAt: string | null;
+}
+
+/** A step of an attempt. */
+export interface TaskRun {
+  taskRunId: string;
+  /** Attempt of the flow run that it belongs to, from 1. */
+  attempt: number;
+  name: string;
+  /** How often it was tried within the attempt. */
+  runCount: number;
+  /** Its state now. */
+  state: State;
+  startedAt: string;
+  endedAt: string | null;
+}
+
+/** Something that a run leaves for people to look at. */
+export interface Artifact {
+  /** Lowercase letters, digits and dashes. */
+  key: string;
+  type: 'table' | 'link' | 'markdown' | 'progress';
+  description: string | null;
+  /** `table`: a list of objects; `link`, `markdown`: text; `progress`: a number from 0 to 100. */
+  data: unknown;
+  timestamp: string;
+}
+
+/** A flow run with all that is kept of it. */
+export interface FlowRunDetails extends FlowRun {
+  /** Every state it was in, oldest first. */
+  states: State[];
+  /** Its task runs, oldest first. */
+  taskRuns: TaskRun[];
+  /** Its artifacts, oldest first. */
+  artifacts: Artifact[];
+}
+
+/**
+ * Reads a flow run with its states, task runs and artifacts.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_INVALID_ARGUMENT`, and those of
+ * the store.
+ */
+export function getFlowRun(flowRunId: string): Promise<FlowRunDetails>;
+
+/** Which runs to list; what is left out does not matter. */
+export interface FlowRunFilter {
+  /** Of this flow. */
+  flowName?: string | undefined;
+  /** Of this video. */
+  videoId?: string | undefined;
+  /**
+   * In a state of one of these types.
+   * @default [] any
+   */
+  stateTypes?: readonly StateType[] | undefined;
+  /**
+   * At most so many, from 1 to 1000.
+   * @default 100
+   */
+  limit?: number | undefined;
+  /** Only runs queued before this one: the last id of the page before. */
+  before?: string | undefined;
+}
+
+/**
+ * Lists flow runs, newest first.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_INVALID_ARGUMENT`, and those of the store.
+ *
+ * @example
+ * ```ts
+ * const running = await listFlowRuns({ stateTypes: ['PENDING', 'RUNNING'], videoId: video.id });
+ * ```
+ */
+export function listFlowRuns(filter?: FlowRunFilter): Promise<FlowRun[]>;
+
+/**
+ * Cancels a flow run: one that waits at once, a running one as soon as its worker has stopped it (its state is
+ * `CANCELLING` until then). To cancel twice is to cancel once.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`; `ERR_CAPTIONACC_INVALID_STATE` if it has ended
+ * otherwise; and those of the store.
+ */
+export function cancelFlowRun(flowRunId: string): Promise<FlowRun>;
+
+/**
+ * Queues a failed, crashed or cancelled flow run again, under its id; one that waits for its retry becomes due.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`; `ERR_CAPTIONACC_INVALID_STATE` if it is under way
+ * or completed; and those of the store.
+ */
+export function retryFlowRun(flowRunId: string): Promise<FlowRun>;
+
+/** Options of {@link waitForFlowRun}. */
+export interface WaitOptions {
+  /** Ends the waiting; the run goes on. */
+  signal?: AbortSignal | undefined;
+  /**
+   * Longest wait, in milliseconds.
+   * @default none
+   */
+  timeoutMs?: number | undefined;
+  /** Called with the newest progress; what it throws ends the waiting and is what the promise rejects with. */
+  onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+/**
+ * Waits until a flow run has reached a final state, whichever it is, and returns the run.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`,
+ * `ERR_CAPTIONACC_TIMEOUT`, and those of the store.
+ *
+ * @example
+ * ```ts
+ * const run = await waitForFlowRun(flowRunId, { onProgress: ({ fraction }) => show(fraction) });
+ * if (run.state.type !== 'COMPLETED') throw new Error(run.state.message ?? run.state.name);
+ * ```
+ */
+export function waitForFlowRun(flowRunId: string, options?: WaitOptions): Promise<FlowRunDetails>;
+
+/** A line of a run's log. */
+export interface LogLine {
+  /** Attempt that wrote it; 0 before the first. */
+  attempt: number;
+  level: 'debug' | 'info' | 'warning' | 'error';
+  /** One line of text. */
+  message: string;
+  timestamp: string;
+}
+
+/** What a watcher of a run sees. */
+export type FlowRunEvent =
+  | { type: 'state'; state: State; /** Attempts begun by then. */ attempt: number }
+  | { type: 'progress'; progress: Progress }
+  | { type: 'log'; log: LogLine };
+
+/** Options of {@link watchFlowRun}. */
+export interface WatchOptions {
+  /** Ends the watching with `ERR_CAPTIONACC_ABORTED`; the run goes on. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * The events of a flow run: all of its past ones first (of progress, only the newest is kept), then each as it happens.
+ * The iterator ends once the run has ended and all was seen. Leaving the loop releases everything.
+ *
+ * @throws {@link OrchestratorError} from `next()`: `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`, and
+ * those of the store.
+ *
+ * @example
+ * ```ts
+ * for await (const event of watchFlowRun(flowRunId)) {
+ *   if (event.type === 'log') console.log(event.log.message);
+ * }
+ * ```
+ */
+export function watchFlowRun(flowRunId: string, options?: WatchOptions): AsyncIterableIterator<FlowRunEvent, undefined>;
+
+/** The newest materialization of an asset. */
+export interface Asset {
+  /** `annotations://VIDEO/full_frames`, for example. */
+  key: string;
+  /** Grows with every materialization of any asset. */
+  version: number;
+  /** The run that made it. */
+  flowRunId: string;
+  /** The flow of that run. */
+  flowName: string;
+  materializedAt: string;
+  /** Counts, parameters, versions. */
+  metadata: unknown;
+  /** What it was made from, with the version at that time (`null`: an asset that no run makes). */
+  upstreams: { key: string; version: number | null }[];
+  /** Why it is out of date; empty: it is not. */
+  staleBecause: string[];
+}
+
+/** Every asset, by key. */
+export interface AssetLineage {
+  assets: Record<string, Asset>;
+}
+
+/**
+ * Reads what the runs have made, from what, and whether that has changed since.
+ *
+ * @throws {@link OrchestratorError} those of the store.
+ */
+export function getLineage(): Promise<AssetLineage>;
+
+/** The codes of {@link OrchestratorError}. */
+export type OrchestratorErrorCode =
+  /** There is no flow of that name. */
+  | 'ERR_CAPTIONACC_UNKNOWN_FLOW'
+  /** An argument or option is missing, unknown, empty or not of its form. */
+  | 'ERR_CAPTIONACC_INVALID_ARGUMENT'
+  /** No such flow run: never queued here, or past its retention. */
+  | 'ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND'
+  /** The flow run's state does not allow this. */
+  | 'ERR_CAPTIONACC_INVALID_STATE'
+  /** The signal was aborted; its reason is the `cause`. */
+  | 'ERR_CAPTIONACC_ABORTED'
+  /** Not done within `timeoutMs`. */
+  | 'ERR_CAPTIONACC_TIMEOUT'
+  /** An attempt no longer holds its flow run (workers only). */
+  | 'ERR_CAPTIONACC_ATTEMPT_SUPERSEDED'
+  /** queue.db was written by a newer version of this package. */
+  | 'ERR_CAPTIONACC_STORE_NEWER'
+  /** queue.db or its folder cannot be written. */
+  | 'ERR_CAPTIONACC_STORE_READ_ONLY'
+  /** Another process held queue.db for the whole waiting time. */
+  | 'ERR_CAPTIONACC_STORE_LOCKED'
+  /** No space left for queue.db. */
+  | 'ERR_CAPTIONACC_STORE_FULL'
+  /** queue.db is not a usable database. */
+  | 'ERR_CAPTIONACC_STORE_CORRUPT'
+  /** The system refused an operation on queue.db or its folder. */
+  | 'ERR_CAPTIONACC_STORE_IO'
+  /** A setting or captionacc.toml is wrong. */
+  | 'ERR_CAPTIONACC_CONFIG'
+  /** Prefect's API cannot be reached. */
+  | 'ERR_CAPTIONACC_PREFECT_UNREACHABLE'
+  /** Prefect refused the API key or auth string. */
+  | 'ERR_CAPTIONACC_PREFECT_UNAUTHORIZED'
+  /** The key, or the plan, does not allow this. */
+  | 'ERR_CAPTIONACC_PREFECT_FORBIDDEN'
+  /** Prefect does not know the deployment, pool or workspace. */
+  | 'ERR_CAPTIONACC_PREFECT_NOT_FOUND'
+  /** Prefect refused the request as it is. */
+  | 'ERR_CAPTIONACC_PREFECT_REJECTED'
+  /** Prefect's rate limit is used up. */
+  | 'ERR_CAPTIONACC_PREFECT_RATE_LIMITED'
+  /** Prefect failed, or answered what cannot be understood. */
+  | 'ERR_CAPTIONACC_PREFECT_FAULT'
+  /** A fault of this package; please report it. */
+  | 'ERR_CAPTIONACC_INTERNAL';
+
+/** An operation that did not happen. Only ever made by this package. */
+export class OrchestratorError extends Error {
+  private constructor();
+  readonly name: 'OrchestratorError';
+  /** What happened, for programs. Stable. */
+  readonly code: OrchestratorErrorCode;
+  /** Whether the same call can succeed later with nothing changed. */
+  readonly retryable: boolean;
+  /** What the system said; of `ERR_CAPTIONACC_ABORTED` the signal's reason. */
+  readonly cause?: unknown;
+}
