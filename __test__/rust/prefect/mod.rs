@@ -3,4 +3,5 @@
 pub mod judge;
 pub mod proxy;
 pub mod server;
+mod setup;
 mod test_bed;

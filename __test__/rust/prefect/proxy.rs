@@ -48,7 +48,9 @@ impl Fault {
     pub fn status(status: u16) -> Self {
         let body = match status {
             404 | 409 | 403 => json!({"detail": format!("played by the fault proxy: {status}")}),
-            422 => json!({"exception_message": "Invalid request received.", "exception_detail": [], "request_body": {}}),
+            422 => {
+                json!({"exception_message": "Invalid request received.", "exception_detail": [], "request_body": {}})
+            }
             401 => json!({"exception_message": "Unauthorized"}),
             503 => json!({"exception_message": "Service Unavailable"}),
             _ => json!({"exception_message": "Internal Server Error"}),
@@ -380,7 +382,12 @@ impl Proxy {
                 "waited in vain until {what}; what came: {:#?}",
                 state.exchanges
             );
-            state = self.shared.changed.wait_timeout(state, left).expect("no panic inside").0;
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .expect("no panic inside")
+                .0;
         }
     }
 }
@@ -438,7 +445,10 @@ struct Request {
 
 impl Request {
     fn header(&self, name: &str) -> Option<&String> {
-        self.headers.iter().find(|header| header.0 == name).map(|header| &header.1)
+        self.headers
+            .iter()
+            .find(|header| header.0 == name)
+            .map(|header| &header.1)
     }
 
     fn to_bytes(&self, upstream: SocketAddr, is_websocket: bool) -> Vec<u8> {
@@ -463,7 +473,9 @@ async fn read_request(client: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Resul
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Request::new(&mut headers);
-        let status = parsed.parse(buffer).map_err(|error| io::Error::other(error.to_string()))?;
+        let status = parsed
+            .parse(buffer)
+            .map_err(|error| io::Error::other(error.to_string()))?;
         if let httparse::Status::Complete(head) = status {
             let mut request = Request {
                 method: parsed.method.unwrap_or_default().to_owned(),

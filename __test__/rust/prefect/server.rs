@@ -119,7 +119,7 @@ impl Server {
 impl OwnServer {
     fn launch(&mut self) {
         let log = fs::File::create(self.home.path().join("server.log")).expect("a log file");
-        let mut server = prefect_command("prefect", self.home.path(), None);
+        let server = prefect_command("prefect", self.home.path(), None);
         // setpriv: a server whose test was killed by force goes with it.
         let mut command = Command::new("setpriv");
         command.env_clear().current_dir(self.home.path());
@@ -136,7 +136,6 @@ impl OwnServer {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        drop(server.stdin(Stdio::null()));
         let mut child = command.spawn().expect("setpriv of util-linux is there");
         let deadline = Instant::now() + START_TIMEOUT;
         // Nothing tells when the server listens but the server itself.

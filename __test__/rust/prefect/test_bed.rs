@@ -13,7 +13,10 @@ fn get(api_url: &str, path: &str) -> std::io::Result<String> {
     let rest = api_url.trim_start_matches("http://");
     let (address, prefix) = rest.split_at(rest.find('/').expect("a path"));
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {prefix}{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {prefix}{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
