@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::flow_run::FlowRunId;
+use crate::orchestrator::prefect::error::PrefectError;
 use crate::state::StateName;
 
 /// An operation on the orchestrator that did not happen. Nothing is half done when one is returned.
@@ -128,15 +129,9 @@ pub enum OrchestratorError {
         /// What is wrong, with the value, and what to do.
         problem: String,
     },
-    /// `ERR_CAPTIONACC_PREFECT_UNSUPPORTED`: Prefect is chosen, which this version does not speak yet.
-    #[error(
-        "the Prefect orchestrator is chosen ({reason}), which this version does not support yet: \
-         set CAPTIONACC_ORCHESTRATOR=embedded to use the embedded one"
-    )]
-    PrefectUnsupported {
-        /// Which setting chose it.
-        reason: String,
-    },
+    /// `ERR_CAPTIONACC_PREFECT_…`: Prefect's API was not reached, or refused.
+    #[error(transparent)]
+    Prefect(#[from] PrefectError),
     /// `ERR_CAPTIONACC_INTERNAL`: a fault of this program; please report it.
     #[error("internal fault: {0}")]
     Internal(String),
@@ -144,7 +139,7 @@ pub enum OrchestratorError {
 
 impl OrchestratorError {
     /// Every code, for the types of the Node surface and their test.
-    pub const CODES: [&'static str; 16] = [
+    pub const CODES: [&'static str; 22] = [
         "ERR_CAPTIONACC_UNKNOWN_FLOW",
         "ERR_CAPTIONACC_INVALID_ARGUMENT",
         "ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND",
@@ -159,7 +154,13 @@ impl OrchestratorError {
         "ERR_CAPTIONACC_STORE_CORRUPT",
         "ERR_CAPTIONACC_STORE_IO",
         "ERR_CAPTIONACC_CONFIG",
-        "ERR_CAPTIONACC_PREFECT_UNSUPPORTED",
+        "ERR_CAPTIONACC_PREFECT_UNREACHABLE",
+        "ERR_CAPTIONACC_PREFECT_UNAUTHORIZED",
+        "ERR_CAPTIONACC_PREFECT_FORBIDDEN",
+        "ERR_CAPTIONACC_PREFECT_NOT_FOUND",
+        "ERR_CAPTIONACC_PREFECT_REJECTED",
+        "ERR_CAPTIONACC_PREFECT_RATE_LIMITED",
+        "ERR_CAPTIONACC_PREFECT_FAULT",
         "ERR_CAPTIONACC_INTERNAL",
     ];
 
@@ -180,17 +181,18 @@ impl OrchestratorError {
             Self::StoreCorrupt { .. } => "ERR_CAPTIONACC_STORE_CORRUPT",
             Self::StoreIo { .. } => "ERR_CAPTIONACC_STORE_IO",
             Self::Config { .. } => "ERR_CAPTIONACC_CONFIG",
-            Self::PrefectUnsupported { .. } => "ERR_CAPTIONACC_PREFECT_UNSUPPORTED",
+            Self::Prefect(error) => error.code(),
             Self::Internal(_) => "ERR_CAPTIONACC_INTERNAL",
         }
     }
 
     /// Whether the same call can succeed later with nothing changed.
     pub const fn retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Timeout { .. } | Self::StoreLocked { .. } | Self::StoreFull { .. } | Self::StoreIo { .. }
-        )
+        match self {
+            Self::Timeout { .. } | Self::StoreLocked { .. } | Self::StoreFull { .. } | Self::StoreIo { .. } => true,
+            Self::Prefect(error) => error.retryable(),
+            _ => false,
+        }
     }
 
     /// This error and its causes in one line, outermost first.

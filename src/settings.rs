@@ -16,6 +16,7 @@ use crate::flow::{
     CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, Flows, ParameterDefinition, ParameterKind, RetryPolicy,
     Runner, StatusTable, WorkQueue,
 };
+use crate::orchestrator::prefect::settings::{PrefectSettings, WhenUnreachable};
 
 /// How long running attempts get to finish after the first signal, unless set.
 pub const DEFAULT_GRACE_MS: u64 = 30_000;
@@ -42,8 +43,8 @@ pub struct Settings {
     pub orchestrator: OrchestratorChoice,
     /// Which setting chose it, for people.
     pub orchestrator_reason: String,
-    /// Prefect's API, where one is configured.
-    pub prefect_api_url: Option<String>,
+    /// Prefect's API, where one is configured, whether it is chosen or not.
+    pub prefect: Option<PrefectSettings>,
     /// The configuration file that was read.
     pub config_file: Option<PathBuf>,
     /// The flows, built in and declared.
@@ -71,7 +72,16 @@ struct ConfigFile {
     #[serde(default)]
     worker: WorkerTable,
     #[serde(default)]
+    prefect: PrefectTable,
+    #[serde(default)]
     flows: BTreeMap<String, FlowTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct PrefectTable {
+    when_unreachable: Option<WhenUnreachable>,
+    runner_mode: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +129,11 @@ struct ParameterTable {
 }
 
 impl Settings {
+    /// The address of Prefect's API, where one is configured.
+    pub fn prefect_api_url(&self) -> Option<&str> {
+        self.prefect.as_ref().map(|prefect| prefect.api_url.as_str())
+    }
+
     /// Settings of this process.
     ///
     /// # Errors
@@ -159,8 +174,22 @@ impl Settings {
             .and_then(|path| path.parent())
             .unwrap_or(working_directory);
 
-        let prefect_api_url = prefect_api_url(&environment)?;
-        let (orchestrator, orchestrator_reason) = choose(&environment, &file, &origin, prefect_api_url.as_ref())?;
+        let mut prefect = PrefectSettings::load(environment.0, working_directory)?;
+        let (orchestrator, orchestrator_reason) = choose(&environment, &file, &origin, prefect.as_ref())?;
+        if let (Some(prefect), Some(when), None) = (
+            prefect.as_mut(),
+            file.prefect.when_unreachable,
+            environment.path("CAPTIONACC_WHEN_UNREACHABLE"),
+        ) {
+            prefect.when_unreachable = when;
+        }
+        if let (Some(prefect), Some(runner_mode), None) = (
+            prefect.as_mut(),
+            file.prefect.runner_mode,
+            environment.path("CAPTIONACC_RUNNER_MODE"),
+        ) {
+            prefect.runner_mode = runner_mode;
+        }
 
         let retry_delay_ms = environment.number("CAPTIONACC_RETRY_DELAY_MS", 0, 86_400_000)?;
         let mut flows = Flows::builtin();
@@ -193,7 +222,7 @@ impl Settings {
             home,
             orchestrator,
             orchestrator_reason,
-            prefect_api_url: prefect_api_url.map(|(url, _)| url),
+            prefect,
             flows,
             grace_ms: environment
                 .number("CAPTIONACC_GRACE_MS", 0, 86_400_000)?
@@ -305,7 +334,7 @@ fn choose(
     environment: &Environment<'_>,
     file: &ConfigFile,
     origin: &str,
-    prefect_api_url: Option<&(String, String)>,
+    prefect: Option<&PrefectSettings>,
 ) -> Result<(OrchestratorChoice, String), OrchestratorError> {
     let parse = |origin: &str, word: &str| match word {
         "embedded" => Ok(OrchestratorChoice::Embedded),
@@ -327,55 +356,13 @@ fn choose(
     if let Some(word) = &file.orchestrator {
         return Ok((parse(origin, word)?, format!("orchestrator = {word:?} in {origin}")));
     }
-    Ok(match prefect_api_url {
-        Some((_, reason)) => (OrchestratorChoice::Prefect, reason.clone()),
+    Ok(match prefect {
+        Some(prefect) => (OrchestratorChoice::Prefect, prefect.reason.clone()),
         None => (
             OrchestratorChoice::Embedded,
             "the default: no setting asks for Prefect".to_owned(),
         ),
     })
-}
-
-/// Prefect's API address and where it was found: the environment, then the active profile
-/// (<https://docs.prefect.io/v3/concepts/settings-and-profiles>).
-fn prefect_api_url(environment: &Environment<'_>) -> Result<Option<(String, String)>, OrchestratorError> {
-    if let Some(url) = environment.text("PREFECT_API_URL")? {
-        return Ok(Some((url, "PREFECT_API_URL is set".to_owned())));
-    }
-    let prefect_home = environment
-        .path("PREFECT_HOME")
-        .or_else(|| environment.path("HOME").map(|home| home.join(".prefect")));
-    let Some(profiles_path) = environment
-        .path("PREFECT_PROFILES_PATH")
-        .or_else(|| prefect_home.map(|home| home.join("profiles.toml")))
-    else {
-        return Ok(None);
-    };
-    // Another program's file: unreadable or odd means that it says nothing to us.
-    let Some(profiles) = fs::read_to_string(&profiles_path)
-        .ok()
-        .and_then(|text| text.parse::<toml::Table>().ok())
-    else {
-        return Ok(None);
-    };
-    let active = match environment.text("PREFECT_PROFILE")? {
-        Some(name) => name,
-        None => match profiles.get("active").and_then(toml::Value::as_str) {
-            Some(name) => name.to_owned(),
-            None => return Ok(None),
-        },
-    };
-    let url = profiles
-        .get("profiles")
-        .and_then(|profiles| profiles.get(&active))
-        .and_then(|profile| profile.get("PREFECT_API_URL"))
-        .and_then(toml::Value::as_str);
-    Ok(url.map(|url| {
-        (
-            url.to_owned(),
-            format!("profile {active:?} of {}", profiles_path.display()),
-        )
-    }))
 }
 
 /// Adds the flow of a `[flows.NAME]` table, or adjusts a built-in one that it names.

@@ -4,6 +4,7 @@
 //! and the workers' half (claim, record, finish, recover). [`local`] is the embedded one.
 
 pub mod local;
+pub mod prefect;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,9 +32,7 @@ use crate::state::{StateName, StateType};
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Orchestrator>, OrchestratorError> {
     match settings.orchestrator {
         OrchestratorChoice::Embedded => Ok(Arc::new(local::LocalOrchestrator::open(&settings.home).await?)),
-        OrchestratorChoice::Prefect => Err(OrchestratorError::PrefectUnsupported {
-            reason: settings.orchestrator_reason.clone(),
-        }),
+        OrchestratorChoice::Prefect => Err(OrchestratorError::Internal("not yet".to_owned())),
     }
 }
 
