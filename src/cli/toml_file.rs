@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use toml_edit::{DocumentMut, Item, Table, Value};
@@ -84,18 +84,24 @@ impl<'a> TomlFile<'a> {
     }
 }
 
-/// Sets a value and keeps the comment behind it.
+/// Sets a value and keeps the comments above and behind it.
 pub(super) fn set(table: &mut Table, name: &str, value: impl Into<Value>) {
     let mut value = value.into();
-    if let Some(old) = table.get(name).and_then(Item::as_value) {
-        *value.decor_mut() = old.decor().clone();
+    match table.get_mut(name) {
+        // An insertion would make the key anew, without the comment above it.
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                *value.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(value);
+        }
+        None => drop(table.insert(name, Item::Value(value))),
     }
-    table.insert(name, Item::Value(value));
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let scratch = folder.join(format!(".{name}.{}.new", std::process::id()));
     let written = (|| {
