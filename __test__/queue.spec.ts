@@ -97,6 +97,16 @@ describe('queuePrefectFlow', () => {
     expect(await getFlowRun(first.flowRunId)).toMatchObject({ state: { type: 'CANCELLED' }, supersededBy: second.flowRunId });
   });
 
+  test('calls that nobody waited for are stored in their order: the last one is the latest', async () => {
+    await listFlowRuns();
+    const calls = Array.from({ length: 50 }, (_, left) =>
+      queuePrefectFlow('crop-frames', { ...someArguments(), 'crop-bounds': { ...bounds, left } }),
+    );
+    const ids = (await Promise.all(calls)).map(({ flowRunId }) => flowRunId);
+    expect((await listFlowRuns({ stateTypes: ['SCHEDULED'] })).map((run) => run.flowRunId)).toEqual(ids.slice(-1));
+    expect((await listFlowRuns()).map((run) => run.flowRunId)).toEqual(ids.toReversed());
+  });
+
   test('an equal full-frames that still waits is returned', async () => {
     const first = await queuePrefectFlow('full-frames', someArguments());
     expect(await queuePrefectFlow('full-frames', someArguments())).toEqual(first);
@@ -120,11 +130,11 @@ describe('queuePrefectFlow', () => {
   });
 
   test('two calls with one key make one run, and the key belongs to its arguments', async () => {
-    const arguments_ = { ...someArguments(), 'crop-bounds': JSON.stringify(bounds) };
+    const given = { ...someArguments(), 'crop-bounds': JSON.stringify(bounds) };
     const options = { idempotencyKey: 'upload-1' };
     const [first, second] = await Promise.all([
-      queuePrefectFlow('crop-frames', arguments_, options),
-      queuePrefectFlow('crop-frames', arguments_, options),
+      queuePrefectFlow('crop-frames', given, options),
+      queuePrefectFlow('crop-frames', given, options),
     ]);
     expect(second).toEqual(first);
     await expectFailure(

@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi::bindgen_prelude::{Env, PromiseRaw, create_custom_tokio_runtime};
 use napi_derive::napi;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -34,6 +34,21 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_LISTED: u32 = 1000;
 /// Runs in a list unless told otherwise.
 const DEFAULT_LISTED: u32 = 100;
+
+/// One thread serves all calls: they wait for queue.db's thread anyway, and calls made one after the other, without
+/// waiting for each, are stored in that order, which decides whose crop-frames is the latest.
+#[napi_derive::module_init]
+fn start_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("captionacc")
+        .enable_all()
+        .build();
+    // Without it napi starts one of its own with the first call, or says why it cannot.
+    if let Ok(runtime) = runtime {
+        create_custom_tokio_runtime(runtime);
+    }
+}
 
 type Answer<T> = Result<T, OrchestratorError>;
 

@@ -1,2 +1,4 @@
 // Vite's types name it; Node 20, whose types these are, has none.
-declare class WebSocket {}
+declare interface WebSocket {
+  readonly url: string;
+}

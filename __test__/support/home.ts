@@ -8,7 +8,7 @@ import { afterEach } from 'vitest';
 const removals: (() => void)[] = [];
 
 afterEach(() => {
-  for (const remove of removals.splice(0).reverse()) remove();
+  for (const remove of removals.splice(0).toReversed()) remove();
 });
 
 /** Runs `action` when the current test has ended, however it ended; the last one given runs first. */
