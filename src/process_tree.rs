@@ -43,6 +43,15 @@ pub fn signal_own_tree(signal: Signal) {
     }
 }
 
+/// Kills the process group of a process that has just ended: what cleared its environment there has no mark.
+///
+/// For its parent alone, right after its end: later its number may be another group's.
+pub fn kill_group_of_ended(process: &ProcessIdentity) {
+    if let Some(pid) = pid_of(process.pid) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
 /// Kills the attempt's process, its group and everything marked as its own.
 pub fn kill_all(marker: &str, process: Option<&ProcessIdentity>) {
     if let Some(process) = process.filter(|process| process.is_alive()) {

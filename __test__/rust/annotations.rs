@@ -445,6 +445,19 @@ fn the_worker_writes_no_row_that_names_another_process() {
 }
 
 #[test]
+fn what_is_no_longer_due_once_the_lock_is_held_is_not_written() {
+    let video = Video::new();
+    let path = video.path();
+    let row = StatusRow::new(&path, StatusTable::CropFramesStatus);
+    row.with_still_due(&|| true).mark_queued().expect("it is written");
+    assert_eq!(video.crop_status(), "queued");
+    row.with_still_due(&|| false)
+        .mark_failed(&failure())
+        .expect("there is nothing to do");
+    assert_eq!(video.crop_status(), "queued");
+}
+
+#[test]
 fn a_superseded_run_leaves_its_row_to_its_successor() {
     let video = Video::new();
     let path = video.path();

@@ -266,3 +266,47 @@ fn a_pipeline_that_is_given_back_shows_as_queued_and_is_done_by_the_next_worker(
     world.wait_for(full, StateName::Cancelled);
     worker.stop();
 }
+
+#[test]
+fn a_pipeline_that_hangs_is_stopped_and_tried_again() {
+    let world = World::with(
+        "[flows.crop-frames]\nretry-delay-ms = 3600000\n",
+        &[
+            ("CAPTIONACC_STALL_TIMEOUT_MS", "2000"),
+            ("CAPTIONACC_KILL_GRACE_MS", "100"),
+        ],
+    );
+    let worker = world.start_worker();
+    let studio = Studio::new(&world.path("videos"), "v");
+    let id = world.queue("crop-frames", long(studio.crop_frames(1)));
+    // It hears no signal but KILL.
+    kill(wait_until_at_work(&world, &studio, id), Signal::STOP);
+    let run = world.wait_for(id, StateName::AwaitingRetry);
+    assert!(run.state.message.is_some_and(|message| message.contains("hung")));
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    wait_for_the_rows(&world);
+    assert_eq!(studio.cropping().0, "queued");
+    assert!(!studio.output_dir().exists());
+    worker.stop();
+}
+
+#[test]
+fn a_child_that_did_not_hear_of_its_workers_death_is_killed_before_its_run_goes_on() {
+    let world = world("");
+    let worker = world.start_worker();
+    let studio = Studio::new(&world.path("videos"), "v");
+    let id = world.queue("crop-frames", studio.arguments(long(studio.crop_frames(1))));
+    let pid = wait_until_at_work(&world, &studio, id);
+    kill(pid, Signal::STOP);
+    worker.kill();
+    let worker = world.start_worker();
+    let second = {
+        world.wait_until("the second attempt runs", || world.run(id).attempt == 2);
+        wait_until_at_work(&world, &studio, id)
+    };
+    assert_ne!(second, pid);
+    assert_eq!(world.processes_of(id), [second], "the first one is gone");
+    world.block_on(world.store.cancel_flow_run(id)).expect("it runs");
+    world.wait_for(id, StateName::Cancelled);
+    worker.stop();
+}

@@ -128,6 +128,38 @@ fn what_a_program_leaves_running_ends_with_its_run() {
 }
 
 #[test]
+fn what_hides_its_mark_in_the_group_of_the_run_ends_with_it() {
+    let script = "env -i sleep 1000 >/dev/null 2>&1 & echo $!";
+    let world = World::new(&flow("hider", script, ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "hider");
+    world.wait_for(id, StateName::Completed);
+    let pid = world.logs(id)[0].parse().expect("a pid");
+    world.wait_until("it is gone", || ProcessIdentity::of(pid).is_none());
+    worker.stop();
+}
+
+#[test]
+fn a_worker_that_stands_still_keeps_its_runs() {
+    let world = World::new(&(flow("wait", UNTIL_GO, "") + &flow("hello", "true", "")));
+    let slow = world.start_worker();
+    let id = queue(&world, "wait");
+    world.wait_for_line(id, "running");
+    slow.signal(Signal::STOP);
+    let other = world.start_worker();
+    let hello = queue(&world, "hello");
+    world.wait_for(hello, StateName::Completed);
+    // The other one has looked for dead workers before it claimed.
+    let run = world.run(id);
+    assert_eq!((run.state.name, run.attempt), (StateName::Running, 1));
+    slow.signal(Signal::CONT);
+    fs::write(world.path("go"), "").expect("written");
+    assert_eq!(world.wait_for(id, StateName::Completed).attempt, 1);
+    slow.stop();
+    other.stop();
+}
+
+#[test]
 fn sigterm_to_the_process_of_a_run_cancels_it() {
     let world = World::new(&flow("wait", UNTIL_GO, ""));
     let worker = world.start_worker();

@@ -37,13 +37,14 @@ pub struct FailureRecord {
 ///
 /// A row that is not the run's to write is an error that [`is_cancellation`](AnnotationsError::is_cancellation), or
 /// [`AnnotationsError::NotFound`]: there is nothing more to do about it then. What may pass is to be tried again.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct StatusRow<'a> {
     path: &'a Path,
     table: StatusTable,
     identity: Option<DatabaseIdentity>,
     ended_pid: Option<u32>,
     busy_timeout_ms: u64,
+    still_due: Option<&'a dyn Fn() -> bool>,
 }
 
 impl<'a> StatusRow<'a> {
@@ -55,7 +56,17 @@ impl<'a> StatusRow<'a> {
             identity: None,
             ended_pid: None,
             busy_timeout_ms: WORKER_BUSY_TIMEOUT_MS,
+            still_due: None,
         }
+    }
+
+    /// Asked once the write lock is held; `false`: nothing is written. What was to be said may be outdated by the time
+    /// that a lock is had: the run may have been claimed, and even be complete. Whoever claims it after this was asked
+    /// gets the lock after this write.
+    #[must_use]
+    pub const fn with_still_due(mut self, still_due: &'a dyn Fn() -> bool) -> Self {
+        self.still_due = Some(still_due);
+        self
     }
 
     /// The file that the run saw: another one (of a video uploaded anew) is not written.
@@ -200,6 +211,9 @@ impl<'a> StatusRow<'a> {
         database.write(doing, |sqlite| {
             if schema::is_deleted(sqlite)? {
                 return Err(deleted().into());
+            }
+            if self.still_due.is_some_and(|still_due| !still_due()) {
+                return Ok(());
             }
             let row = Row::of(sqlite, self.table)?;
             match row.holder()? {

@@ -24,7 +24,7 @@ use crate::flow::{FlowDefinition, Runner};
 use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
 use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
 use crate::process_identity::ProcessIdentity;
-use crate::process_tree::{MARKER, clear, kill_all, marker_of, memory_bytes, terminate};
+use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
 use crate::protocol::{
     ChildEvent, Failure, MAX_LINE_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage,
 };
@@ -283,6 +283,7 @@ async fn run(
         )
         .await;
     // What is left of its tree would hold its streams open.
+    kill_group_of_ended(&process);
     kill_all(marker, Some(&process));
     attempt.last_words(streams).await;
     if attempt.budget.left_out > 0 {
@@ -629,7 +630,7 @@ impl Attempt<'_> {
     }
 }
 
-fn death(status: &std::io::Result<ExitStatus>) -> String {
+pub(super) fn death(status: &std::io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => match (status.signal(), status.code()) {
             (Some(9), _) => "its process was killed (SIGKILL): by hand, or because memory ran out".to_owned(),
@@ -667,7 +668,7 @@ fn log_line(lease: Lease, level: LogLevel, message: String) -> LogLine {
     }
 }
 
-async fn sleep_until(instant: Option<Instant>) {
+pub(super) async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,

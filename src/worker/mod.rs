@@ -6,6 +6,7 @@
 
 pub mod attempt;
 pub mod console;
+pub mod foreign;
 pub mod output;
 mod status_rows;
 
@@ -59,7 +60,8 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
     settings.grace_ms = options.grace_ms.unwrap_or(settings.grace_ms);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        // Made when needed: writers of status rows that wait for a lock must not hold up anybody's end.
+        .max_blocking_threads(16)
         .build()
     {
         Ok(runtime) => runtime,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
@@ -66,10 +67,15 @@ impl StatusRows {
                 continue;
             };
             self.in_work.insert(id, None);
+            let orchestrator = self.orchestrator.clone();
+            let runtime = Handle::current();
             self.writes.spawn(async move {
                 let sequence = due.state_sequence;
-                let written = spawn_blocking(move || write(&due, table)).await.unwrap_or(false);
-                (id, sequence, written)
+                let writing = spawn_blocking(move || {
+                    let still_due = || runtime.block_on(is_still_due(orchestrator.as_ref(), &due));
+                    write(&due, table, &still_due)
+                });
+                (id, sequence, writing.await.unwrap_or(false))
             });
         }
         Ok(())
@@ -111,8 +117,18 @@ impl StatusRows {
     }
 }
 
+/// Whether the run is still as the row is to say. One that can not be read is written about: it was so a moment ago.
+async fn is_still_due(orchestrator: &dyn Orchestrator, due: &StatusRowDue) -> bool {
+    let (id, then) = (due.flow_run.flow_run_id, &due.flow_run);
+    match orchestrator.read_flow_run(id).await {
+        Ok(now) => now.attempt == then.attempt && now.state.state_type == then.state.state_type,
+        Err(OrchestratorError::FlowRunNotFound(_)) => false,
+        Err(_) => true,
+    }
+}
+
 /// Brings one row up to date; `true` if there is nothing more to do about it.
-fn write(due: &StatusRowDue, table: StatusTable) -> bool {
+fn write(due: &StatusRowDue, table: StatusTable, still_due: &dyn Fn() -> bool) -> bool {
     let run = &due.flow_run;
     let Some(path) = run.parameters.path("db-path").map(PathBuf::from) else {
         return true;
@@ -129,7 +145,8 @@ fn write(due: &StatusRowDue, table: StatusTable) -> bool {
     };
     let row = StatusRow::new(&path, table)
         .with_identity(due.database)
-        .with_ended_pid(due.ended_pid);
+        .with_ended_pid(due.ended_pid)
+        .with_still_due(still_due);
     let outcome = match (run.state.state_type, run.state.name) {
         (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),
         // The web app wrote the row of a new full-frames itself.
