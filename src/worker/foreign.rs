@@ -24,7 +24,7 @@ use crate::orchestrator::prefect::error::PrefectError;
 use crate::orchestrator::prefect::model::{ApiDeployment, ApiFlowRun, Proposal};
 use crate::orchestrator::prefect::settings::Credentials;
 use crate::process_identity::ProcessIdentity;
-use crate::process_tree::{MARKER, clear, kill_all, terminate};
+use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, terminate_group};
 use crate::protocol::MAX_LINE_BYTES;
 use crate::state::{StateName, StateType};
 
@@ -32,6 +32,8 @@ use crate::state::{StateName, StateType};
 const LAST_LINES: usize = 10;
 /// How long the streams of a dead process are read on: a grandchild may hold them open.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a killed process may take to be gone.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one report to the API is tried before it is begun anew.
 const REPORT_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -295,7 +297,7 @@ pub async fn supervise_foreign(
                     kill_at = Some(Instant::now());
                 } else if wanted != Wish::Run && !is_asked_to_stop {
                     kill_at = Some(Instant::now() + kill_grace);
-                    terminate(&process);
+                    terminate_group(&process);
                 }
                 is_asked_to_stop |= wanted != Wish::Run;
                 if changed.is_err() {
@@ -310,7 +312,8 @@ pub async fn supervise_foreign(
         }
     };
     // What it started goes with it; an ffmpeg that lives on is what a person who cancels does not expect.
-    let left = clear(&marker, Some(&process)).await;
+    kill_group_of_ended(&process);
+    let left = clear(&marker, Some(&process), DEATH_TIMEOUT).await;
     if left > 0 {
         warn!(flow_run_id = %run.id, left, "Processes of the run can not be killed; they wait for the system.");
     }
