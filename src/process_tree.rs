@@ -16,9 +16,6 @@ use crate::process_identity::ProcessIdentity;
 /// Environment variable that marks the processes of an attempt.
 pub const MARKER: &str = "CAPTIONACC_ATTEMPT";
 
-/// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
-const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The value of [`MARKER`] for an attempt.
 pub fn marker_of(lease: Lease) -> String {
     format!("{}:{}", lease.flow_run_id, lease.fencing_token)
@@ -79,15 +76,10 @@ pub fn kill_all(marker: &str, process: Option<&ProcessIdentity>) {
     }
 }
 
-/// Kills whatever is left of an attempt and returns once it is gone, or has resisted long enough: how many processes did.
+/// Kills whatever is left of an attempt and returns once it is gone, or after `patience`: how many processes resisted.
 ///
-/// A worker calls it after the attempt's own process has ended.
-pub async fn clear(marker: &str, process: Option<&ProcessIdentity>) -> usize {
-    clear_within(marker, process, DEATH_TIMEOUT).await
-}
-
-/// As [`clear`], but waits no longer than `patience`. A worker calls it in the place of a dead one.
-pub async fn clear_within(marker: &str, process: Option<&ProcessIdentity>, patience: Duration) -> usize {
+/// A worker calls it after the attempt's own process has ended, or in the place of a dead worker.
+pub async fn clear(marker: &str, process: Option<&ProcessIdentity>, patience: Duration) -> usize {
     let deadline = Instant::now() + patience;
     loop {
         let left = marked(marker).len() + usize::from(process.is_some_and(ProcessIdentity::is_alive));
