@@ -154,3 +154,31 @@ fn every_call_carries_its_length_and_one_connection_serves_them() {
     // The proxy reads no chunked body: what arrived came with a length.
     assert!(sent.iter().all(|exchange| body_of(exchange)["limit"] == 1));
 }
+
+#[test]
+fn a_server_that_was_killed_and_is_back_has_the_runs_it_had() {
+    let mut server = Server::start(&[]);
+    let settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
+    let client = PrefectClient::new(settings).expect("a client");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let run = runtime.block_on(async {
+        let flow = client.create_flow("client-test").await.expect("registered");
+        let deployment = json!({"name": "d", "flow_id": flow.id});
+        let deployment = client.create_deployment(&deployment).await.expect("registered").0;
+        let body = json!({"idempotency_key": "one"});
+        let made = client
+            .create_flow_run(deployment.id, &body, Duration::from_secs(10))
+            .await;
+        made.expect("made").0.id
+    });
+    server.kill();
+    let error = runtime
+        .block_on(client.answer(Call::get("/health").patience(Duration::from_secs(1))))
+        .expect_err("it is dead");
+    assert_eq!(error.code(), "ERR_CAPTIONACC_PREFECT_UNREACHABLE");
+    server.restart();
+    assert_eq!(runtime.block_on(client.read_flow_run(run)).expect("kept").id, run);
+}

@@ -81,3 +81,39 @@ fn a_server_runs_on_postgresql() {
     );
     assert_eq!(flow["name"], "test-bed");
 }
+
+#[test]
+fn websockets_are_dropped_on_order() {
+    use std::io::{Read, Write};
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let address = proxy.base_url().replace("http://", "").replace("/api", "");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    let head = "GET /api/events/out HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                sec-websocket-protocol: prefect\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("written");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("answered");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    proxy.wait_for_websockets(1);
+    proxy.drop_websockets();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect_err("reset");
+}
+
+#[test]
+fn a_plan_can_wait_for_its_turn_and_look_into_the_body() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    proxy.plan(Plan::on("GET", "/health", Fault::status(502)).after(1).times(1));
+    proxy.plan(Plan::on("GET", "/health", Fault::Reset).with_body("nobody sends this"));
+    for _ in 0..3 {
+        get(&proxy.api_url(), "/health").expect("answered");
+    }
+    proxy.wait_for("three requests came", |exchanges| exchanges.len() == 3);
+    let exchanges = proxy.exchanges();
+    let statuses: Vec<u16> = exchanges.iter().map(|exchange| exchange.status).collect();
+    assert_eq!(statuses, [200, 502, 200]);
+    assert!(exchanges.iter().all(|exchange| exchange.method == "GET"));
+}
