@@ -1,5 +1,13 @@
 //! Tests over real parts, as one binary: real videos, real databases, real processes.
 
+mod annotations;
+mod bad_input;
+mod chaos;
+mod cli;
 mod conformance;
+mod ocr;
+mod prefect;
+mod rules;
+mod studio;
 mod worker;
 mod world;

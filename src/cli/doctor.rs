@@ -2,6 +2,7 @@
 //!
 //! It changes nothing: a queue that is not there yet is not made.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -149,16 +150,14 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 }
 
 fn text(report: &Report) -> String {
+    const WRITES: &str = "writing to a String cannot fail";
     let mut text = format!("captionacc {}\n", report.version);
     for finding in &report.findings {
         let word = finding.level.as_str();
-        text.push_str(&format!(
-            "{word:<8} {:<14} {}\n",
-            finding.check,
-            plain(&finding.message)
-        ));
+        let message = plain(&finding.message);
+        writeln!(text, "{word:<8} {:<14} {message}", finding.check).expect(WRITES);
         if let Some(fix) = &finding.fix {
-            text.push_str(&format!("{:<23} fix: {}\n", "", plain(fix)));
+            writeln!(text, "{:<23} fix: {}", "", plain(fix)).expect(WRITES);
         }
     }
     text
@@ -258,7 +257,10 @@ fn the_orchestrator(settings: &Settings, findings: &mut Findings) {
         OrchestratorChoice::Prefect => {
             format!(
                 "Prefect ({})",
-                settings.prefect.as_ref().map_or("no address", |prefect| &prefect.api_url)
+                settings
+                    .prefect
+                    .as_ref()
+                    .map_or("no address", |prefect| &prefect.api_url)
             )
         }
     };
@@ -276,7 +278,11 @@ fn the_orchestrator(settings: &Settings, findings: &mut Findings) {
     let pool = block_on(async { Ok(orchestrator::open(settings).await?.read_work_pool().await?) });
     match pool {
         Ok(pool) => work_pool(&pool, findings),
-        Err(failure) => findings.error("work pool", failure_line(&failure), "see the message"),
+        Err(failure) => findings.error(
+            "work pool",
+            failure_line(&failure),
+            "do as the message says, or choose another orchestrator: captionacc setup",
+        ),
     }
 }
 

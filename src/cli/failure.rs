@@ -54,14 +54,13 @@ impl Failure {
             .split([' ', '=', ','])
             .next()
             .unwrap_or_default()
-            .trim_start_matches("--");
-        let problem = match error.kind() {
-            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                "missing: --help lists the commands".to_owned()
-            }
-            _ => sentence(error),
-        };
-        Self::argument(if name.is_empty() { "command line" } else { name }, problem)
+            .trim_start_matches("--")
+            .trim_matches(['<', '>']);
+        match error.kind() {
+            ErrorKind::MissingSubcommand => Self::argument("command", "missing: --help lists the commands"),
+            _ if name.is_empty() => Self::argument("command line", sentence(error)),
+            _ => Self::argument(name, sentence(error)),
+        }
     }
 
     /// Says it on stderr (JSON; for a person at a terminal, in words) and gives the exit code.

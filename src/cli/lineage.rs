@@ -43,14 +43,14 @@ pub(super) struct Options {
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
     let lineage = with_orchestrator(&settings, async |orchestrator| Ok(orchestrator.read_lineage().await?))?;
-    if let Some(key) = &options.asset {
-        if !lineage.assets.contains_key(key) {
-            let hint = did_you_mean(key, lineage.assets.keys().map(String::as_str));
-            return Err(Failure::argument(
-                "ASSET",
-                format!("no flow run has made {key:?}{hint} (captionacc lineage lists all)"),
-            ));
-        }
+    if let Some(key) = &options.asset
+        && !lineage.assets.contains_key(key)
+    {
+        let hint = did_you_mean(key, lineage.assets.keys().map(String::as_str));
+        return Err(Failure::argument(
+            "ASSET",
+            format!("no flow run has made {key:?}{hint} (captionacc lineage lists all)"),
+        ));
     }
     let shown = shown(&lineage, options);
     if options.json {
@@ -172,7 +172,10 @@ mod tests {
     use crate::assets::Upstream;
     use crate::flow_run::FlowRunId;
 
-    fn lineage(assets: &[(&str, i64, &[(&str, i64)])]) -> AssetLineage {
+    /// Key, version and upstreams with the versions that were read.
+    type Made<'a> = (&'a str, i64, &'a [(&'a str, i64)]);
+
+    fn lineage(assets: &[Made<'_>]) -> AssetLineage {
         AssetLineage::new(assets.iter().map(|(key, version, upstreams)| {
             Asset {
                 key: (*key).to_owned(),

@@ -4,6 +4,7 @@
 //! line of JSON, wrong arguments included, so that a program that spawns it never has to guess. A new command is a
 //! file, a variant of [`Command`] and its line in [`Command::perform`].
 
+mod deploy;
 mod doctor;
 mod exit;
 mod failure;
@@ -13,6 +14,8 @@ mod pool;
 mod queue;
 mod runs;
 mod service;
+mod setup;
+mod toml_file;
 mod worker;
 
 use std::ffi::{OsStr, OsString};
@@ -34,7 +37,8 @@ const ATTEMPT: &str = "attempt";
 const EXAMPLES: &str = "\
 Examples:
   captionacc worker
-  captionacc queue full-frames --video-id v1 --video-path v1.mp4 --db-path annotations.db --output-dir /tmp/v1
+  captionacc queue full-frames --video-id v1 --video-path v1.mp4 \\
+    --db-path annotations.db --output-dir /tmp/v1
   captionacc runs
   captionacc doctor
 
@@ -65,6 +69,12 @@ enum Command {
     /// Run flow runs until told to stop
     #[command(after_help = worker::EXAMPLES)]
     Worker(worker::Options),
+    /// Choose the orchestrator (embedded, Prefect Cloud, a Prefect server) and make what it needs
+    #[command(after_help = setup::EXAMPLES)]
+    Setup(setup::Options),
+    /// Register the flows with Prefect
+    #[command(after_help = deploy::EXAMPLES)]
+    Deploy(deploy::Options),
     /// Check this installation, and say how to repair it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
@@ -81,6 +91,8 @@ impl Command {
             Self::Pool(options) => pool::perform(&options),
             Self::Lineage(options) => lineage::perform(&options),
             Self::Worker(options) => worker::perform(options),
+            Self::Setup(options) => setup::perform(&options),
+            Self::Deploy(options) => deploy::perform(&options),
             Self::Doctor(options) => doctor::perform(&options),
             Self::Service(options) => service::perform(&options),
         }

@@ -8,13 +8,16 @@ use serde::Serialize;
 
 use super::failure::Failure;
 
-/// Writes `text` to stdout at once.
+/// Writes `text` to stdout at once, with the end of its last line.
 ///
 /// # Errors
 /// [`Failure::OutputClosed`] if nobody reads stdout any more, which `println!` would panic of.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        stdout.write_all(b"\n")?;
+    }
     stdout.flush()?;
     Ok(())
 }

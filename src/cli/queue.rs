@@ -32,8 +32,10 @@ pub(super) struct Options {
 
 const EXAMPLES: &str = "\
 Examples:
-  captionacc queue full-frames --video-id v1 --video-path v1.mp4 --db-path annotations.db --output-dir /tmp/v1
-  captionacc queue crop-frames --video-id v1 --video-path v1.mp4 --db-path annotations.db --output-dir /tmp/v1 \\
+  captionacc queue full-frames --video-id v1 --video-path v1.mp4 \\
+    --db-path annotations.db --output-dir /tmp/v1
+  captionacc queue crop-frames --video-id v1 --video-path v1.mp4 \\
+    --db-path annotations.db --output-dir /tmp/v1 \\
     --crop-bounds '{\"left\":0,\"top\":300,\"right\":640,\"bottom\":360}' --crop-bounds-version 1
 
 It prints one line of JSON: {\"flow_run_id\":…,\"flowRunId\":…,\"status\":\"queued\",\"priority\":…}";
@@ -144,7 +146,10 @@ fn text(given: &ArgMatches, name: &str) -> Result<Option<String>, Failure> {
         Some(text) => Ok(Some(text.to_owned())),
         None => Err(Failure::argument(
             name,
-            format!("{value:?} is not UTF-8: give it in UTF-8 (arguments are kept as JSON)"),
+            format!(
+                "{:?} is not UTF-8: give it in UTF-8 (arguments are kept as JSON)",
+                value.to_string_lossy()
+            ),
         )),
     }
 }

@@ -8,10 +8,12 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::output::{duration, json_line, plain, print, table, time};
 use super::{exit, with_orchestrator};
+use crate::error::OrchestratorError;
 use crate::flow_run::{FlowRun, FlowRunDetails, FlowRunId, LogLine};
 use crate::orchestrator::{FlowRunFilter, Orchestrator};
 use crate::settings::Settings;
@@ -306,6 +308,9 @@ async fn logs(orchestrator: &dyn Orchestrator, options: &LogOptions) -> Result<(
         run: RunOptions { id, json },
         follow,
     } = *options;
+    // Ours from the start: whoever has seen a line of it may interrupt at once.
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| OrchestratorError::Internal(format!("signals can not be received: {error}")))?;
     let mut cursor = 0;
     loop {
         // Asked before the log is read: what ended by then logs nothing more.
@@ -324,7 +329,7 @@ async fn logs(orchestrator: &dyn Orchestrator, options: &LogOptions) -> Result<(
         }
         tokio::select! {
             // Whoever follows has seen enough.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
             changed = until_changed(orchestrator, counter) => changed?,
         }
     }

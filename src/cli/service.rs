@@ -113,11 +113,11 @@ fn unit(options: &Options, settings: &Settings) -> Result<String, Failure> {
         assignment.push(value);
         line(format!("Environment={}", quoted(&assignment, false)?));
     }
-    if !options.user {
-        if let Some(user) = own_user_name() {
-            line("# Who owns the queue and the videos.".to_owned());
-            line(format!("User={user}"));
-        }
+    if !options.user
+        && let Some(user) = own_user_name()
+    {
+        line("# Who owns the queue and the videos.".to_owned());
+        line(format!("User={user}"));
     }
     line("Restart=always\nRestartSec=2".to_owned());
     line(format!("WatchdogSec={WATCHDOG_SECONDS}"));
@@ -158,7 +158,7 @@ fn unit_text(text: &OsStr) -> Result<String, Failure> {
         .to_str()
         .filter(|text| !text.chars().any(char::is_control))
         .ok_or_else(|| OrchestratorError::Config {
-            origin: format!("{text:?}"),
+            origin: text.to_string_lossy().escape_debug().to_string(),
             problem: "a unit file cannot hold this text: use names in UTF-8 without control characters".to_owned(),
         })?;
     Ok(plain.replace('%', "%%"))

@@ -12,7 +12,7 @@ use crate::error::OrchestratorError;
 pub struct StoreInspection {
     /// The version of its schema.
     pub schema_version: i64,
-    /// `wal`, unless the file lies where SQLite has no shared memory (some network file systems).
+    /// `wal`, unless the file lies where `SQLite` has no shared memory (some network file systems).
     pub journal_mode: String,
     /// Size of its pages together.
     pub bytes: u64,
