@@ -3,11 +3,17 @@
 # Installs what it needs first.
 . "$(dirname "$0")/lib.sh"
 
-need_command cargo-nextest "cargo install --locked cargo-nextest"
+need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
+if ! command -v cargo-nextest >/dev/null; then
+  say "installing cargo-nextest"
+  cargo install --locked cargo-nextest >&2
+fi
 bash scripts/build.sh
 prepare_cargo
 # ffmpeg makes the test videos; the fonts write known captions into them.
 need_packages ffmpeg fonts-noto-cjk fonts-dejavu-core
+# Prefect's server and client are Python; once it runs on PostgreSQL.
+need_packages python3 python3-venv postgresql util-linux
 films=$(bash scripts/fetch-films.sh)
 export CAPTIONACC_FILMS="$films"
 # A setting of this machine must not reach a test.
@@ -22,7 +28,8 @@ cargo clippy "${worker[@]}" --all-targets -- -D warnings
 cargo clippy --locked --release --lib --target-dir target/addon -- -D warnings
 
 say "Rust tests"
-cargo nextest run "${worker[@]}"
+# With one real Prefect server for all of them.
+bash scripts/with-prefect.sh cargo nextest run "${worker[@]}"
 
 say "Rust docs"
 RUSTDOCFLAGS="-D warnings" cargo doc "${worker[@]}" --lib --no-deps --document-private-items
