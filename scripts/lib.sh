@@ -37,6 +37,8 @@ need_command() {
 need_node_modules() {
   need_command node "install Node.js 20 or newer (Debian: apt-get install nodejs npm)"
   if [ ! -f node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+    # better-sqlite3, of the tests and the demo, compiles itself where its prebuilt binary cannot be had.
+    need_packages build-essential python3
     say "installing npm packages"
     npm ci --no-audit --no-fund >&2
     touch node_modules/.package-lock.json

@@ -22,6 +22,14 @@ export PREFECT_HOME="$PWD/.cache/no-prefect"
 
 worker=(--locked --release --no-default-features --features worker)
 
+say "spelling"
+tools="${CAPTIONACC_CACHE:-$PWD/.cache}/tools"
+if [ ! -x "$tools/bin/typos" ]; then
+  python3 -m venv "$tools"
+  "$tools/bin/python" -m pip install --quiet --disable-pip-version-check typos==1.52.0 >&2
+fi
+"$tools/bin/typos"
+
 say "formatting and lints"
 cargo fmt --check
 cargo clippy "${worker[@]}" --all-targets -- -D warnings

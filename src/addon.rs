@@ -104,7 +104,7 @@ struct ListRequest {
 }
 
 #[derive(Serialize)]
-struct Events {
+struct Reading {
     events: Vec<FlowRunEvent>,
     cursor: EventCursor,
     /// The run has ended and nothing of it is left to be seen.
@@ -168,7 +168,7 @@ async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) ->
 
 /// The run with its states, task runs and artifacts.
 #[napi]
-pub fn get_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+pub fn get_flow_run(env: &Env, flow_run_id: String) -> napi::Result<PromiseRaw<'_, String>> {
     answer(env, async move |context| {
         let id: FlowRunId = flow_run_id.parse()?;
         context.orchestrator().await?.read_flow_run_details(id).await
@@ -177,7 +177,7 @@ pub fn get_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<P
 
 /// The runs that match, newest first.
 #[napi]
-pub fn list_flow_runs<'env>(env: &'env Env, filter: String) -> napi::Result<PromiseRaw<'env, String>> {
+pub fn list_flow_runs(env: &Env, filter: String) -> napi::Result<PromiseRaw<'_, String>> {
     answer(env, async move |context| {
         let request: ListRequest = decode("filter", &filter)?;
         let limit = request.limit.unwrap_or(DEFAULT_LISTED);
@@ -200,7 +200,7 @@ pub fn list_flow_runs<'env>(env: &'env Env, filter: String) -> napi::Result<Prom
 
 /// Cancels a run.
 #[napi]
-pub fn cancel_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+pub fn cancel_flow_run(env: &Env, flow_run_id: String) -> napi::Result<PromiseRaw<'_, String>> {
     answer(env, async move |context| {
         let id: FlowRunId = flow_run_id.parse()?;
         context.orchestrator().await?.cancel_flow_run(id).await
@@ -209,7 +209,7 @@ pub fn cancel_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Resul
 
 /// Queues an ended run again.
 #[napi]
-pub fn retry_flow_run<'env>(env: &'env Env, flow_run_id: String) -> napi::Result<PromiseRaw<'env, String>> {
+pub fn retry_flow_run(env: &Env, flow_run_id: String) -> napi::Result<PromiseRaw<'_, String>> {
     answer(env, async move |context| {
         let id: FlowRunId = flow_run_id.parse()?;
         context.orchestrator().await?.retry_flow_run(id).await
@@ -248,7 +248,7 @@ pub fn next_events<'env>(
     })
 }
 
-async fn events_after(context: Context, id: FlowRunId, cursor: EventCursor) -> Answer<Events> {
+async fn events_after(context: Context, id: FlowRunId, cursor: EventCursor) -> Answer<Reading> {
     let orchestrator = context.orchestrator().await?;
     let mut seen = None;
     loop {
@@ -260,7 +260,7 @@ async fn events_after(context: Context, id: FlowRunId, cursor: EventCursor) -> A
             let (events, cursor) = orchestrator.read_events(id, cursor).await?;
             if !events.is_empty() || has_ended {
                 let done = events.is_empty();
-                return Ok(Events { events, cursor, done });
+                return Ok(Reading { events, cursor, done });
             }
         }
         tokio::time::sleep(WATCH_INTERVAL).await;
