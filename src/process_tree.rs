@@ -27,19 +27,19 @@ fn pid_of(pid: u32) -> Option<Pid> {
 
 /// Asks the process to end. It passes the word on to what it started.
 pub fn terminate(process: &ProcessIdentity) {
-    if process.is_alive() {
-        if let Some(pid) = pid_of(process.pid) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+    if process.is_alive()
+        && let Some(pid) = pid_of(process.pid)
+    {
+        let _ = kill_process(pid, Signal::TERM);
     }
 }
 
 /// Asks the process and those of its group to end: for a program that passes nothing on by itself.
 pub fn terminate_group(process: &ProcessIdentity) {
-    if process.is_alive() {
-        if let Some(pid) = pid_of(process.pid) {
-            let _ = kill_process_group(pid, Signal::TERM);
-        }
+    if process.is_alive()
+        && let Some(pid) = pid_of(process.pid)
+    {
+        let _ = kill_process_group(pid, Signal::TERM);
     }
 }
 
@@ -63,11 +63,11 @@ pub fn kill_group_of_ended(process: &ProcessIdentity) {
 
 /// Kills the attempt's process, its group and everything marked as its own.
 pub fn kill_all(marker: &str, process: Option<&ProcessIdentity>) {
-    if let Some(process) = process.filter(|process| process.is_alive()) {
-        if let Some(pid) = pid_of(process.pid) {
-            let _ = kill_process_group(pid, Signal::KILL);
-            let _ = kill_process(pid, Signal::KILL);
-        }
+    if let Some(process) = process.filter(|process| process.is_alive())
+        && let Some(pid) = pid_of(process.pid)
+    {
+        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = kill_process(pid, Signal::KILL);
     }
     for pid in marked(marker) {
         if let Some(pid) = pid_of(pid) {

@@ -41,6 +41,7 @@ fn full(name: &'static str, make: fn(&Studio) -> Value, code: &'static str, name
 }
 
 /// Arguments of crop-frames with some of them changed.
+#[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
 fn with(studio: &Studio, changed: Value) -> Value {
     let Value::Object(mut arguments) = studio.crop_frames(1) else {
         unreachable!("an object")
@@ -66,6 +67,7 @@ fn bounds(studio: &Studio, left: u32, top: u32, right: u32, bottom: u32) -> Valu
 }
 
 /// Faults of the video and of the arguments: the status row can say them.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<Case> {
     vec![
         crop(

@@ -80,7 +80,7 @@ impl Studio {
         let app = create_app_database(&folder.join("annotations.db"));
         // As the app opens it.
         app.pragma_update(None, "journal_mode", "wal").expect("a pragma");
-        app.busy_timeout(Duration::from_secs(60)).expect("a timeout");
+        app.busy_timeout(Duration::from_mins(1)).expect("a timeout");
         Self {
             folder,
             id: id.to_owned(),
@@ -94,6 +94,7 @@ impl Studio {
     }
 
     /// What both flows take.
+    #[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
     pub fn arguments(&self, more: Value) -> Value {
         let mut arguments = json!({
             "video-id": self.id,

@@ -29,6 +29,7 @@ pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
     )]
     let version = version as u32;
 
+    inputs.check_before_creating(attempt)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),

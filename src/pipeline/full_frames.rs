@@ -35,6 +35,7 @@ impl From<OcrError> for TaskError {
 
 pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
     let inputs = Inputs::of(attempt)?;
+    inputs.check_before_creating(attempt)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::ProcessingStatus),

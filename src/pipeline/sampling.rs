@@ -9,7 +9,7 @@ use crate::annotations::{AnnotationsError, Staging};
 use crate::assets;
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::flow::CropBounds;
-use crate::video::{SampleRequest, SampleSummary, VideoError, sample};
+use crate::video::{SampleRequest, SampleSummary, VideoError, probe, sample};
 
 /// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
 const JPEG_QSCALE: i32 = 6;
@@ -48,6 +48,17 @@ impl Inputs {
             output_dir: path("output-dir")?,
             frame_rate_hz: arguments.number("frame-rate").ok_or_else(|| missing("frame-rate"))?,
         })
+    }
+
+    /// Refuses a video that can not be read before a database is made for it. One that is there gets its status row
+    /// first, and learns of the fault by it.
+    pub(super) fn check_before_creating(&self, attempt: &Attempt) -> Result<(), TaskError> {
+        let order = attempt.order();
+        let path = order.arguments.path("db-path");
+        if order.database.is_none() && path.is_some_and(|path| !path.exists()) {
+            probe(&self.video_path)?;
+        }
+        Ok(())
     }
 }
 

@@ -120,12 +120,12 @@ impl<'a> StatusKeeper<'a> {
                     }
                     let mut annotations = self.annotations();
                     self.beat(&mut annotations);
-                    if let Err(error) = annotations.check_fence() {
-                        if error.is_cancellation() {
-                            *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(TaskError::from(error));
-                            self.attempt.ask_to_stop("the video was deleted, or the run replaced");
-                            return;
-                        }
+                    if let Err(error) = annotations.check_fence()
+                        && error.is_cancellation()
+                    {
+                        *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(TaskError::from(error));
+                        self.attempt.ask_to_stop("the video was deleted, or the run replaced");
+                        return;
                     }
                 }
             });

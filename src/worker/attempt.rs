@@ -296,7 +296,7 @@ async fn run(
             .push(Record::Log(log_line(lease, LogLevel::Warning, message)));
     }
     attempt.flush().await;
-    (attempt.ending(flow, claim, status), Some(process))
+    (attempt.ending(flow, claim, &status), Some(process))
 }
 
 struct Streams {
@@ -455,14 +455,7 @@ impl Attempt<'_> {
                 state,
                 message,
             } => {
-                let state = match state {
-                    StateType::Running if run_count > 1 => StateName::Retrying,
-                    StateType::Running => StateName::Running,
-                    StateType::Completed => StateName::Completed,
-                    StateType::Cancelled => StateName::Cancelled,
-                    StateType::Crashed => StateName::Crashed,
-                    _ => StateName::Failed,
-                };
+                let state = task_state(state, run_count);
                 if self.another_object() {
                     self.pending.push(Record::TaskRun {
                         task_run_id,
@@ -607,7 +600,7 @@ impl Attempt<'_> {
     }
 
     /// What became of the attempt. A child that said it completed has written its result, however it died afterwards.
-    fn ending(self, flow: &FlowDefinition, claim: &Claim, status: std::io::Result<ExitStatus>) -> Ending {
+    fn ending(self, flow: &FlowDefinition, claim: &Claim, status: &std::io::Result<ExitStatus>) -> Ending {
         match (self.said, self.stopped) {
             (Some(Said::Completed(message)), _) => Ending::Completed {
                 message,
@@ -625,8 +618,20 @@ impl Attempt<'_> {
                 let message = format!("{} ({})", failure.message, failure.code);
                 failed(flow, claim, StateName::Failed, message, failure.retryable)
             }
-            (None, None) => failed(flow, claim, StateName::Crashed, death(&status), true),
+            (None, None) => failed(flow, claim, StateName::Crashed, death(status), true),
         }
+    }
+}
+
+/// The name of a task run's state.
+const fn task_state(state: StateType, run_count: u32) -> StateName {
+    match state {
+        StateType::Running if run_count > 1 => StateName::Retrying,
+        StateType::Running => StateName::Running,
+        StateType::Completed => StateName::Completed,
+        StateType::Cancelled => StateName::Cancelled,
+        StateType::Crashed => StateName::Crashed,
+        _ => StateName::Failed,
     }
 }
 

@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the loop waits for a dead worker's processes to die: its signals and claims wait too. The next turn goes on.
 const ORPHAN_DEATH_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often ended runs past their retention are looked for.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+const RETENTION_INTERVAL: Duration = Duration::from_hours(1);
 
 /// How a worker is to run; what is `None` comes from the settings.
 #[derive(Debug, Clone, Default)]
@@ -363,7 +363,7 @@ impl Worker {
             .await
         {
             Ok(run) => {
-                info!(flow_run_id = %id, state = run.state.name.as_str(), "Recovered the run of a dead worker ({worker}).")
+                info!(flow_run_id = %id, state = run.state.name.as_str(), "Recovered the run of a dead worker ({worker}).");
             }
             // Another worker was faster.
             Err(OrchestratorError::AttemptSuperseded { .. }) => {}
