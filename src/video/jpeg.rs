@@ -1,0 +1,117 @@
+//! JPEG: libav's encoder, which makes the smallest files at equal likeness, and its decoder.
+
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::{Error, Packet, Rational, codec, decoder, encoder, ffi, frame};
+
+use super::picture::MAX_PIXELS;
+use super::{VideoError, source, sys};
+use crate::picture::RgbPicture;
+
+/// Encodes pictures of one size.
+pub(super) struct JpegEncoder {
+    encoder: encoder::Video,
+    quality: i32,
+    next_pts: i64,
+}
+
+impl JpegEncoder {
+    /// An encoder for full-range 4:2:0 pictures of this size, in pixels.
+    pub(super) fn open(width: u32, height: u32, qscale: i32) -> Result<Self, VideoError> {
+        let failed = |source| VideoError::Libav {
+            step: "open the JPEG encoder",
+            source,
+        };
+        let codec = encoder::find(codec::Id::MJPEG).ok_or(failed(Error::EncoderNotFound))?;
+        let mut settings = codec::Context::new_with_codec(codec)
+            .encoder()
+            .video()
+            .map_err(failed)?;
+        let quality = qscale * ffi::FF_QP2LAMBDA;
+        settings.set_width(width);
+        settings.set_height(height);
+        settings.set_format(Pixel::YUVJ420P);
+        settings.set_time_base(Rational::new(1, 1));
+        settings.set_global_quality(quality);
+        settings.set_qmin(1);
+        settings.set_qmax(31);
+        // Bit-exact leaves out the encoder's name, 16 bytes a picture.
+        settings.set_flags(codec::Flags::QSCALE | codec::Flags::BITEXACT);
+        settings.set_threading(codec::threading::Config {
+            kind: codec::threading::Type::None,
+            count: 1,
+            ..Default::default()
+        });
+        let encoder = settings.open_as(codec).map_err(failed)?;
+        Ok(Self {
+            encoder,
+            quality,
+            next_pts: 0,
+        })
+    }
+
+    /// The JPEG file of `picture`.
+    pub(super) fn encode(&mut self, picture: &mut frame::Video) -> Result<Vec<u8>, VideoError> {
+        let failed = |source| VideoError::Libav {
+            step: "encode a JPEG",
+            source,
+        };
+        sys::set_quality(picture, self.quality);
+        picture.set_pts(Some(self.next_pts));
+        self.next_pts += 1;
+        self.encoder.send_frame(picture).map_err(failed)?;
+        let mut packet = Packet::empty();
+        self.encoder.receive_packet(&mut packet).map_err(failed)?;
+        Ok(packet.data().unwrap_or_default().to_vec())
+    }
+}
+
+/// Decodes one JPEG into RGB, at its exact size.
+///
+/// # Errors
+/// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
+/// have.
+pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
+    source::quiet();
+    let invalid = |detail: String| VideoError::InvalidJpeg {
+        bytes: jpeg.len(),
+        detail,
+    };
+    let said = |error: Error| invalid(error.to_string());
+    if !jpeg.starts_with(&[0xff, 0xd8]) {
+        return Err(invalid("it does not begin as one".to_owned()));
+    }
+    let codec = decoder::find(codec::Id::MJPEG).ok_or(VideoError::Libav {
+        step: "find the JPEG decoder",
+        source: Error::DecoderNotFound,
+    })?;
+    let mut options = ffmpeg_next::Dictionary::new();
+    options.set("max_pixels", &MAX_PIXELS.to_string());
+    options.set("threads", "1");
+    // A picture that is not whole is no picture.
+    options.set("err_detect", "explode");
+    let context = codec::Context::new_with_codec(codec).decoder();
+    let mut decoder = context.open_as_with(codec, options).map_err(said)?;
+    decoder.send_packet(&Packet::copy(jpeg)).map_err(said)?;
+    decoder.send_eof().map_err(said)?;
+    let mut decoded = frame::Video::empty();
+    decoder.receive_frame(&mut decoded).map_err(said)?;
+    if decoded.is_corrupt() || decoded.has_decode_errors() {
+        return Err(invalid("it is damaged".to_owned()));
+    }
+    let (width, height) = (decoded.width(), decoded.height());
+    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
+    sys::Scaler::new()
+        .run(&decoded, &mut rgb)
+        .map_err(|source| VideoError::Libav {
+            step: "convert a JPEG to RGB",
+            source,
+        })?;
+    let row_bytes = width as usize * 3;
+    let stride = rgb.stride(0);
+    let rows = rgb.data(0).chunks(stride).take(height as usize);
+    Ok(RgbPicture {
+        width,
+        height,
+        data: rows.flat_map(|row| &row[..row_bytes]).copied().collect(),
+    })
+}

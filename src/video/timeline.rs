@@ -1,0 +1,417 @@
+//! Which picture is on display when, and what has to be decoded for it. Pure: packets' times in, a plan out.
+//!
+//! Times are whole ticks of the stream's time base; they are compared with k / rate as exact fractions.
+
+use std::ops::RangeInclusive;
+
+/// Leading pictures that may follow a key picture for it to begin a group: real encoders have a handful. A file with
+/// more is decoded across that key picture.
+const MAX_LEADING_PACKETS: usize = 64;
+/// Samples of one video: 10 Hz for four and a half days.
+const MAX_SAMPLES: i128 = 4_000_000;
+/// A stream of sound that starts this long before the picture is a fault of the file, not a black start.
+const MAX_START_GAP_SECONDS: i64 = 60;
+
+/// A positive fraction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fraction {
+    pub(super) numerator: i64,
+    pub(super) denominator: i64,
+}
+
+impl Fraction {
+    #[expect(clippy::cast_precision_loss, reason = "both come from 32-bit numbers")]
+    pub(super) fn value(self) -> f64 {
+        self.numerator as f64 / self.denominator as f64
+    }
+}
+
+/// What the packet pass keeps of a packet of the video stream, in the order of decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PacketFacts {
+    /// Presentation time.
+    pub(super) pts: Option<i64>,
+    /// Decoding time.
+    pub(super) dts: Option<i64>,
+    /// 0 if unknown.
+    pub(super) duration: i64,
+    /// Decoding can begin here.
+    pub(super) key: bool,
+    /// Decoded but not shown (before the start of an edit list).
+    pub(super) hidden: bool,
+}
+
+/// A picture and the samples that show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needed {
+    pub(super) pts: i64,
+    pub(super) samples: RangeInclusive<u64>,
+}
+
+/// A group of pictures of which some are needed: decoding begins at the key packet `first` and is over with packet
+/// `last`, which may be a leading picture of the next group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) first: usize,
+    pub(super) last: usize,
+    /// Pictures before this time are leading ones that refer to pictures before the group.
+    pub(super) start_pts: i64,
+    /// In order of time.
+    pub(super) needed: Vec<Needed>,
+}
+
+/// How to get at the pictures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Group by group. The groups are in order, and do not overlap but for the leading pictures at their ends.
+    Groups(Vec<Group>),
+    /// All packets from the first key packet on: the packets do not tell which pictures come out of them.
+    Everything,
+}
+
+/// The video's timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Timeline {
+    /// The tick of t = 0; `None` if only the decoder can tell: the first picture's.
+    pub(super) origin: Option<i64>,
+    /// Ticks from the origin to the end of the last picture.
+    pub(super) length: i64,
+    /// The first packet to decode.
+    pub(super) first_packet: usize,
+    /// Pictures that are shown, as far as the packets tell.
+    pub(super) pictures: usize,
+    /// A picture's usual length, in ticks.
+    pub(super) interval: i64,
+    /// Time and packet of every picture in order of time; empty if the packets do not tell.
+    shown: Vec<(i64, usize)>,
+}
+
+/// Sample times: k / rate, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SampleClock {
+    /// Ticks a sample, as a fraction.
+    numerator: i128,
+    denominator: i128,
+}
+
+impl SampleClock {
+    pub(super) fn new(rate_hz: Fraction, time_base: Fraction) -> Self {
+        Self {
+            numerator: i128::from(rate_hz.denominator) * i128::from(time_base.denominator),
+            denominator: i128::from(rate_hz.numerator) * i128::from(time_base.numerator),
+        }
+    }
+
+    /// The last tick that is not after sample `k`, from the origin.
+    pub(super) fn tick(self, sample: u64) -> i128 {
+        i128::from(sample) * self.numerator / self.denominator
+    }
+
+    /// Samples before `length` ticks, at least one. `None` if they are more than any real video has.
+    pub(super) fn samples_in(self, length: i64) -> Option<u64> {
+        let scaled = i128::from(length.max(1)).checked_mul(self.denominator)?;
+        let samples = (scaled + self.numerator - 1) / self.numerator;
+        (samples <= MAX_SAMPLES).then(|| u64::try_from(samples.max(1)).expect("between 1 and the limit"))
+    }
+}
+
+impl Timeline {
+    /// The timeline of a stream's packets; `None` if nothing is shown.
+    ///
+    /// `container_start` is the start of the earliest stream of sound or picture in ticks of this one,
+    /// `usual_interval` what the container says of a picture's length. With `fields` a packet may be half a picture.
+    pub(super) fn of(
+        packets: &[PacketFacts],
+        container_start: Option<i64>,
+        usual_interval: Option<i64>,
+        time_base: Fraction,
+        fields: bool,
+    ) -> Option<Self> {
+        // What comes before the first key picture cannot be decoded; players leave it out as well.
+        let first_packet = packets.iter().position(|packet| packet.key).unwrap_or(0);
+        let first_pts = packets.get(first_packet)?.pts;
+        let decodable = || {
+            packets
+                .iter()
+                .enumerate()
+                .skip(first_packet)
+                .filter(|(_, packet)| !packet.hidden)
+        };
+        let pictures = decodable().count();
+        if pictures == 0 {
+            return None;
+        }
+        let has_key = packets[first_packet].key;
+
+        let mut shown: Vec<(i64, usize)> = Vec::new();
+        if decodable().all(|(_, packet)| packet.pts.is_some()) {
+            shown = decodable()
+                .filter_map(|(index, packet)| packet.pts.map(|pts| (pts, index)))
+                // Leading pictures of the very first key picture refer to what is not there.
+                .filter(|(pts, _)| packets[first_packet].hidden || first_pts.is_none_or(|first| *pts >= first))
+                .collect();
+            shown.sort_unstable();
+        }
+        if let (Some((first, _)), Some((last, last_index))) = (shown.first().copied(), shown.last().copied()) {
+            let span = last.saturating_sub(first);
+            let interval = usual_interval
+                .or_else(|| mean_interval(span, shown.len()))
+                .unwrap_or(1)
+                .max(1);
+            let gap_limit = MAX_START_GAP_SECONDS.saturating_mul(time_base.denominator) / time_base.numerator.max(1);
+            let origin = container_start
+                .filter(|start| *start <= first && first.saturating_sub(*start) <= gap_limit)
+                .unwrap_or(first);
+            let last_length = match packets[last_index].duration {
+                duration if duration > 0 => duration,
+                _ => interval,
+            };
+            let unique = shown.windows(2).all(|pair| pair[0].0 < pair[1].0);
+            let pictures = shown.len();
+            if fields || !has_key || !unique {
+                shown.clear();
+            }
+            return Some(Self {
+                origin: Some(origin),
+                length: last.saturating_add(last_length).saturating_sub(origin),
+                first_packet,
+                pictures,
+                interval,
+                shown,
+            });
+        }
+        // Without presentation times, the decoding times have the same spacing.
+        let times = || decodable().filter_map(|(_, packet)| packet.pts.or(packet.dts));
+        let span = match (times().min(), times().max()) {
+            (Some(first), Some(last)) => Some(last.saturating_sub(first)),
+            _ => None,
+        };
+        let interval = usual_interval
+            .or_else(|| mean_interval(span?, pictures))
+            .unwrap_or(1)
+            .max(1);
+        let pictures_long = interval.saturating_mul(i64::try_from(pictures).unwrap_or(i64::MAX));
+        Some(Self {
+            origin: None,
+            length: span.map_or(pictures_long, |span| span.saturating_add(interval)),
+            first_packet,
+            pictures,
+            interval,
+            shown: Vec::new(),
+        })
+    }
+
+    /// The way to the first `samples` samples.
+    pub(super) fn route(&self, packets: &[PacketFacts], clock: SampleClock, samples: u64) -> Route {
+        let (Some(origin), false) = (self.origin, self.shown.is_empty()) else {
+            return Route::Everything;
+        };
+        let starts = group_starts(packets, self.first_packet);
+        let mut groups: Vec<Group> = Vec::new();
+        let mut start_at = 0;
+        let mut shown_at = 0;
+        for sample in 0..samples {
+            let tick = i128::from(origin) + clock.tick(sample);
+            while self
+                .shown
+                .get(shown_at + 1)
+                .is_some_and(|(pts, _)| i128::from(*pts) <= tick)
+            {
+                shown_at += 1;
+            }
+            let (pts, index) = self.shown[shown_at];
+            while starts.get(start_at + 1).is_some_and(|(start_pts, _)| *start_pts <= pts) {
+                start_at += 1;
+            }
+            let (start_pts, first) = starts[start_at];
+            match groups.last_mut() {
+                Some(group) if group.first == first => {
+                    group.last = group.last.max(index);
+                    match group.needed.last_mut() {
+                        Some(needed) if needed.pts == pts => needed.samples = *needed.samples.start()..=sample,
+                        _ => group.needed.push(Needed {
+                            pts,
+                            samples: sample..=sample,
+                        }),
+                    }
+                }
+                _ => groups.push(Group {
+                    first,
+                    last: index,
+                    start_pts,
+                    needed: vec![Needed {
+                        pts,
+                        samples: sample..=sample,
+                    }],
+                }),
+            }
+        }
+        Route::Groups(groups)
+    }
+}
+
+fn mean_interval(span: i64, pictures: usize) -> Option<i64> {
+    let gaps = i64::try_from(pictures).ok()?.checked_sub(1).filter(|gaps| *gaps > 0)?;
+    Some(span / gaps)
+}
+
+/// Time and index of the key packets at which a decoder can start and show everything from their time on.
+///
+/// A key packet begins a group if all pictures before it in decoding order are before it in time too; leading
+/// pictures (after it in decoding order, before it in time) belong to the group before.
+fn group_starts(packets: &[PacketFacts], first_packet: usize) -> Vec<(i64, usize)> {
+    // What follows a packet by more than the leading pictures must not be before it in time.
+    let mut earliest_later = vec![i64::MAX; packets.len() + 1];
+    for (index, packet) in packets.iter().enumerate().rev() {
+        let own = packet.pts.filter(|_| !packet.hidden).unwrap_or(i64::MAX);
+        earliest_later[index] = earliest_later[index + 1].min(own);
+    }
+    let mut starts = Vec::new();
+    let mut latest_before = i64::MIN;
+    for (index, packet) in packets.iter().enumerate().skip(first_packet) {
+        let Some(pts) = packet.pts else { continue };
+        if index == first_packet {
+            starts.push((pts, index));
+        } else if packet.key && !packet.hidden && latest_before < pts {
+            let beyond = (index + 1 + MAX_LEADING_PACKETS).min(packets.len());
+            if earliest_later[beyond] >= pts {
+                starts.push((pts, index));
+            }
+        }
+        if !packet.hidden {
+            latest_before = latest_before.max(pts);
+        }
+    }
+    starts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECONDS: Fraction = Fraction {
+        numerator: 1,
+        denominator: 1000,
+    };
+    const TEN_HZ: Fraction = Fraction {
+        numerator: 10,
+        denominator: 1,
+    };
+
+    fn packet(pts: i64, key: bool) -> PacketFacts {
+        PacketFacts {
+            pts: Some(pts),
+            dts: None,
+            duration: 40,
+            key,
+            hidden: false,
+        }
+    }
+
+    fn timeline(packets: &[PacketFacts], container_start: Option<i64>) -> Timeline {
+        Timeline::of(packets, container_start, None, MILLISECONDS, false).expect("pictures")
+    }
+
+    /// Picture and samples of every needed picture, group by group.
+    fn needed(packets: &[PacketFacts], rate_hz: Fraction) -> Vec<(usize, usize, Vec<(i64, u64, u64)>)> {
+        let timeline = timeline(packets, None);
+        let clock = SampleClock::new(rate_hz, MILLISECONDS);
+        let samples = clock.samples_in(timeline.length).expect("a sane length");
+        let Route::Groups(groups) = timeline.route(packets, clock, samples) else {
+            panic!("no groups: {timeline:?}")
+        };
+        let list = |group: &Group| {
+            let pictures = group.needed.iter();
+            pictures
+                .map(|needed| (needed.pts, *needed.samples.start(), *needed.samples.end()))
+                .collect()
+        };
+        groups
+            .iter()
+            .map(|group| (group.first, group.last, list(group)))
+            .collect()
+    }
+
+    #[test]
+    fn a_sample_shows_the_last_picture_that_is_not_after_it() {
+        let packets: Vec<_> = (0..6).map(|at| packet(at * 40, at == 0)).collect();
+        assert_eq!(
+            needed(&packets, TEN_HZ),
+            [(0, 5, vec![(0, 0, 0), (80, 1, 1), (200, 2, 2)])]
+        );
+    }
+
+    #[test]
+    fn a_picture_that_stays_is_decoded_once_for_all_its_samples() {
+        let packets = [packet(0, true), packet(250, false), packet(900, false)];
+        assert_eq!(
+            needed(&packets, TEN_HZ),
+            [(0, 2, vec![(0, 0, 2), (250, 3, 8), (900, 9, 9)])]
+        );
+    }
+
+    #[test]
+    fn leading_pictures_belong_to_the_group_before() {
+        // Decoding order: I0 P120 b40 b80 | I240 b160 b200 P360 …
+        let times = [
+            (0, true),
+            (120, false),
+            (40, false),
+            (80, false),
+            (240, true),
+            (160, false),
+            (200, false),
+            (360, false),
+        ];
+        let packets: Vec<_> = times.into_iter().map(|(pts, key)| packet(pts, key)).collect();
+        assert_eq!(
+            needed(&packets, TEN_HZ),
+            [
+                (0, 6, vec![(0, 0, 0), (80, 1, 1), (200, 2, 2)]),
+                (4, 4, vec![(240, 3, 3)])
+            ]
+        );
+    }
+
+    #[test]
+    fn groups_without_a_needed_picture_are_left_out() {
+        let packets: Vec<_> = (0..100).map(|at| packet(at * 40, at % 10 == 0)).collect();
+        let half_hz = Fraction {
+            numerator: 1,
+            denominator: 2,
+        };
+        assert_eq!(
+            needed(&packets, half_hz),
+            [(0, 0, vec![(0, 0, 0)]), (50, 50, vec![(2000, 1, 1)])]
+        );
+    }
+
+    #[test]
+    fn the_timeline_starts_with_the_earliest_stream() {
+        let packets = [packet(500, true), packet(540, false)];
+        assert_eq!(timeline(&packets, Some(300)).origin, Some(300));
+        assert_eq!(timeline(&packets, Some(300)).length, 280);
+        assert_eq!(timeline(&packets, None).origin, Some(500));
+        assert_eq!(timeline(&packets, Some(-86_400_000)).origin, Some(500));
+    }
+
+    #[test]
+    fn packets_that_do_not_tell_their_pictures_are_all_decoded() {
+        let clock = SampleClock::new(TEN_HZ, MILLISECONDS);
+        let twice = [packet(0, true), packet(40, false), packet(40, false)];
+        assert_eq!(timeline(&twice, None).route(&twice, clock, 1), Route::Everything);
+        let mut untimed = [packet(0, true), packet(40, false)];
+        untimed[1].pts = None;
+        untimed[1].dts = Some(40);
+        assert_eq!(timeline(&untimed, None).origin, None);
+        assert_eq!(timeline(&untimed, None).route(&untimed, clock, 1), Route::Everything);
+    }
+
+    #[test]
+    fn an_absurd_length_is_no_number_of_samples() {
+        assert_eq!(SampleClock::new(TEN_HZ, MILLISECONDS).samples_in(i64::MAX), None);
+        assert_eq!(SampleClock::new(TEN_HZ, MILLISECONDS).samples_in(0), Some(1));
+        assert_eq!(SampleClock::new(TEN_HZ, MILLISECONDS).samples_in(1000), Some(10));
+        assert_eq!(SampleClock::new(TEN_HZ, MILLISECONDS).samples_in(1001), Some(11));
+    }
+}
