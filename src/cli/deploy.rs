@@ -54,16 +54,12 @@ struct Deployed {
 /// Registers the flows.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
-    let prefect = match (&settings.orchestrator, settings.prefect.clone()) {
-        (OrchestratorChoice::Prefect, Some(prefect)) => prefect,
-        _ => {
-            return Err(OrchestratorError::Config {
-                origin: settings.orchestrator_reason.clone(),
-                problem: "the embedded orchestrator needs no deployments; for Prefect, run npm run setup first"
-                    .to_owned(),
-            }
-            .into());
+    let (OrchestratorChoice::Prefect, Some(prefect)) = (settings.orchestrator, settings.prefect.clone()) else {
+        return Err(OrchestratorError::Config {
+            origin: settings.orchestrator_reason,
+            problem: "the embedded orchestrator needs no deployments; for Prefect, run npm run setup first".to_owned(),
         }
+        .into());
     };
     let command = match &options.command {
         Some(command) => command.clone(),

@@ -53,7 +53,7 @@ pub(super) struct Options {
     /// Where flow runs are queued
     #[arg(long, value_enum)]
     orchestrator: Option<Place>,
-    /// Address of the self-hosted API, as http://127.0.0.1:4200/api
+    /// Address of the self-hosted API, with its /api
     #[arg(long, value_name = "URL")]
     api_url: Option<String>,
     /// File with the user:password of the self-hosted API
@@ -284,16 +284,15 @@ fn server(options: &Options, asker: &Asker) -> Result<PrefectClient, Failure> {
         std::env::var("PREFECT_API_URL").ok().filter(|_| !asker.is_terminal)
     });
     let was_asked = given.is_none();
-    let api_url = match given {
-        Some(url) => url,
-        None => {
-            asker.need("api-url", "--api-url http://HOST:4200/api")?;
-            Input::with_theme(&asker.theme)
-                .with_prompt("Address of the API")
-                .default(std::env::var("PREFECT_API_URL").unwrap_or_else(|_| SERVER_API_URL.to_owned()))
-                .interact_text()
-                .map_err(asking)?
-        }
+    let api_url = if let Some(url) = given {
+        url
+    } else {
+        asker.need("api-url", "--api-url http://HOST:4200/api")?;
+        Input::with_theme(&asker.theme)
+            .with_prompt("Address of the API")
+            .default(std::env::var("PREFECT_API_URL").unwrap_or_else(|_| SERVER_API_URL.to_owned()))
+            .interact_text()
+            .map_err(asking)?
     };
     let mut settings = PrefectSettings::new(&api_url, "--api-url")?;
     settings.is_cloud = false;
@@ -312,6 +311,7 @@ fn server(options: &Options, asker: &Asker) -> Result<PrefectClient, Failure> {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of Prefect's answer")]
 struct Workspace {
     account_id: uuid::Uuid,
     account_handle: String,

@@ -6,6 +6,7 @@
 //! its process id, its end with its whole tree when it is cancelled, and CRASHED when it ends without a final state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -370,13 +371,16 @@ async fn start(client: &PrefectClient, run: &ApiFlowRun, worker_name: &str, mark
         run.job_variables.as_ref(),
         &workspace,
     )?;
-    let scratch = match &configuration.working_directory {
-        Some(_) => None,
-        None => {
-            let folder = std::env::temp_dir().join(format!("captionacc-{}", run.id));
-            std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-            Some(Scratch(folder))
-        }
+    let scratch = if configuration.working_directory.is_some() {
+        None
+    } else {
+        let folder = std::env::temp_dir().join(format!("captionacc-{}-{}", run.id, Uuid::new_v4()));
+        // Of this user alone, and never one that somebody made before.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        Some(Scratch(folder))
     };
     let folder = scratch
         .as_ref()

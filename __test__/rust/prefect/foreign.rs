@@ -84,7 +84,7 @@ impl Bed {
     }
 
     /// Registers a flow of the file, queues a run of it, and claims it.
-    fn claim(&mut self, flow: &str, parameters: Value, variables: Value) -> ApiFlowRun {
+    fn claim(&mut self, flow: &str, parameters: &Value, variables: Value) -> ApiFlowRun {
         let post = |path: &str, body: Value| json!({"method": "POST", "path": path, "body": body});
         let flow_id = self.judge.ask("request", post("/flows/", json!({"name": flow})))["id"].clone();
         let mut variables = variables;
@@ -144,7 +144,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn a_python_flow_runs_as_under_prefects_own_worker() {
     let mut bed = Bed::new();
     let variables = json!({"env": {"TRAINING_SIZE": "big"}, "working_dir": bed.folder.path()});
-    let run = bed.claim("training", json!({"size": 5}), variables);
+    let run = bed.claim("training", &json!({"size": 5}), variables);
     assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
     let all = bed.judge.ask("everything", json!({"id": run.id}));
     assert_eq!(all["run"]["state"]["type"], "COMPLETED", "{all}");
@@ -162,7 +162,7 @@ fn a_python_flow_runs_as_under_prefects_own_worker() {
 #[test]
 fn what_a_flow_reports_itself_stands() {
     let mut bed = Bed::new();
-    let run = bed.claim("failing", json!({}), json!({"working_dir": bed.folder.path()}));
+    let run = bed.claim("failing", &json!({}), json!({"working_dir": bed.folder.path()}));
     assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
     let run = bed.judge.ask("read", json!({"id": run.id}));
     assert_eq!(run["state"]["type"], "FAILED");
@@ -171,7 +171,7 @@ fn what_a_flow_reports_itself_stands() {
 #[test]
 fn a_process_that_dies_without_a_word_is_crashed_with_its_last_words() {
     let mut bed = Bed::new();
-    let run = bed.claim("dying", json!({}), json!({"working_dir": bed.folder.path()}));
+    let run = bed.claim("dying", &json!({}), json!({"working_dir": bed.folder.path()}));
     assert_eq!(bed.supervise(&run), ForeignEnd::Crashed);
     let state = bed.judge.ask("read", json!({"id": run.id}))["state"].take();
     assert_eq!(state["type"], "CRASHED");
@@ -185,7 +185,7 @@ fn a_process_that_dies_without_a_word_is_crashed_with_its_last_words() {
 #[test]
 fn a_program_that_can_not_be_started_is_crashed_and_says_why() {
     let mut bed = Bed::new();
-    let mut run = bed.claim("dying", json!({}), json!({}));
+    let mut run = bed.claim("dying", &json!({}), json!({}));
     run.job_variables = Some(
         json!({"command": "/no/such/program"})
             .as_object()
@@ -207,7 +207,7 @@ fn a_program_that_can_not_be_started_is_crashed_and_says_why() {
 fn a_cancelled_flow_ends_with_its_whole_process_tree() {
     let mut bed = Bed::new();
     let folder = bed.folder.path().to_owned();
-    let run = bed.claim("waiting", json!({"folder": folder}), json!({"working_dir": folder}));
+    let run = bed.claim("waiting", &json!({"folder": folder}), json!({"working_dir": folder}));
     let (wish, receiver) = watch::channel(Wish::Run);
     let client = bed.client.clone();
     let claimed = run.clone();
@@ -223,16 +223,12 @@ fn a_cancelled_flow_ends_with_its_whole_process_tree() {
     let written: PathBuf = folder.join("grandchild");
     let grandchild = loop {
         // The flow is another process, which tells of its start by this file alone.
-        match fs::read_to_string(&written)
-            .ok()
-            .and_then(|text| text.parse::<u32>().ok())
-        {
-            Some(pid) => break pid,
-            None => {
-                assert!(!supervising.is_finished(), "the flow ended before it started");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+        let text = fs::read_to_string(&written).unwrap_or_default();
+        if let Ok(pid) = text.parse::<u32>() {
+            break pid;
         }
+        assert!(!supervising.is_finished(), "the flow ended before it started");
+        std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(bed.judge.ask("cancel", json!({"id": run.id}))["status"], "ACCEPT");
     wish.send_replace(Wish::Cancel);

@@ -1,4 +1,4 @@
-//! A real Prefect server: from PyPI, on a free loopback port, with a home and a database of its own.
+//! A real Prefect server: from `PyPI`, on a free loopback port, with a home and a database of its own.
 
 use std::fs;
 use std::io::Write;
