@@ -5,155 +5,155 @@
  * queue itself lives in a temporary home that is removed at the end. Exit code 0: both flows completed and what they
  * wrote was checked.
  */
-import { execFile, spawn } from 'node:child_process'
-import { createWriteStream, existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { basename, dirname, join, relative, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { execFile, spawn } from 'node:child_process';
+import { createWriteStream, existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const binary = join(root, 'dist', 'captionacc')
-const output = join(root, 'demo-output')
-const databasePath = join(output, 'annotations.db')
-const workerLog = join(output, 'worker.log')
-const videoId = 'demo-video'
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const binary = join(root, 'dist', 'captionacc');
+const output = join(root, 'demo-output');
+const databasePath = join(output, 'annotations.db');
+const workerLog = join(output, 'worker.log');
+const videoId = 'demo-video';
 /** How long a worker may take to drain before the demo calls that a failure. */
-const DRAIN_TIMEOUT_MS = 60_000
+const DRAIN_TIMEOUT_MS = 60_000;
 /** Texts of the summary. */
-const SHOWN_TEXTS = 24
+const SHOWN_TEXTS = 24;
 /** Cropped frames on their contact sheet. */
-const SHOWN_STRIPS = 40
+const SHOWN_STRIPS = 40;
 
 /** What a person can mend: shown without a stack. */
 class DemoError extends Error {
   constructor(message, hint) {
-    super(message)
-    this.hint = hint
+    super(message);
+    this.hint = hint;
   }
 }
 
-const run = promisify(execFile)
-const say = (text = '') => process.stdout.write(`${text}\n`)
-const heading = (text) => say(`\n== ${text}`)
-const seconds = (ms) => `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`
-const shown = (path) => relative(process.cwd(), path) || '.'
+const run = promisify(execFile);
+const say = (text = '') => process.stdout.write(`${text}\n`);
+const heading = (text) => say(`\n== ${text}`);
+const seconds = (ms) => `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+const shown = (path) => relative(process.cwd(), path) || '.';
 
 /** Loads what `npm run build` makes, or says how to get it. */
 async function load() {
   if (!existsSync(binary)) {
-    throw new DemoError(`${shown(binary)} is missing`, 'npm run build')
+    throw new DemoError(`${shown(binary)} is missing`, 'npm run build');
   }
   try {
     const [orchestrator, { default: Database }] = await Promise.all([
       import('@captionacc/orchestrator'),
       import('better-sqlite3'),
-    ])
-    return { orchestrator, Database }
+    ]);
+    return { orchestrator, Database };
   } catch (error) {
-    throw new DemoError(`a module does not load: ${error.message}`, 'npm ci && npm run build')
+    throw new DemoError(`a module does not load: ${error.message}`, 'npm ci && npm run build');
   }
 }
 
 /** What the web app does when an upload has ended: the file, its tables and the rows that it polls. */
 async function createDatabase(Database, film) {
-  const schema = await readFile(join(root, '__test__', 'fixtures', 'app-schema.sql'), 'utf8')
-  const database = new Database(databasePath)
-  database.pragma('journal_mode = WAL')
-  database.exec(schema)
+  const schema = await readFile(join(root, '__test__', 'fixtures', 'app-schema.sql'), 'utf8');
+  const database = new Database(databasePath);
+  database.pragma('journal_mode = WAL');
+  database.exec(schema);
   database
     .prepare('UPDATE video_metadata SET video_id = ?, display_path = ?, original_filename = ?, file_size_bytes = ?')
-    .run(videoId, film, basename(film), (await stat(film)).size)
-  return database
+    .run(videoId, film, basename(film), (await stat(film)).size);
+  return database;
 }
 
 /** Starts a worker; its log goes to a file, the progress is shown by the demo itself. */
 function startWorker(environment) {
-  const log = createWriteStream(workerLog)
-  const child = spawn(binary, ['worker'], { env: environment, stdio: ['ignore', 'pipe', 'pipe'] })
-  child.stdout.pipe(log, { end: false })
-  child.stderr.pipe(log, { end: false })
+  const log = createWriteStream(workerLog);
+  const child = spawn(binary, ['worker'], { env: environment, stdio: ['ignore', 'pipe', 'pipe'] });
+  child.stdout.pipe(log, { end: false });
+  child.stderr.pipe(log, { end: false });
   const ended = new Promise((settle) => {
-    child.once('error', (error) => settle({ problem: `it could not be started: ${error.message}` }))
+    child.once('error', (error) => settle({ problem: `it could not be started: ${error.message}` }));
     child.once('close', (code, signal) => {
-      log.end()
-      settle(code === 0 ? {} : { problem: `it ended with ${signal ?? `code ${code}`}` })
-    })
-  })
-  return { child, ended }
+      log.end();
+      settle(code === 0 ? {} : { problem: `it ended with ${signal ?? `code ${code}`}` });
+    });
+  });
+  return { child, ended };
 }
 
 /** Asks the worker to drain; resolves once it has gone. */
 async function stopWorker({ child, ended }) {
-  child.kill('SIGTERM')
-  const timer = setTimeout(() => child.kill('SIGKILL'), DRAIN_TIMEOUT_MS)
-  const { problem } = await ended
-  clearTimeout(timer)
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), DRAIN_TIMEOUT_MS);
+  const { problem } = await ended;
+  clearTimeout(timer);
   if (problem) {
-    throw new DemoError(`the worker did not end well: ${problem}`, `see ${shown(workerLog)}`)
+    throw new DemoError(`the worker did not end well: ${problem}`, `see ${shown(workerLog)}`);
   }
 }
 
 /** The same line again and again on a terminal, else a line for each tenth of the work. */
 function progressLine() {
-  const isTerminal = process.stdout.isTTY
-  let lastTenth = -1
-  let isOpen = false
+  const isTerminal = process.stdout.isTTY;
+  let lastTenth = -1;
+  let isOpen = false;
   return {
     show({ task, done, total, unit, fraction }) {
-      const percent = Math.floor(fraction * 100)
-      const text = `   ${String(percent).padStart(3)} %  ${task} (${done}/${total ?? '?'} ${unit})`
+      const percent = Math.floor(fraction * 100);
+      const text = `   ${String(percent).padStart(3)} %  ${task} (${done}/${total ?? '?'} ${unit})`;
       if (isTerminal) {
-        process.stdout.write(`\r\u001b[K${text}`)
-        isOpen = true
+        process.stdout.write(`\r\u001b[K${text}`);
+        isOpen = true;
       } else if (Math.floor(percent / 10) !== lastTenth) {
-        lastTenth = Math.floor(percent / 10)
-        say(text)
+        lastTenth = Math.floor(percent / 10);
+        say(text);
       }
     },
     close() {
       if (isOpen) {
-        process.stdout.write('\r\u001b[K')
-        isOpen = false
+        process.stdout.write('\r\u001b[K');
+        isOpen = false;
       }
     },
-  }
+  };
 }
 
 /** Queues a flow and shows its run until the end. */
 async function runFlow(orchestrator, flowType, args, signal) {
-  heading(flowType)
-  const calledAt = performance.now()
-  const queued = await orchestrator.queuePrefectFlow(flowType, args, { signal })
-  const queueMs = performance.now() - calledAt
-  say(`   queued in ${queueMs.toFixed(2)} ms: ${queued.flowRunId} (${queued.priority})`)
-  const line = progressLine()
+  heading(flowType);
+  const calledAt = performance.now();
+  const queued = await orchestrator.queuePrefectFlow(flowType, args, { signal });
+  const queueMs = performance.now() - calledAt;
+  say(`   queued in ${queueMs.toFixed(2)} ms: ${queued.flowRunId} (${queued.priority})`);
+  const line = progressLine();
   try {
     for await (const event of orchestrator.watchFlowRun(queued.flowRunId, { signal })) {
       if (event.type === 'progress') {
-        line.show(event.progress)
+        line.show(event.progress);
       } else {
-        line.close()
+        line.close();
         say(
           event.type === 'state'
             ? `   ${event.state.name}${event.state.message ? `: ${event.state.message}` : ''}`
             : `   | ${event.log.message}`,
-        )
+        );
       }
     }
   } finally {
-    line.close()
+    line.close();
   }
-  const flowRun = await orchestrator.getFlowRun(queued.flowRunId)
+  const flowRun = await orchestrator.getFlowRun(queued.flowRunId);
   if (flowRun.state.type !== 'COMPLETED') {
     throw new DemoError(
       `${flowType} ended as ${flowRun.state.name}: ${flowRun.state.message ?? 'no reason given'}`,
       `see ${shown(workerLog)}`,
-    )
+    );
   }
-  return { flowRun, queueMs }
+  return { flowRun, queueMs };
 }
 
 /**
@@ -170,184 +170,184 @@ function captionBounds(boxes, { width, height }) {
       // y is the lower edge, counted from the bottom.
       top: Math.floor((1 - box.y - box.height) * height),
       bottom: Math.ceil((1 - box.y) * height),
-    }))
-  const votes = Array.from({ length: height }, () => new Set())
+    }));
+  const votes = Array.from({ length: height }, () => new Set());
   for (const box of pixels) {
     for (let row = Math.max(0, box.top); row < Math.min(height, box.bottom); row += 1) {
-      votes[row].add(box.frame)
+      votes[row].add(box.frame);
     }
   }
-  const most = Math.max(0, ...votes.map((frames) => frames.size))
+  const most = Math.max(0, ...votes.map((frames) => frames.size));
   if (most === 0) {
-    throw new DemoError('no text was found in the film, so there is nothing to crop to', 'try a film with captions')
+    throw new DemoError('no text was found in the film, so there is nothing to crop to', 'try a film with captions');
   }
-  const enough = Math.max(1, most / 2)
-  const peak = votes.findIndex((frames) => frames.size === most)
-  let top = peak
-  while (top > 0 && votes[top - 1].size >= enough) top -= 1
-  let bottom = peak + 1
-  while (bottom < height && votes[bottom].size >= enough) bottom += 1
-  const inside = pixels.filter((box) => (box.top + box.bottom) / 2 >= top && (box.top + box.bottom) / 2 < bottom)
-  const padding = Math.round(height / 60)
-  const clamp = (value, most) => Math.min(most, Math.max(0, value))
+  const enough = Math.max(1, most / 2);
+  const peak = votes.findIndex((frames) => frames.size === most);
+  let top = peak;
+  while (top > 0 && votes[top - 1].size >= enough) top -= 1;
+  let bottom = peak + 1;
+  while (bottom < height && votes[bottom].size >= enough) bottom += 1;
+  const inside = pixels.filter((box) => (box.top + box.bottom) / 2 >= top && (box.top + box.bottom) / 2 < bottom);
+  const padding = Math.round(height / 60);
+  const clamp = (value, end) => Math.min(end, Math.max(0, value));
   return {
     left: clamp(Math.min(...inside.map((box) => box.left)) - padding, width),
     top: clamp(top - padding, height),
     right: clamp(Math.max(...inside.map((box) => box.right)) + padding, width),
     bottom: clamp(bottom + padding, height),
-  }
+  };
 }
 
 /** The frames of a table side by side in one PNG; `boxes` are drawn where they were found. */
 async function contactSheet(path, frames, { columns, cellWidth, boxes = [] }, signal) {
-  const rows = Math.ceil(frames.length / columns)
+  const rows = Math.ceil(frames.length / columns);
   const outlines = boxes.map(({ frame, x, y, width, height }) => {
-    const place = `x=iw*${x}:y=ih*${1 - y - height}:w=iw*${width}:h=ih*${height}`
-    return `drawbox=${place}:color=magenta:thickness=2:enable='eq(n,${frame})'`
-  })
-  const tile = `tile=${columns}x${rows}:padding=6:margin=6:color=gray`
-  const filter = [...outlines, `scale=${cellWidth}:-2`, tile].join(',')
-  const input = ['-f', 'image2pipe', '-framerate', '1', '-c:v', 'mjpeg', '-i', 'pipe:0']
+    const place = `x=iw*${x}:y=ih*${1 - y - height}:w=iw*${width}:h=ih*${height}`;
+    return `drawbox=${place}:color=magenta:thickness=2:enable='eq(n,${frame})'`;
+  });
+  const tile = `tile=${columns}x${rows}:padding=6:margin=6:color=gray`;
+  const filter = [...outlines, `scale=${cellWidth}:-2`, tile].join(',');
+  const input = ['-f', 'image2pipe', '-framerate', '1', '-c:v', 'mjpeg', '-i', 'pipe:0'];
   const ffmpeg = spawn('ffmpeg', ['-v', 'error', '-y', ...input, '-vf', filter, '-frames:v', '1', path], {
     stdio: ['pipe', 'ignore', 'pipe'],
     signal,
-  })
-  let said = ''
-  ffmpeg.stderr.on('data', (text) => (said += text))
-  ffmpeg.stdin.on('error', () => {}) // An ffmpeg that gave up says why on stderr.
-  ffmpeg.stdin.end(Buffer.concat(frames.map((frame) => frame.image_data)))
-  const code = await new Promise((settle, fail) => ffmpeg.once('error', fail).once('close', settle))
+  });
+  let said = '';
+  ffmpeg.stderr.on('data', (text) => (said += text));
+  ffmpeg.stdin.on('error', () => {}); // An ffmpeg that gave up says why on stderr.
+  ffmpeg.stdin.end(Buffer.concat(frames.map((frame) => frame.image_data)));
+  const code = await new Promise((settle, fail) => ffmpeg.once('error', fail).once('close', settle));
   if (code !== 0) {
-    throw new DemoError(`ffmpeg made no contact sheet: ${said.trim()}`, 'apt-get install ffmpeg')
+    throw new DemoError(`ffmpeg made no contact sheet: ${said.trim()}`, 'apt-get install ffmpeg');
   }
 }
 
 /** What must hold in annotations.db after both flows. */
 function check(database) {
-  const problems = []
-  const one = (sql) => database.prepare(sql).pluck().get()
+  const problems = [];
+  const one = (sql) => database.prepare(sql).pluck().get();
   const expect = (what, found, wanted) => {
-    if (found !== wanted) problems.push(`${what} is ${found}, not ${wanted}`)
-  }
-  expect('processing_status', one('SELECT status FROM processing_status'), 'processing_complete')
-  expect('crop_frames_status', one('SELECT status FROM crop_frames_status'), 'complete')
-  expect('integrity_check', one('PRAGMA integrity_check'), 'ok')
+    if (found !== wanted) problems.push(`${what} is ${found}, not ${wanted}`);
+  };
+  expect('processing_status', one('SELECT status FROM processing_status'), 'processing_complete');
+  expect('crop_frames_status', one('SELECT status FROM crop_frames_status'), 'complete');
+  expect('integrity_check', one('PRAGMA integrity_check'), 'ok');
   for (const table of ['full_frames', 'full_frame_ocr', 'cropped_frames']) {
-    if (one(`SELECT count(*) FROM ${table}`) === 0) problems.push(`${table} is empty`)
+    if (one(`SELECT count(*) FROM ${table}`) === 0) problems.push(`${table} is empty`);
   }
   if (problems.length > 0) {
-    throw new DemoError(`annotations.db is not as it must be: ${problems.join('; ')}`, `see ${shown(workerLog)}`)
+    throw new DemoError(`annotations.db is not as it must be: ${problems.join('; ')}`, `see ${shown(workerLog)}`);
   }
 }
 
 async function summarize(database, results, lineage, signal) {
-  const all = (sql) => database.prepare(sql).all()
-  const frames = all('SELECT * FROM full_frames ORDER BY frame_index')
-  const boxes = all('SELECT * FROM full_frame_ocr ORDER BY frame_index, box_index')
-  const strips = all('SELECT * FROM cropped_frames ORDER BY frame_index')
-  const sum = (rows) => rows.reduce((total, row) => total + row.file_size, 0)
+  const all = (sql) => database.prepare(sql).all();
+  const frames = all('SELECT * FROM full_frames ORDER BY frame_index');
+  const boxes = all('SELECT * FROM full_frame_ocr ORDER BY frame_index, box_index');
+  const strips = all('SELECT * FROM cropped_frames ORDER BY frame_index');
+  const sum = (rows) => rows.reduce((total, row) => total + row.file_size, 0);
 
-  heading('summary')
-  const size = ({ width, height }) => `${width}x${height}`
-  say(`   full_frames     ${frames.length} frames of ${size(frames[0])}, ${megabytes(sum(frames))}`)
-  say(`   full_frame_ocr  ${boxes.length} boxes in ${new Set(boxes.map((box) => box.frame_index)).size} frames`)
-  say(`   cropped_frames  ${strips.length} frames of ${size(strips[0])}, ${megabytes(sum(strips))}`)
+  heading('summary');
+  const size = ({ width, height }) => `${width}x${height}`;
+  say(`   full_frames     ${frames.length} frames of ${size(frames[0])}, ${megabytes(sum(frames))}`);
+  say(`   full_frame_ocr  ${boxes.length} boxes in ${new Set(boxes.map((box) => box.frame_index)).size} frames`);
+  say(`   cropped_frames  ${strips.length} frames of ${size(strips[0])}, ${megabytes(sum(strips))}`);
 
-  say('\n   First texts (time in the film, how sure, text):')
+  say('\n   First texts (time in the film, how sure, text):');
   for (const box of boxes.slice(0, SHOWN_TEXTS)) {
-    say(`   ${box.timestamp_seconds.toFixed(0).padStart(5)} s  ${box.confidence.toFixed(2)}  ${box.text}`)
+    say(`   ${box.timestamp_seconds.toFixed(0).padStart(5)} s  ${box.confidence.toFixed(2)}  ${box.text}`);
   }
   if (boxes.length > SHOWN_TEXTS) {
-    say(`            … and ${boxes.length - SHOWN_TEXTS} more, in full_frame_ocr`)
+    say(`            … and ${boxes.length - SHOWN_TEXTS} more, in full_frame_ocr`);
   }
 
-  say('\n   Times:')
+  say('\n   Times:');
   for (const { flowRun, queueMs } of results) {
-    const at = (name) => Date.parse(flowRun[name])
+    const at = (name) => Date.parse(flowRun[name]);
     say(
       `   ${flowRun.flowName.padEnd(12)} queue call ${queueMs.toFixed(2)} ms, ` +
         `waited ${at('startedAt') - at('createdAt')} ms, ran ${seconds(at('endedAt') - at('startedAt'))}`,
-    )
+    );
   }
 
-  say('\n   Lineage (captionacc lineage):')
-  say(lineage.trimEnd().replaceAll(/^/gm, '   '))
+  say('\n   Lineage (captionacc lineage):');
+  say(lineage.trimEnd().replaceAll(/^/gm, '   '));
 
-  const index = new Map(frames.map((frame, position) => [frame.frame_index, position]))
-  const outlines = boxes.map((box) => ({ ...box, frame: index.get(box.frame_index) }))
+  const index = new Map(frames.map((frame, position) => [frame.frame_index, position]));
+  const outlines = boxes.map((box) => ({ ...box, frame: index.get(box.frame_index) }));
   const sheets = [
     [join(output, 'full-frames.png'), frames, { columns: 5, cellWidth: 320, boxes: outlines }],
     [join(output, 'cropped-frames.png'), sample(strips, SHOWN_STRIPS), { columns: 4, cellWidth: 320 }],
-  ]
+  ];
   for (const [path, pictures, options] of sheets) {
-    await contactSheet(path, pictures, options, signal)
+    await contactSheet(path, pictures, options, signal);
   }
-  say('\n   To look at:')
+  say('\n   To look at:');
   for (const path of [...sheets.map(([sheet]) => sheet), databasePath, workerLog]) {
-    say(`   ${shown(path)}`)
+    say(`   ${shown(path)}`);
   }
 }
 
 /** Up to `count` of them, evenly spread. */
 function sample(rows, count) {
-  if (rows.length <= count) return rows
-  return Array.from({ length: count }, (_, place) => rows[Math.floor((place * rows.length) / count)])
+  if (rows.length <= count) return rows;
+  return Array.from({ length: count }, (_, place) => rows[Math.floor((place * rows.length) / count)]);
 }
 
 async function main(film, signal) {
-  const home = await mkdtemp(join(tmpdir(), 'captionacc-demo-'))
+  const home = await mkdtemp(join(tmpdir(), 'captionacc-demo-'));
   // The demo's own home and the embedded orchestrator, whatever this user has set up.
-  Object.assign(process.env, { CAPTIONACC_HOME: home, CAPTIONACC_ORCHESTRATOR: 'embedded' })
-  delete process.env.CAPTIONACC_CONFIG
+  Object.assign(process.env, { CAPTIONACC_HOME: home, CAPTIONACC_ORCHESTRATOR: 'embedded' });
+  delete process.env.CAPTIONACC_CONFIG;
   const { orchestrator, Database } = await load().catch(async (error) => {
-    await rm(home, { recursive: true, force: true })
-    throw error
-  })
-  await rm(output, { recursive: true, force: true })
-  await mkdir(output, { recursive: true })
-  const database = await createDatabase(Database, film)
-  const worker = startWorker(process.env)
+    await rm(home, { recursive: true, force: true });
+    throw error;
+  });
+  await rm(output, { recursive: true, force: true });
+  await mkdir(output, { recursive: true });
+  const database = await createDatabase(Database, film);
+  const worker = startWorker(process.env);
   // A worker that ends early would leave the demo waiting for ever.
-  const early = new AbortController()
-  const isOver = AbortSignal.any([signal, early.signal])
-  void worker.ended.then(() => early.abort(new DemoError('the worker ended early', `see ${shown(workerLog)}`)))
+  const early = new AbortController();
+  const isOver = AbortSignal.any([signal, early.signal]);
+  void worker.ended.then(() => early.abort(new DemoError('the worker ended early', `see ${shown(workerLog)}`)));
   try {
     const args = {
       'video-id': videoId,
       'video-path': film,
       'db-path': databasePath,
       'output-dir': join(output, 'scratch'),
-    }
-    const results = [await runFlow(orchestrator, 'full-frames', { ...args, 'frame-rate': 0.1 }, isOver)]
-    const boxes = database.prepare('SELECT * FROM full_frame_ocr').all()
-    const size = database.prepare('SELECT frame_width width, frame_height height FROM video_layout_config').get()
-    const bounds = captionBounds(boxes, size)
-    const cropping = { ...args, 'crop-bounds': bounds, 'crop-bounds-version': 1 }
-    results.push(await runFlow(orchestrator, 'crop-frames', cropping, isOver))
-    check(database)
-    const { stdout: lineage } = await run(binary, ['lineage'], { env: process.env, signal: isOver })
-    await summarize(database, results, lineage, isOver)
+    };
+    const results = [await runFlow(orchestrator, 'full-frames', { ...args, 'frame-rate': 0.1 }, isOver)];
+    const boxes = database.prepare('SELECT * FROM full_frame_ocr').all();
+    const size = database.prepare('SELECT frame_width width, frame_height height FROM video_layout_config').get();
+    const bounds = captionBounds(boxes, size);
+    const cropping = { ...args, 'crop-bounds': bounds, 'crop-bounds-version': 1 };
+    results.push(await runFlow(orchestrator, 'crop-frames', cropping, isOver));
+    check(database);
+    const { stdout: lineage } = await run(binary, ['lineage'], { env: process.env, signal: isOver });
+    await summarize(database, results, lineage, isOver);
   } catch (error) {
     // What the signal carries says more than "aborted".
-    throw isOver.aborted ? isOver.reason : error
+    throw isOver.aborted ? isOver.reason : error;
   } finally {
-    database.close()
-    heading('stopping the worker')
-    await stopWorker(worker).finally(() => rm(home, { recursive: true, force: true }))
-    say('   drained')
+    database.close();
+    heading('stopping the worker');
+    await stopWorker(worker).finally(() => rm(home, { recursive: true, force: true }));
+    say('   drained');
   }
 }
 
-const stop = new AbortController()
+const stop = new AbortController();
 for (const name of ['SIGINT', 'SIGTERM']) {
-  process.once(name, () => stop.abort(new DemoError(`stopped by ${name}`, 'npm run demo')))
+  process.once(name, () => stop.abort(new DemoError(`stopped by ${name}`, 'npm run demo')));
 }
 try {
-  const film = process.argv[2]
-  if (!film) throw new DemoError('no film given', 'npm run demo')
-  await main(resolve(film), stop.signal)
+  const film = process.argv[2];
+  if (!film) throw new DemoError('no film given', 'npm run demo');
+  await main(resolve(film), stop.signal);
 } catch (error) {
-  process.stderr.write(`error: ${error instanceof DemoError ? error.message : error.stack}\n`)
-  if (error.hint) process.stderr.write(`hint: ${error.hint}\n`)
-  process.exitCode = 1
+  process.stderr.write(`error: ${error instanceof DemoError ? error.message : error.stack}\n`);
+  if (error.hint) process.stderr.write(`hint: ${error.hint}\n`);
+  process.exitCode = 1;
 }
