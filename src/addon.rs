@@ -157,6 +157,8 @@ async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) ->
         flow,
         arguments,
         idempotency_key: request.idempotency_key,
+        patience: None,
+        when_unreachable: None,
     };
     let queued = open(&settings).await?.create_flow_run(new, intent).await?;
     Ok(QueueAnswer {

@@ -25,6 +25,16 @@ impl FlowRunId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// The id that a Prefect server gave.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The id as a Prefect server knows it.
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
 }
 
 impl fmt::Display for FlowRunId {

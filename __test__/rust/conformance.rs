@@ -50,6 +50,8 @@ fn new(flow: &str, video_id: &str) -> NewFlowRun {
         flow,
         arguments,
         idempotency_key: None,
+        patience: None,
+        when_unreachable: None,
     }
 }
 

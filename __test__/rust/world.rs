@@ -84,26 +84,8 @@ impl World {
 
     pub fn start_worker_with(&self, arguments: &[&str]) -> Worker {
         let mut command = self.command(env!("CARGO_BIN_EXE_captionacc"));
-        command
-            .arg("worker")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the worker starts");
-        let mut stderr = child.stderr.take().expect("piped");
-        // The log is read as it comes: a full pipe would stop the worker.
-        let log = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        });
-        let identity = ProcessIdentity::of(child.id()).expect("it runs");
-        Worker {
-            child: Some(child),
-            identity,
-            log: Some(log),
-        }
+        command.arg("worker").args(arguments);
+        Worker::spawn(command)
     }
 
     /// Queues a run.
@@ -118,6 +100,8 @@ impl World {
             flow,
             arguments,
             idempotency_key: None,
+        patience: None,
+        when_unreachable: None,
         };
         self.block_on(self.store.create_flow_run(new, Arc::default()))
             .expect("queued")
@@ -214,6 +198,28 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Starts one with this command of the program.
+    pub fn spawn(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the worker starts");
+        let mut stderr = child.stderr.take().expect("piped");
+        // The log is read as it comes: a full pipe would stop the worker.
+        let log = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let identity = ProcessIdentity::of(child.id()).expect("it runs");
+        Self {
+            child: Some(child),
+            identity,
+            log: Some(log),
+        }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.identity.pid, signal);
     }

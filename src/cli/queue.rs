@@ -59,6 +59,8 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
         idempotency_key: text(given, IDEMPOTENCY_KEY)?,
         flow,
         arguments,
+        patience: None,
+        when_unreachable: None,
     };
     let queued = with_orchestrator(&settings, async |orchestrator| {
         Ok(orchestrator.create_flow_run(new, std::sync::Arc::default()).await?)

@@ -1,7 +1,7 @@
 //! The orchestrator: where flow runs are queued, claimed, and where what becomes of them is kept.
 //!
 //! [`Orchestrator`] is what both faces of this crate speak to: the callers' half (queue, read, cancel, retry, watch)
-//! and the workers' half (claim, record, finish, recover). [`local`] is the embedded one.
+//! and the workers' half (claim, record, finish, recover). [`local`] is the embedded one, [`prefect`] the one over a Prefect API.
 
 pub mod local;
 pub mod prefect;
@@ -22,17 +22,25 @@ use crate::flow::{Arguments, FlowDefinition, WorkQueue};
 use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLevel, LogLine};
 use crate::process_identity::ProcessIdentity;
 use crate::protocol::{DatabaseIdentity, Materialization};
+use prefect::settings::WhenUnreachable;
 use crate::settings::{OrchestratorChoice, Settings};
 use crate::state::{StateName, StateType};
 
 /// Opens the orchestrator that the settings choose.
 ///
 /// # Errors
-/// [`OrchestratorError::PrefectUnsupported`] if they choose Prefect, and what opening queue.db can say.
+/// [`OrchestratorError::Config`] if they choose Prefect and name no API, and what opening queue.db can say.
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Orchestrator>, OrchestratorError> {
     match settings.orchestrator {
         OrchestratorChoice::Embedded => Ok(Arc::new(local::LocalOrchestrator::open(&settings.home).await?)),
-        OrchestratorChoice::Prefect => Err(OrchestratorError::Internal("not yet".to_owned())),
+        OrchestratorChoice::Prefect => {
+            let prefect = settings.prefect.clone().ok_or_else(|| OrchestratorError::Config {
+                origin: settings.orchestrator_reason.clone(),
+                problem: "no Prefect API is configured: run npm run setup, or set PREFECT_API_URL".to_owned(),
+            })?;
+            let opened = prefect::PrefectOrchestrator::open(prefect, &settings.home, settings.flows.clone()).await?;
+            Ok(Arc::new(opened))
+        }
     }
 }
 
@@ -79,6 +87,10 @@ pub struct NewFlowRun {
     pub arguments: Arguments,
     /// Two calls with one key make one run.
     pub idempotency_key: Option<String>,
+    /// How long a Prefect API may take for it, tries included; its client's default where none is given.
+    pub patience: Option<Duration>,
+    /// What to do if a Prefect API cannot be reached; the settings' choice where none is given.
+    pub when_unreachable: Option<WhenUnreachable>,
 }
 
 /// A queued flow run.

@@ -137,8 +137,9 @@ impl Worker {
             started_at: Timestamp::now(),
             is_alive: true,
         };
-        forget_dead_workers(orchestrator.as_ref()).await?;
+        // Waits for a Prefect API that is away; everything after it finds one that answers.
         orchestrator.register_worker(record, settings.limit).await?;
+        forget_dead_workers(orchestrator.as_ref()).await?;
         let pool = orchestrator.read_work_pool().await?;
         info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,8 @@
 //! process and never from a slow one. A fencing token that grows with every claim keeps late writes out.
 
 mod inspection;
-mod queue;
+pub(in crate::orchestrator) mod journal;
+pub(in crate::orchestrator) mod queue;
 mod reading;
 mod records;
 mod rows;
@@ -59,6 +60,12 @@ impl LocalOrchestrator {
             bell: Bell::new(home),
             ear: OnceCell::new(),
         })
+    }
+
+    /// Waits for the bell of this queue.db; `false` after `timeout` without one.
+    pub(in crate::orchestrator) async fn heard(&self, timeout: Duration) -> bool {
+        let ear = self.ear.get_or_init(|| async { Ear::new(&self.home) }).await;
+        ear.wait(timeout).await
     }
 
     /// What a look at the whole file finds, for `captionacc doctor`; it reads every page.
@@ -264,11 +271,7 @@ impl Orchestrator for LocalOrchestrator {
     }
 
     async fn wait_for_work(&self, timeout: Duration) {
-        self.ear
-            .get_or_init(|| async { Ear::new(&self.home) })
-            .await
-            .wait(timeout)
-            .await;
+        self.heard(timeout).await;
     }
 
     fn description(&self) -> String {

@@ -23,7 +23,7 @@ const MAX_KEY_BYTES: usize = 1024;
 const WAITING: &[StateType] = &[StateType::Scheduled];
 const HELD_UNLESS_CANCELLING: &[StateType] = &[StateType::Pending, StateType::Running];
 
-fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
@@ -129,7 +129,7 @@ fn queued(run: &FlowRun, created: bool) -> QueuedFlowRun {
     }
 }
 
-fn check_key(key: Option<&str>) -> Result<(), OrchestratorError> {
+pub(in crate::orchestrator) fn check_key(key: Option<&str>) -> Result<(), OrchestratorError> {
     let problem = match key {
         Some(key) if key.trim().is_empty() => "empty: leave it out, or give a key".to_owned(),
         Some(key) if key.len() > MAX_KEY_BYTES => format!("longer than {MAX_KEY_BYTES} bytes"),
@@ -554,7 +554,11 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
     for run in due {
         // The row speaks of the newest run for its video: what happened to an older one is no longer its business.
         let is_outdated: bool = connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM flow_run WHERE flow_name = ?1 AND id > ?2 AND db_path = ?3)")?
+            .prepare_cached(
+                // Ids of a Prefect server are random: what is newer is told by time first.
+                "SELECT EXISTS (SELECT 1 FROM flow_run WHERE flow_name = ?1 AND db_path = ?3 AND (created_at, id) >
+                   (SELECT created_at, id FROM flow_run WHERE id = ?2))",
+            )?
             .query_row(
                 (
                     &run.flow_run.flow_name,
@@ -598,7 +602,13 @@ pub(super) fn status_row_written(connection: &Connection, id: FlowRunId, state_s
 pub(super) fn apply_retention(connection: &mut Connection, ended_before: i64) -> Result<u64, Fault> {
     let transaction = begin(connection)?;
     let forgotten = transaction
-        .prepare_cached("DELETE FROM flow_run WHERE ended_at < ?1 AND status_row_due = 0")?
+        .prepare_cached(
+            // A run of a Prefect server that waits may have ended elsewhere; what the server must hear is never forgotten.
+            "DELETE FROM flow_run
+             WHERE (ended_at < ?1 OR state_type = 'SCHEDULED' AND state_at < ?1 AND id IN (SELECT flow_run_id FROM prefect_run))
+               AND status_row_due = 0
+               AND NOT EXISTS (SELECT 1 FROM outbox WHERE flow_run_id = flow_run.id AND kind = 'state')",
+        )?
         .execute([ended_before])?;
     transaction
         .prepare_cached(

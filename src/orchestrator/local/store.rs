@@ -19,7 +19,7 @@ use crate::error::OrchestratorError;
 use crate::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
@@ -213,15 +213,19 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     if user_version(connection)? < SCHEMA_VERSION {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have been first.
-        if check_version(&transaction, path)? == 0 {
+        let found = check_version(&transaction, path)?;
+        if found < 1 {
             transaction.execute_batch(include_str!("schema.sql"))?;
             transaction.execute(
                 "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
                 (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
             )?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
+        if found < 2 {
+            transaction.execute_batch(include_str!("schema_2.sql"))?;
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
     Ok(())

@@ -78,9 +78,9 @@ impl Ear {
         Self {}
     }
 
-    /// Returns at the next ring, or at once if one came since the last call, or after `timeout`.
-    pub(super) async fn wait(&self, timeout: Duration) {
-        let _ = tokio::time::timeout(timeout, self.heard()).await;
+    /// Returns at the next ring, or at once if one came since the last call; `false` after `timeout` without one.
+    pub(super) async fn wait(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.heard()).await.is_ok()
     }
 
     #[cfg(all(target_os = "linux", feature = "worker"))]

@@ -133,7 +133,10 @@ impl PrefectClient {
         run: &Value,
         patience: Duration,
     ) -> Result<(ApiFlowRun, bool), PrefectError> {
-        debug_assert!(run["idempotency_key"].is_string(), "repeated without a key, it would be queued twice");
+        debug_assert!(
+            run["idempotency_key"].is_string(),
+            "repeated without a key, it would be queued twice"
+        );
         let path = format!("/deployments/{deployment}/create_flow_run");
         let _alone = self.one_create().await;
         let answer = self.answer(Call::post(path.clone(), run).patience(patience)).await?;
@@ -187,7 +190,8 @@ impl PrefectClient {
 
     /// States that a run was in, oldest first.
     pub async fn read_flow_run_states(&self, id: Uuid) -> Result<Vec<ApiState>, PrefectError> {
-        self.call(Call::get(format!("/flow_run_states/?flow_run_id={id}"))).await
+        self.call(Call::get(format!("/flow_run_states/?flow_run_id={id}")))
+            .await
     }
 
     /// Runs of a pool that are due, by queue and time, capped by the pool's free slots.
@@ -243,6 +247,14 @@ impl PrefectClient {
     /// Emits events. One with a known id counts once.
     pub async fn create_events(&self, events: &[Value]) -> Result<(), PrefectError> {
         self.answer(Call::post("/events", &events)).await.map(drop)
+    }
+
+    /// Keeps a slot of a deployment's limit.
+    pub async fn renew_concurrency_lease(&self, lease: Uuid, seconds: u32) -> Result<(), PrefectError> {
+        let path = format!("/v2/concurrency_limits/leases/{lease}/renew");
+        self.answer(Call::post(path, &json!({ "lease_duration": seconds })))
+            .await
+            .map(drop)
     }
 
     fn parse<T: serde::de::DeserializeOwned>(&self, call: &str, body: Value) -> Result<T, PrefectError> {

@@ -536,7 +536,9 @@ async fn read_bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Setbac
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| setback(&error))? {
         if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(Setback::Lost(format!("its answer is longer than {MAX_ANSWER_BYTES} bytes")));
+            return Err(Setback::Lost(format!(
+                "its answer is longer than {MAX_ANSWER_BYTES} bytes"
+            )));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -587,7 +589,10 @@ mod tests {
     #[test]
     fn an_error_is_one_line_of_what_the_api_said() {
         assert_eq!(detail(br#"{"detail": "no\nsuch"}"#), "nosuch");
-        assert_eq!(detail(br#"{"exception_message": "Service Unavailable"}"#), "Service Unavailable");
+        assert_eq!(
+            detail(br#"{"exception_message": "Service Unavailable"}"#),
+            "Service Unavailable"
+        );
         assert_eq!(detail(b""), "no reason given");
         assert_eq!(detail(&[b'x'; 9000]).len(), 500);
     }

@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum PrefectError {
     /// `ERR_CAPTIONACC_PREFECT_UNREACHABLE`: no answer from the API.
-    #[error("Prefect's API at {address} cannot be reached ({problem}): check that it runs and that PREFECT_API_URL is right")]
+    #[error(
+        "Prefect's API at {address} cannot be reached ({problem}): check that it runs and that PREFECT_API_URL is right"
+    )]
     Unreachable {
         /// Its address.
         address: String,

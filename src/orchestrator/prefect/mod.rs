@@ -1,7 +1,407 @@
 //! The Prefect orchestrator: flow runs in a Prefect 3 server or Prefect Cloud.
+//!
+//! Theory of operation. The callers' half asks the API. The workers' half writes everything to a journal first, a
+//! queue.db of this machine and of this one server (`CAPTIONACC_HOME/prefect/…`), exactly as the embedded orchestrator
+//! does: leases, fencing, recovery, status rows and lineage work with the server away. What the server must hear is put
+//! into the journal's outbox by the same transaction and told from there, states before everything else, by the process
+//! that has the run or by the next one after its death. One queue.db a server, so that a run of one can never be
+//! claimed from, or told to, another.
 
 pub mod api;
 pub mod client;
 pub mod error;
 pub mod model;
 pub mod settings;
+
+mod background;
+mod calling;
+mod claiming;
+mod conversion;
+mod delivery;
+#[cfg(feature = "worker")]
+mod listening;
+mod names;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::local::LocalOrchestrator;
+use super::{
+    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, OrphanedRun, QueuedFlowRun, Record,
+    StatusRowDue, WorkPool, WorkerRecord,
+};
+use crate::assets::AssetLineage;
+use crate::error::OrchestratorError;
+use crate::flow::Flows;
+use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
+use crate::process_identity::ProcessIdentity;
+use client::{PrefectClient, segment};
+use delivery::Mailroom;
+use error::PrefectError;
+use model::ApiWorkPool;
+use names::Names;
+use settings::PrefectSettings;
+
+/// How long a state is told before its teller goes on and leaves it to the outbox.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reader waits for what this process has not told yet.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The orchestrator over a Prefect API.
+pub struct PrefectOrchestrator {
+    inner: Arc<Inner>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+struct Inner {
+    client: PrefectClient,
+    journal: LocalOrchestrator,
+    flows: Flows,
+    names: Names,
+    mailroom: Mailroom,
+    /// Whoever waits for work looks again.
+    wake: Notify,
+    /// The server may have a run for us.
+    poll_wanted: AtomicBool,
+    /// One of our runs may be in another state at the server.
+    check_wanted: AtomicBool,
+    clocks: Mutex<Clocks>,
+    /// Claims whose answer was lost: to be looked after.
+    doubtful: Mutex<Vec<(FlowRunId, Uuid)>>,
+    /// Whether this process works on runs.
+    is_worker: AtomicBool,
+    changes: AtomicI64,
+    started: Instant,
+    /// What was complained about last, so that an outage is one line.
+    complained: Mutex<Option<&'static str>>,
+}
+
+/// When what was done last, and what is known of it.
+#[derive(Default)]
+struct Clocks {
+    polled: Option<Instant>,
+    checked: Option<Instant>,
+    due: Option<Timestamp>,
+    pool: Option<(Instant, ApiWorkPool)>,
+}
+
+impl PrefectOrchestrator {
+    /// Opens the journal for this server below `home`. The server itself is not asked anything yet.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::Config`] for settings that make no client, and the `Store…` errors.
+    pub async fn open(settings: PrefectSettings, home: &Path, flows: Flows) -> Result<Self, OrchestratorError> {
+        let journal = LocalOrchestrator::open(&journal_home(home, &settings)).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client: PrefectClient::new(settings)?,
+                journal,
+                flows,
+                names: Names::default(),
+                mailroom: Mailroom::default(),
+                wake: Notify::new(),
+                poll_wanted: AtomicBool::new(true),
+                check_wanted: AtomicBool::new(false),
+                clocks: Mutex::default(),
+                doubtful: Mutex::default(),
+                is_worker: AtomicBool::new(false),
+                changes: AtomicI64::new(0),
+                started: Instant::now(),
+                complained: Mutex::default(),
+            }),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// The client, for what is not an orchestrator's business.
+    pub fn client(&self) -> &PrefectClient {
+        &self.inner.client
+    }
+
+    /// Forwards runs and tells what the outbox holds once, now; what a worker does all the time.
+    ///
+    /// # Errors
+    /// What kept it from being told.
+    pub async fn forward(&self) -> Result<(), OrchestratorError> {
+        self.inner.forward_all(FINISH_PATIENCE).await
+    }
+
+    async fn flush(&self, id: FlowRunId) {
+        if self.inner.is_worker.load(Ordering::Relaxed) {
+            let told = self.inner.deliver(id, delivery::Scope::Everything, READ_PATIENCE).await;
+            self.inner.note(&told);
+        }
+    }
+}
+
+impl Drop for PrefectOrchestrator {
+    fn drop(&mut self) {
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for task in tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// The folder of the journal of one server and pool.
+pub fn journal_home(home: &Path, settings: &PrefectSettings) -> PathBuf {
+    let mut name = segment(&format!("{} {}", settings.api_url, settings.work_pool));
+    // Longest name that file systems take, less some.
+    name.truncate(240);
+    home.join("prefect").join(name)
+}
+
+impl Inner {
+    fn settings(&self) -> &PrefectSettings {
+        self.client.settings()
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn want_poll(&self) {
+        self.poll_wanted.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn clocks(&self) -> std::sync::MutexGuard<'_, Clocks> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once that the server is away, and once that it is back. No error of the API ends a worker.
+    fn note<T, E: Complaint>(&self, outcome: &Result<T, E>) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(_) => {
+                if complained.take().is_some() {
+                    info!(address = self.client.address(), "Prefect's API answers again.");
+                }
+            }
+            Err(error) => {
+                let code = error.code();
+                if complained.replace(code) != Some(code) {
+                    warn!(code, "{}", error.line());
+                }
+            }
+        }
+    }
+}
+
+trait Complaint {
+    fn code(&self) -> &'static str;
+    fn line(&self) -> String;
+}
+
+impl Complaint for OrchestratorError {
+    fn code(&self) -> &'static str {
+        Self::code(self)
+    }
+    fn line(&self) -> String {
+        self.to_line()
+    }
+}
+
+impl Complaint for PrefectError {
+    fn code(&self) -> &'static str {
+        Self::code(self)
+    }
+    fn line(&self) -> String {
+        self.to_string()
+    }
+}
+
+#[async_trait]
+impl Orchestrator for PrefectOrchestrator {
+    async fn create_flow_run(&self, new: NewFlowRun, intent: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
+        let queued = self.inner.create(new, &intent).await?;
+        self.inner.changed();
+        self.inner.want_poll();
+        Ok(queued)
+    }
+
+    async fn read_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        self.inner.read(id).await
+    }
+
+    async fn read_flow_run_details(&self, id: FlowRunId) -> Result<FlowRunDetails, OrchestratorError> {
+        self.flush(id).await;
+        self.inner.details(id).await
+    }
+
+    async fn list_flow_runs(&self, filter: FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
+        self.inner.list(&filter).await
+    }
+
+    async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
+        self.flush(id).await;
+        self.inner.logs(id, cursor).await
+    }
+
+    async fn read_events(
+        &self,
+        id: FlowRunId,
+        cursor: EventCursor,
+    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+        self.flush(id).await;
+        self.inner.events(id, cursor).await
+    }
+
+    async fn cancel_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let run = self.inner.cancel(id).await?;
+        self.inner.changed();
+        Ok(run)
+    }
+
+    async fn retry_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let run = self.inner.retry(id).await?;
+        self.inner.changed();
+        self.inner.want_poll();
+        Ok(run)
+    }
+
+    async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
+        self.inner.journal.read_lineage().await
+    }
+
+    async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
+        self.inner.work_pool().await
+    }
+
+    async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
+        self.inner.set_paused(is_paused).await?;
+        self.inner.want_poll();
+        Ok(())
+    }
+
+    /// Counts the changes of this process and those of the journal, and a second at a time, since nothing tells of
+    /// the changes that others make at the server.
+    async fn change_counter(&self) -> Result<i64, OrchestratorError> {
+        let seconds = i64::try_from(self.inner.started.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let own = self.inner.changes.load(Ordering::Relaxed);
+        let journal = self.inner.journal.change_counter().await?;
+        Ok(journal
+            .wrapping_add(own.wrapping_mul(1 << 20))
+            .wrapping_add(seconds.wrapping_mul(1 << 30)))
+    }
+
+    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
+        let name = worker.name.clone();
+        self.inner.is_worker.store(true, Ordering::Relaxed);
+        self.inner.journal.register_worker(worker, limit).await?;
+        self.inner.wait_for_server(limit).await?;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.is_empty() {
+            tasks.push(tokio::spawn(background::run(self.inner.clone(), name)).abort_handle());
+            #[cfg(feature = "worker")]
+            tasks.push(tokio::spawn(listening::run(self.inner.clone())).abort_handle());
+        }
+        Ok(())
+    }
+
+    async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError> {
+        self.inner.journal.deregister_worker(name).await?;
+        let settings = self.inner.settings();
+        if !settings.runner_mode {
+            // It is shown as offline after a while all the same.
+            let _ = self.inner.client.delete_worker(&settings.work_pool, name).await;
+        }
+        if self.inner.is_worker.load(Ordering::Relaxed) {
+            let told = self.inner.forward_all(FINISH_PATIENCE).await;
+            self.inner.note(&told);
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
+        self.inner.is_worker.store(true, Ordering::Relaxed);
+        self.inner.claim(worker_name, &flow_names).await
+    }
+
+    async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {
+        let due = self.inner.journal.next_due(flow_names).await?;
+        self.inner.clocks().due = due;
+        Ok(due)
+    }
+
+    async fn start(&self, lease: Lease, process: ProcessIdentity) -> Result<(), OrchestratorError> {
+        self.inner.journal.start(lease, process).await?;
+        let told = self
+            .inner
+            .deliver(lease.flow_run_id, delivery::Scope::States, START_PATIENCE)
+            .await;
+        self.inner.note(&told);
+        Ok(())
+    }
+
+    async fn record(&self, lease: Lease, records: Vec<Record>) -> Result<(), OrchestratorError> {
+        self.inner.journal.record(lease, records).await
+    }
+
+    async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
+        if self.inner.journal.may_commit(lease).await? {
+            self.inner.check_own_runs(&[lease.flow_run_id]).await;
+        }
+        self.inner.journal.may_commit(lease).await
+    }
+
+    async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
+        let run = self.inner.journal.finish(lease, ending).await?;
+        let told = self
+            .inner
+            .deliver(lease.flow_run_id, delivery::Scope::Everything, FINISH_PATIENCE)
+            .await;
+        self.inner.note(&told);
+        // A slot is free.
+        self.inner.changed();
+        self.inner.want_poll();
+        Ok(run)
+    }
+
+    async fn cancellations(&self, ids: Vec<FlowRunId>) -> Result<Vec<(FlowRunId, String)>, OrchestratorError> {
+        self.inner.check_if_due(&ids).await;
+        self.inner.journal.cancellations(ids).await
+    }
+
+    async fn orphaned_runs(&self) -> Result<Vec<OrphanedRun>, OrchestratorError> {
+        self.inner.journal.orphaned_runs().await
+    }
+
+    async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError> {
+        self.inner.journal.status_rows_due().await
+    }
+
+    async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {
+        self.inner.journal.status_row_written(id, state_sequence).await
+    }
+
+    async fn apply_retention(&self, ended_before: Timestamp) -> Result<u64, OrchestratorError> {
+        self.inner.journal.apply_retention(ended_before).await
+    }
+
+    async fn wait_for_work(&self, timeout: Duration) {
+        tokio::select! {
+            heard = self.inner.journal.heard(timeout) => {
+                if heard {
+                    self.inner.poll_wanted.store(true, Ordering::Relaxed);
+                }
+            }
+            () = self.inner.wake.notified() => {}
+        }
+    }
+
+    fn description(&self) -> String {
+        format!("Prefect ({})", self.inner.client.address())
+    }
+}

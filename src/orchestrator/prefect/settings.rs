@@ -304,7 +304,10 @@ impl Sources {
     /// The first value that is not empty, and where it is from.
     fn find(&self, name: &str) -> Option<(&str, String)> {
         self.0.iter().find_map(|(origin, values)| {
-            let value = values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())?;
+            let value = values
+                .get(name)
+                .map(|value| value.trim())
+                .filter(|value| !value.is_empty())?;
             let origin = if origin == "environment" {
                 format!("{name} is set")
             } else {
@@ -394,7 +397,9 @@ mod tests {
         let prefect = ("prefect.toml", "[api]\nurl = 'http://toml/api'\n");
         let dotenv = (".env", "PREFECT_API_URL=\"http://dotenv/api\"\n");
         let url = |environment: &[(&str, &str)], files: &[(&str, &str)]| {
-            load(environment, files).expect("valid").map(|settings| settings.api_url)
+            load(environment, files)
+                .expect("valid")
+                .map(|settings| settings.api_url)
         };
         let environment = [("PREFECT_API_URL", "http://environment/api")];
         let all = [profiles, pyproject, prefect, dotenv];
@@ -417,7 +422,10 @@ mod tests {
             &[
                 ("PREFECT_API_URL", "http://user:hidden1@host/api"),
                 ("PREFECT_API_KEY", "hidden2"),
-                ("PREFECT_CLIENT_CUSTOM_HEADERS", r#"{"X-A": "hidden3", "User-Agent": "hidden4"}"#),
+                (
+                    "PREFECT_CLIENT_CUSTOM_HEADERS",
+                    r#"{"X-A": "hidden3", "User-Agent": "hidden4"}"#,
+                ),
             ],
             &[],
         )

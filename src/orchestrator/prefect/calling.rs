@@ -1,0 +1,739 @@
+//! The callers' half: queueing, reading, cancelling and retrying runs at the server.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::Inner;
+use super::api::PAGE;
+use super::client::DEFAULT_PATIENCE;
+use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions, superseded_by, superseded_message};
+use super::error::PrefectError;
+use super::model::{ApiArtifact, ApiFlowRun, ApiWorkPool, Proposal};
+use super::settings::WhenUnreachable;
+use crate::error::OrchestratorError;
+use crate::flow::{FlowDefinition, WorkQueue};
+use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine, State};
+use crate::orchestrator::local::queue::check_key;
+use crate::orchestrator::{FlowRunFilter, Intent, NewFlowRun, Orchestrator, QueuedFlowRun, WorkPool, WorkerRecord};
+use crate::process_identity::ProcessIdentity;
+use crate::state::{StateName, StateType};
+
+/// How long what is known of the pool is believed.
+const POOL_FRESHNESS: Duration = Duration::from_secs(30);
+/// Most log lines of one reading.
+const LOG_PAGE: usize = PAGE as usize;
+const ACTIVE: [StateType; 3] = [StateType::Pending, StateType::Running, StateType::Cancelling];
+
+impl Inner {
+    /// See [`crate::orchestrator::Orchestrator::create_flow_run`].
+    pub(super) async fn create(&self, new: NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, OrchestratorError> {
+        if intent.is_given_up() {
+            return Err(OrchestratorError::Aborted);
+        }
+        check_key(new.idempotency_key.as_deref())?;
+        refuse_instructions(&new.arguments)?;
+        let when_unreachable = new.when_unreachable.unwrap_or(self.settings().when_unreachable);
+        let deadline = Instant::now() + new.patience.unwrap_or(DEFAULT_PATIENCE);
+        let key = new
+            .idempotency_key
+            .clone()
+            .unwrap_or_else(|| Uuid::new_v4().to_string());
+        match self.create_at_server(&new, &key, Some(intent), deadline).await {
+            Err(OrchestratorError::Prefect(PrefectError::Unreachable { .. }))
+                if when_unreachable == WhenUnreachable::Store =>
+            {
+                // The answer alone may have been lost: the same key makes the run one all the same.
+                if intent.is_given_up() {
+                    return Err(OrchestratorError::Aborted);
+                }
+                intent.commit();
+                let work_queue = new.flow.work_queue;
+                let flow_run_id = self.journal.store_run(new, key).await?;
+                Ok(QueuedFlowRun {
+                    flow_run_id,
+                    work_queue,
+                    created: true,
+                })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Queues a run at the server under `key`.
+    pub(super) async fn create_at_server(
+        &self,
+        new: &NewFlowRun,
+        key: &str,
+        intent: Option<&Intent>,
+        deadline: Instant,
+    ) -> Result<QueuedFlowRun, OrchestratorError> {
+        let flow = &new.flow;
+        let video_id = new.arguments.text("video-id");
+        let queued = |id: Uuid, created: bool| QueuedFlowRun {
+            flow_run_id: FlowRunId::from_uuid(id),
+            work_queue: flow.work_queue,
+            created,
+        };
+        if !flow.latest_wins && video_id.is_some() && new.idempotency_key.is_none() {
+            let waiting = self.runs_of_video(flow, video_id, &[StateType::Scheduled]).await?;
+            let equal = waiting
+                .into_iter()
+                .find(|run| conversion::arguments(&run.parameters) == new.arguments);
+            if let Some(equal) = equal {
+                let name = equal.state.as_ref().map(super::model::ApiState::state_name);
+                // Whoever asks again does not want to wait for the rest of a retry's delay.
+                if name == Some(StateName::AwaitingRetry) {
+                    self.schedule_now(equal.id, "queued again").await?;
+                }
+                return Ok(queued(equal.id, false));
+            }
+        }
+        let body = json!({
+            "parameters": new.arguments,
+            "tags": flow.tags(&new.arguments),
+            "idempotency_key": key,
+        });
+        let mut is_second = false;
+        let (run, is_created) = loop {
+            let deployment = self.names.own_deployment(&self.client, &flow.name).await?;
+            if !is_second && intent.is_some_and(|intent| !intent.commit()) {
+                return Err(OrchestratorError::Aborted);
+            }
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match self.client.create_flow_run(deployment, &body, patience).await {
+                // Deployed anew since, under another id.
+                Err(PrefectError::NotFound { .. }) if !is_second => {
+                    is_second = true;
+                    self.names.forget_own(&flow.name);
+                }
+                outcome => break outcome?,
+            }
+        };
+        if !is_created && new.idempotency_key.is_some() {
+            return if conversion::arguments(&run.parameters) == new.arguments {
+                Ok(queued(run.id, false))
+            } else {
+                Err(OrchestratorError::InvalidArgument {
+                    argument: "idempotencyKey".to_owned(),
+                    problem: format!(
+                        "{key:?} belongs to flow run {} with other arguments: take a new key",
+                        run.id
+                    ),
+                })
+            };
+        }
+        if let Err(error) = self.observe(&run, flow).await {
+            warn!(
+                error = error.to_line(),
+                "A queued run could not be noted here; it runs all the same."
+            );
+        }
+        if flow.latest_wins {
+            // The run is queued, whatever happens here; a worker that claims it does the same.
+            let superseded = self.supersede_older(flow, &run).await;
+            self.note(&superseded);
+        }
+        Ok(queued(run.id, true))
+    }
+
+    async fn observe(&self, run: &ApiFlowRun, flow: &FlowDefinition) -> Result<(), OrchestratorError> {
+        let own = conversion::flow_run(run, flow.name.clone(), flow.deployment(), flow.work_queue, None);
+        self.journal.observe(own, flow.clone()).await
+    }
+
+    /// Runs of a flow of ours for a video in one of these states, the newest first.
+    pub(super) async fn runs_of_video(
+        &self,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+        state_types: &[StateType],
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let Some(video_id) = video_id else {
+            return Ok(Vec::new());
+        };
+        let filter = json!({
+            "flows": { "name": { "any_": [flow.name] } },
+            "deployments": { "name": { "any_": [self.settings().deployment_name] } },
+            "flow_runs": {
+                "tags": { "all_": [format!("video:{video_id}")] },
+                "state": { "type": { "any_": state_types } },
+            },
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": PAGE,
+        });
+        self.client.filter_flow_runs(&filter).await
+    }
+
+    /// Cancels the older runs of a flow for the same video: the newest one is the one that counts.
+    pub(super) async fn supersede_older(
+        &self,
+        flow: &FlowDefinition,
+        newer: &ApiFlowRun,
+    ) -> Result<(), OrchestratorError> {
+        let video_id = newer.parameters.get("video-id").and_then(Value::as_str);
+        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
+        let message = superseded_message(FlowRunId::from_uuid(newer.id));
+        for older in self.runs_of_video(flow, video_id, &states).await? {
+            if older.id != newer.id && (older.created, older.id) < (newer.created, newer.id) {
+                self.ask_to_cancel(&older, &message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a run's end: one that waits is cancelled, one that a worker has is to be stopped by it.
+    async fn ask_to_cancel(&self, run: &ApiFlowRun, message: &str) -> Result<(), OrchestratorError> {
+        let id = FlowRunId::from_uuid(run.id);
+        let mut is_waiting = run
+            .state
+            .as_ref()
+            .is_none_or(|state| state.state_type() == StateType::Scheduled);
+        // Once more if it was claimed in this very moment.
+        for _ in 0..2 {
+            let name = if is_waiting {
+                StateName::Cancelled
+            } else {
+                StateName::Cancelling
+            };
+            if is_waiting {
+                // The state was read a moment ago: whether a worker has it now is asked before it is called ended.
+                let now = self.client.read_flow_run(run.id).await?;
+                is_waiting = now.state.is_none_or(|state| state.state_type() == StateType::Scheduled);
+                if !is_waiting {
+                    continue;
+                }
+            }
+            let proposal = Proposal::new(name, Some(message.to_owned()), Uuid::new_v4());
+            let answer = self
+                .client
+                .set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE)
+                .await?;
+            let entered = answer.state.as_ref().map(super::model::ApiState::state_name);
+            if let Some(name @ (StateName::Cancelling | StateName::Cancelled)) = entered {
+                let message = answer
+                    .state
+                    .and_then(|state| state.message)
+                    .unwrap_or_else(|| message.to_owned());
+                let newer = superseded_by(Some(&message));
+                self.journal.mirror(id, name, message, newer).await?;
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    async fn schedule_now(&self, id: Uuid, message: &str) -> Result<(), OrchestratorError> {
+        let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4())
+            .due_at(self.client.server_now());
+        self.client.set_flow_run_state(id, &proposal, DEFAULT_PATIENCE).await?;
+        self.journal
+            .mirror(FlowRunId::from_uuid(id), StateName::Scheduled, message.to_owned(), None)
+            .await?;
+        Ok(())
+    }
+
+    /// The run at the server; its id there, if it was kept here while the server was away.
+    async fn find(&self, id: FlowRunId) -> Result<Found, OrchestratorError> {
+        match self.client.read_flow_run(id.as_uuid()).await {
+            Ok(run) => Ok(Found::AtServer(Box::new(run))),
+            Err(error @ (PrefectError::NotFound { .. } | PrefectError::Unreachable { .. })) => {
+                let is_missing = matches!(error, PrefectError::NotFound { .. });
+                match self.journal.stored_run(id).await? {
+                    Some(stored) => match stored.prefect_id {
+                        Some(prefect_id) => {
+                            let run = self.client.read_flow_run(prefect_id.as_uuid()).await;
+                            Ok(Found::AtServer(Box::new(run.map_err(|error| missing(error, id))?)))
+                        }
+                        None => Ok(Found::Stored(stored)),
+                    },
+                    None if is_missing => Err(OrchestratorError::FlowRunNotFound(id)),
+                    None => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn find_at_server(&self, id: FlowRunId) -> Result<ApiFlowRun, OrchestratorError> {
+        match self.find(id).await? {
+            Found::AtServer(run) => Ok(*run),
+            Found::Stored(stored) => Err(OrchestratorError::InvalidState {
+                flow_run_id: id,
+                state: StateName::Scheduled,
+                problem: stored
+                    .problem
+                    .unwrap_or_else(|| "it waits here for Prefect's API: try again once that answers".to_owned()),
+            }),
+        }
+    }
+
+    pub(super) async fn own_run(
+        &self,
+        run: &ApiFlowRun,
+        artifacts: &[ApiArtifact],
+    ) -> Result<FlowRun, OrchestratorError> {
+        let flow_name = self.names.flow(&self.client, run.flow_id).await?;
+        let deployment = match run.deployment_id {
+            Some(id) => match self.names.deployment(&self.client, id).await {
+                Ok(deployment) => format!("{flow_name}/{}", deployment.name),
+                // Deleted since.
+                Err(PrefectError::NotFound { .. }) => format!("{flow_name}/{}", self.settings().deployment_name),
+                Err(error) => return Err(error.into()),
+            },
+            None => flow_name.clone(),
+        };
+        let queue = self
+            .flows
+            .get(&flow_name)
+            .map_or(WorkQueue::Background, |flow| flow.work_queue);
+        Ok(conversion::flow_run(
+            run,
+            flow_name,
+            deployment,
+            queue,
+            conversion::progress(artifacts),
+        ))
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::read_flow_run`].
+    pub(super) async fn read(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        match self.find(id).await? {
+            Found::AtServer(run) => {
+                let is_begun = run.run_count > 0;
+                let artifacts = if is_begun {
+                    self.artifacts(run.id).await?
+                } else {
+                    Vec::new()
+                };
+                self.own_run(&run, &artifacts).await
+            }
+            Found::Stored(stored) => self.stored_as_run(&stored),
+        }
+    }
+
+    fn stored_as_run(
+        &self,
+        stored: &crate::orchestrator::local::journal::StoredRun,
+    ) -> Result<FlowRun, OrchestratorError> {
+        let flow = self.flows.get(&stored.flow_name)?;
+        let parameters = conversion::arguments(&stored.parameters);
+        let (name, message) = match &stored.problem {
+            Some(problem) => (StateName::Failed, problem.clone()),
+            None => (
+                StateName::Scheduled,
+                format!("waits for Prefect's API at {} to answer", self.client.address()),
+            ),
+        };
+        Ok(FlowRun {
+            flow_run_id: stored.id,
+            flow_name: flow.name.clone(),
+            deployment: flow.deployment(),
+            tags: flow.tags(&parameters),
+            parameters,
+            priority: flow.work_queue,
+            state: State {
+                state_type: name.state_type(),
+                name,
+                message: Some(message),
+                timestamp: stored.created_at,
+            },
+            attempt: 0,
+            failed_attempts: 0,
+            progress: None,
+            superseded_by: None,
+            worker_name: None,
+            pid: None,
+            created_at: stored.created_at,
+            scheduled_at: stored.created_at,
+            started_at: None,
+            ended_at: stored.problem.as_ref().map(|_| stored.created_at),
+        })
+    }
+
+    async fn artifacts(&self, id: Uuid) -> Result<Vec<ApiArtifact>, PrefectError> {
+        let filter = json!({
+            "artifacts": { "flow_run_id": { "any_": [id] } },
+            "sort": "CREATED_DESC",
+            "limit": PAGE,
+        });
+        let mut artifacts = self.client.filter_artifacts(&filter).await?;
+        artifacts.reverse();
+        Ok(artifacts)
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::read_flow_run_details`].
+    pub(super) async fn details(&self, id: FlowRunId) -> Result<FlowRunDetails, OrchestratorError> {
+        let run = match self.find(id).await? {
+            Found::AtServer(run) => run,
+            Found::Stored(stored) => {
+                let flow_run = self.stored_as_run(&stored)?;
+                return Ok(FlowRunDetails {
+                    states: vec![flow_run.state.clone()],
+                    flow_run,
+                    task_runs: Vec::new(),
+                    artifacts: Vec::new(),
+                });
+            }
+        };
+        let states = self.client.read_flow_run_states(run.id).await?;
+        let artifacts = self.artifacts(run.id).await?;
+        let filter = json!({ "flow_runs": { "id": { "any_": [run.id] } }, "sort": "ID_DESC", "limit": PAGE });
+        let mut task_runs = self.client.filter_task_runs(&filter).await?;
+        task_runs.sort_by_key(|task_run| (task_run.flow_run_run_count, task_run.start_time, task_run.created));
+        let mut states: Vec<State> = states.iter().map(conversion::state).collect();
+        states.sort_by_key(|state| state.timestamp);
+        Ok(FlowRunDetails {
+            flow_run: self.own_run(&run, &artifacts).await?,
+            states,
+            task_runs: task_runs.iter().map(conversion::task_run).collect(),
+            artifacts: artifacts.iter().filter_map(conversion::artifact).collect(),
+        })
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::list_flow_runs`].
+    pub(super) async fn list(&self, filter: &FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
+        let before = match filter.before {
+            Some(id) => Some(self.find_at_server(id).await?),
+            None => None,
+        };
+        let mut runs = Vec::new();
+        let mut offset = 0;
+        let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        while runs.len() < wanted {
+            let mut conditions = json!({});
+            if let Some(video_id) = &filter.video_id {
+                conditions["tags"] = json!({ "all_": [format!("video:{video_id}")] });
+            }
+            if !filter.state_types.is_empty() {
+                conditions["state"] = json!({ "type": { "any_": filter.state_types } });
+            }
+            if let Some(time) = before.as_ref().and_then(|run| run.expected_start_time) {
+                conditions["expected_start_time"] = json!({ "before_": time });
+            }
+            let mut query = json!({
+                "deployments": { "name": { "any_": [self.settings().deployment_name] } },
+                "flow_runs": conditions,
+                "sort": "EXPECTED_START_TIME_DESC",
+                "offset": offset,
+                "limit": PAGE.min(filter.limit.saturating_add(1)),
+            });
+            if let Some(flow_name) = &filter.flow_name {
+                query["flows"] = json!({ "name": { "any_": [flow_name] } });
+            }
+            let page = self.client.filter_flow_runs(&query).await?;
+            let is_last = page.len() < PAGE.min(filter.limit.saturating_add(1)) as usize;
+            offset += page.len();
+            for run in page {
+                if runs.len() < wanted && before.as_ref().is_none_or(|before| before.id != run.id) {
+                    runs.push(self.own_run(&run, &[]).await?);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(runs)
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::read_logs`]. The cursor counts lines, in the order of their times.
+    pub(super) async fn logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
+        match self.find(id).await? {
+            Found::AtServer(run) => Ok(self.log_page(run.id, cursor).await?),
+            Found::Stored(_) => Ok((Vec::new(), cursor)),
+        }
+    }
+
+    async fn log_page(&self, id: Uuid, cursor: i64) -> Result<(Vec<LogLine>, i64), PrefectError> {
+        let filter = json!({
+            "logs": { "flow_run_id": { "any_": [id] } },
+            "sort": "TIMESTAMP_ASC",
+            "offset": cursor.max(0),
+            "limit": LOG_PAGE,
+        });
+        let lines: Vec<LogLine> = self
+            .client
+            .filter_logs(&filter)
+            .await?
+            .into_iter()
+            .map(conversion::log_line)
+            .collect();
+        let next = cursor.max(0) + i64::try_from(lines.len()).unwrap_or(0);
+        Ok((lines, next))
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::read_events`].
+    pub(super) async fn events(
+        &self,
+        id: FlowRunId,
+        cursor: EventCursor,
+    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+        let run = match self.find(id).await? {
+            Found::AtServer(run) => run,
+            Found::Stored(stored) => {
+                let state = self.stored_as_run(&stored)?.state;
+                let is_new = cursor.state == 0;
+                // It is entered anew once the server has the run.
+                let events = is_new.then_some(FlowRunEvent::State { state, attempt: 0 });
+                return Ok((events.into_iter().collect(), cursor));
+            }
+        };
+        // Read first, so that a final state never comes without the log lines before it.
+        let mut states: Vec<State> = self
+            .client
+            .read_flow_run_states(run.id)
+            .await?
+            .iter()
+            .map(conversion::state)
+            .collect();
+        states.sort_by_key(|state| state.timestamp);
+        let (lines, log) = self.log_page(run.id, cursor.log).await?;
+        let mut next = EventCursor { log, ..cursor };
+        let is_last_page = lines.len() < LOG_PAGE;
+        let mut events: Vec<_> = lines
+            .into_iter()
+            .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
+            .collect();
+        if is_last_page {
+            if run.run_count > 0 {
+                let progress = conversion::progress(&self.artifacts(run.id).await?);
+                if let Some(progress) =
+                    progress.filter(|progress| progress.timestamp.as_millisecond() > cursor.progress_ms)
+                {
+                    next.progress_ms = progress.timestamp.as_millisecond();
+                    events.push((progress.timestamp, FlowRunEvent::Progress { progress }));
+                }
+            }
+            let mut attempt = 0;
+            for (index, state) in states.into_iter().enumerate() {
+                attempt += u32::from(state.state_type == StateType::Pending);
+                let sequence = i64::try_from(index).unwrap_or(i64::MAX) + 1;
+                if sequence > cursor.state {
+                    next.state = sequence;
+                    events.push((state.timestamp, FlowRunEvent::State { state, attempt }));
+                }
+            }
+            events.sort_by_key(|(timestamp, _)| *timestamp);
+            // Clocks differ: whatever they say, the final state is the last.
+            if let Some(at) = events.iter().position(
+                |(_, event)| matches!(event, FlowRunEvent::State { state, .. } if state.state_type.is_final()),
+            ) {
+                let is_newest = !events[at..]
+                    .iter()
+                    .skip(1)
+                    .any(|(_, event)| matches!(event, FlowRunEvent::State { .. }));
+                if is_newest {
+                    let last = events.remove(at);
+                    events.push(last);
+                }
+            }
+        }
+        Ok((events.into_iter().map(|(_, event)| event).collect(), next))
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::cancel_flow_run`].
+    pub(super) async fn cancel(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let run = match self.find(id).await? {
+            Found::AtServer(run) => run,
+            Found::Stored(stored) if stored.problem.is_none() => {
+                self.journal
+                    .stored_run_settled(id, Err("cancelled on request".to_owned()))
+                    .await?;
+                return self.read(id).await;
+            }
+            Found::Stored(stored) => return self.stored_as_run(&stored),
+        };
+        let own = self.own_run(&run, &[]).await?;
+        match own.state.state_type {
+            StateType::Cancelling | StateType::Cancelled => return Ok(own),
+            StateType::Completed | StateType::Failed | StateType::Crashed => {
+                return Err(OrchestratorError::InvalidState {
+                    flow_run_id: id,
+                    state: own.state.name,
+                    problem: "it has ended, there is nothing to cancel".to_owned(),
+                });
+            }
+            StateType::Scheduled | StateType::Pending | StateType::Running => {}
+        }
+        self.ask_to_cancel(&run, "cancelled on request").await?;
+        self.read(id).await
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::retry_flow_run`].
+    pub(super) async fn retry(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+        let api = self.find_at_server(id).await?;
+        let run = self.own_run(&api, &[]).await?;
+        let refused = |problem: &str| OrchestratorError::InvalidState {
+            flow_run_id: id,
+            state: run.state.name,
+            problem: problem.to_owned(),
+        };
+        match (run.state.state_type, run.state.name) {
+            (StateType::Failed | StateType::Crashed | StateType::Cancelled, _) | (_, StateName::AwaitingRetry) => {}
+            (StateType::Scheduled, _) => return Err(refused("it is queued already")),
+            (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
+            _ => return Err(refused("it has not ended: cancel it first, or wait")),
+        }
+        if let Ok(flow) = self.flows.get(&run.flow_name) {
+            let alive = [
+                StateType::Scheduled,
+                StateType::Pending,
+                StateType::Running,
+                StateType::Cancelling,
+                StateType::Completed,
+            ];
+            let newer = self
+                .runs_of_video(flow, run.parameters.text("video-id"), &alive)
+                .await?
+                .into_iter()
+                .find(|other| (other.created, other.id) > (api.created, api.id));
+            if let Some(newer) = newer {
+                return Err(refused(&format!(
+                    "flow run {} for the same video is newer: retry that one",
+                    newer.id
+                )));
+            }
+        }
+        let labels = json!({ FAILED_ATTEMPTS: 0 });
+        let labels = labels.as_object().expect("an object");
+        self.client.label_flow_run(api.id, labels, DEFAULT_PATIENCE).await?;
+        // A run with a process would not be cancelled while it waits.
+        self.client
+            .update_flow_run(api.id, &json!({ "infrastructure_pid": null }), DEFAULT_PATIENCE)
+            .await?;
+        self.schedule_now(api.id, "retried on request").await?;
+        self.read(id).await
+    }
+
+    /// The pool as the server has it, at most 30 s old; none in runner mode.
+    pub(super) async fn pool(&self) -> Result<Option<ApiWorkPool>, PrefectError> {
+        if self.settings().runner_mode {
+            return Ok(None);
+        }
+        let known = self.clocks().pool.clone();
+        if let Some((at, pool)) = known {
+            if at.elapsed() < POOL_FRESHNESS {
+                return Ok(Some(pool));
+            }
+        }
+        self.refresh_pool().await.map(Some)
+    }
+
+    async fn refresh_pool(&self) -> Result<ApiWorkPool, PrefectError> {
+        let pool = self.client.read_work_pool(&self.settings().work_pool).await?;
+        self.clocks().pool = Some((Instant::now(), pool.clone()));
+        Ok(pool)
+    }
+
+    /// Waits for the server and its pool, for ever, and sets the pool's limit.
+    pub(super) async fn wait_for_server(&self, limit: Option<u32>) -> Result<(), OrchestratorError> {
+        let mut wait = Duration::from_millis(250);
+        loop {
+            let ready = self.set_limit(limit).await;
+            self.note(&ready);
+            if ready.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn set_limit(&self, limit: Option<u32>) -> Result<(), PrefectError> {
+        if self.settings().runner_mode {
+            for flow in self.flows.iter() {
+                self.names.own_deployment(&self.client, &flow.name).await?;
+            }
+            return Ok(());
+        }
+        let pool = self.refresh_pool().await?;
+        if limit.is_some() && pool.concurrency_limit != limit {
+            self.client
+                .update_work_pool(&pool.name, &json!({ "concurrency_limit": limit }))
+                .await?;
+            self.refresh_pool().await?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::read_work_pool`].
+    pub(super) async fn work_pool(&self) -> Result<WorkPool, OrchestratorError> {
+        let journal = self.journal.read_work_pool().await?;
+        let deployments = json!({ "name": { "any_": [self.settings().deployment_name] } });
+        let mut waiting = Vec::new();
+        for queue in WorkQueue::ALL {
+            let filter = json!({
+                "deployments": deployments,
+                "flow_runs": {
+                    "state": { "type": { "any_": [StateType::Scheduled] } },
+                    "tags": { "all_": [queue.as_str()] },
+                },
+            });
+            waiting.push((queue, self.client.count_flow_runs(&filter).await?));
+        }
+        if self.settings().runner_mode {
+            return Ok(WorkPool { waiting, ..journal });
+        }
+        let pool = self.refresh_pool().await?;
+        let filter = json!({
+            "work_pools": { "name": { "any_": [pool.name] } },
+            "flow_runs": { "state": { "type": { "any_": ACTIVE } } },
+        });
+        let active = self.client.count_flow_runs(&filter).await?;
+        let mut workers = journal.workers;
+        for worker in self.client.read_workers(&pool.name).await? {
+            // Of others only those that live: their processes are not of this machine.
+            let is_online = worker.status.as_deref() == Some("ONLINE");
+            if is_online && workers.iter().all(|known| known.name != worker.name) {
+                workers.push(WorkerRecord {
+                    process: ProcessIdentity {
+                        pid: 0,
+                        start_ticks: 0,
+                        boot_id: String::new(),
+                    },
+                    version: String::new(),
+                    started_at: worker.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+                    is_alive: true,
+                    name: worker.name,
+                });
+            }
+        }
+        Ok(WorkPool {
+            name: pool.name,
+            concurrency_limit: pool.concurrency_limit.unwrap_or(u32::MAX),
+            is_paused: pool.is_paused,
+            active,
+            waiting,
+            workers,
+        })
+    }
+
+    /// See [`crate::orchestrator::Orchestrator::set_paused`]. In runner mode there is no pool to pause: it concerns
+    /// the workers of this machine.
+    pub(super) async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
+        if self.settings().runner_mode {
+            return self.journal.set_paused(is_paused).await;
+        }
+        self.client
+            .update_work_pool(&self.settings().work_pool, &json!({ "is_paused": is_paused }))
+            .await?;
+        self.refresh_pool().await?;
+        self.check_wanted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+enum Found {
+    AtServer(Box<ApiFlowRun>),
+    Stored(crate::orchestrator::local::journal::StoredRun),
+}
+
+fn missing(error: PrefectError, id: FlowRunId) -> OrchestratorError {
+    match error {
+        PrefectError::NotFound { .. } => OrchestratorError::FlowRunNotFound(id),
+        error => error.into(),
+    }
+}

@@ -1,0 +1,651 @@
+//! Telling the server what the outbox holds: states before everything else, everything else before a final state where
+//! the server can take it, and nothing twice that would count twice.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::Inner;
+use super::conversion::{self, FAILED_ATTEMPTS};
+use super::error::PrefectError;
+use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
+use crate::error::OrchestratorError;
+use crate::flow_run::{FlowRunId, LogLevel};
+use crate::orchestrator::local::journal::{
+    ArtifactMessage, AssetMessage, OutboxMessage, OutboxRow, RunContext, StateMessage, TaskRunMessage,
+};
+use crate::state::{StateName, StateType};
+
+/// A server takes ever longer for a line the more there are in a batch.
+const LOG_BATCH: usize = 250;
+/// Events in one call.
+const EVENT_BATCH: usize = 100;
+/// Log lines and events that Cloud's smallest plan takes in a minute are 2,000; some are left to others.
+const CLOUD_LINES_PER_MINUTE: f64 = 1600.0;
+/// Longest log line, in characters: Cloud takes 25,000.
+const MAX_LOG_CHARACTERS: usize = 20_000;
+/// How long the server may ask to wait with a run that is not due yet by its clock.
+const MAX_EARLY: Duration = Duration::from_secs(5);
+/// A deployment's slot is held so long without being renewed.
+const CONCURRENCY_LEASE_SECONDS: u32 = 300;
+
+/// What to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What comes before the first thing that is not a state can wait.
+    States,
+    /// All of it.
+    Everything,
+}
+
+/// What is being told by this process.
+#[derive(Debug, Default)]
+pub(super) struct Mailroom {
+    /// One teller a run, so that it hears things in their order.
+    locks: Mutex<BTreeMap<FlowRunId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Artifacts that may be there already: the answer was lost.
+    doubtful: Mutex<HashSet<Uuid>>,
+    budget: Mutex<Option<(Instant, f64)>>,
+}
+
+impl Mailroom {
+    fn lock_of(&self, id: FlowRunId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(id).or_default().clone()
+    }
+
+    /// How many of `wanted` lines may go now.
+    fn allowance(&self, is_cloud: bool, wanted: usize) -> usize {
+        if !is_cloud {
+            return wanted;
+        }
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (at, left) = budget.unwrap_or((now, CLOUD_LINES_PER_MINUTE));
+        let grown = left + now.duration_since(at).as_secs_f64() * CLOUD_LINES_PER_MINUTE / 60.0;
+        let left = grown.min(CLOUD_LINES_PER_MINUTE);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "at most some thousands, never below 0"
+        )]
+        let (allowed, left) = {
+            let allowed = wanted.min(left as usize);
+            (allowed, left - allowed as f64)
+        };
+        *budget = Some((now, left));
+        allowed
+    }
+}
+
+/// What the server thought of a state.
+enum Told {
+    /// It knows it, or will never take it.
+    Done,
+    /// It wants it again then.
+    After(Duration),
+}
+
+impl Inner {
+    /// Tells what the server must hear of a run, for at most about `patience`.
+    pub(super) async fn deliver(
+        &self,
+        id: FlowRunId,
+        scope: Scope,
+        patience: Duration,
+    ) -> Result<(), OrchestratorError> {
+        let lock = self.mailroom.lock_of(id);
+        let deadline = Instant::now() + patience;
+        let Ok(_alone) = tokio::time::timeout(patience, lock.lock()).await else {
+            return Ok(());
+        };
+        let Some(context) = self.journal.run_context(id).await? else {
+            return Ok(());
+        };
+        // What is not a state, once it could not be told.
+        let mut content = (scope == Scope::States).then_some(Ok(()));
+        loop {
+            let mail = self.journal.outbox(id).await?;
+            let (head, state) = (mail.head, mail.state);
+            let is_start = state.as_ref().is_some_and(is_start);
+            if !head.is_empty() && content.is_none() && !is_start {
+                match self.tell_content(id, &context, head, deadline).await {
+                    Ok(()) => continue,
+                    // No state would come through either.
+                    Err(error @ OrchestratorError::Prefect(PrefectError::Unreachable { .. })) => return Err(error),
+                    Err(OrchestratorError::Prefect(PrefectError::NotFound { .. })) => {
+                        return self.forget(id).await;
+                    }
+                    Err(error) => content = Some(Err(error)),
+                }
+            }
+            let Some(row) = state else {
+                return content.unwrap_or(Ok(()));
+            };
+            let OutboxMessage::State(message) = &row.message else {
+                return Ok(());
+            };
+            match self.tell_state(id, message, row.token, remaining(deadline)).await {
+                Ok(Told::Done) => self.journal.told(vec![row.id]).await?,
+                Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
+                Ok(Told::After(_)) => return Ok(()),
+                Err(PrefectError::NotFound { .. }) => return self.forget(id).await,
+                Err(error @ PrefectError::Rejected { .. }) => {
+                    warn!(flow_run_id = %id, state = message.name.as_str(), "A state was refused for good: {error}.");
+                    self.journal.told(vec![row.id]).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells everything of every run that is this process's to tell.
+    pub(super) async fn forward_all(&self, patience: Duration) -> Result<(), OrchestratorError> {
+        self.forward_stored().await?;
+        for run in self.journal.forwarded_runs().await? {
+            if run.has_mail {
+                self.deliver(run.flow_run.flow_run_id, Scope::Everything, patience)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+        debug!(flow_run_id = %id, "The server no longer knows the run.");
+        self.stop_here(id, "its run was deleted at the server".to_owned()).await;
+        self.journal.forget_mail(id).await
+    }
+
+    async fn tell_state(
+        &self,
+        id: FlowRunId,
+        message: &StateMessage,
+        token: Uuid,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        let run = id.as_uuid();
+        let name = message.name;
+        let proposal = Proposal::new(name, message.message.clone(), token);
+        let propose = async |proposal: Proposal| self.client.set_flow_run_state(run, &proposal, patience).await;
+        match name.state_type() {
+            StateType::Running => {
+                // A run that waits for its retry without a process would be cancelled behind its worker's back.
+                let changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
+                self.client.update_flow_run(run, &changes, patience).await?;
+                let answer = propose(proposal).await?;
+                if is_heard(&answer, token) {
+                    return Ok(Told::Done);
+                }
+                if answer.status == Verdict::Wait {
+                    let seconds = answer.details.delay_seconds.unwrap_or(1.0).clamp(0.1, 3600.0);
+                    return Ok(Told::After(Duration::from_secs_f64(seconds)));
+                }
+                let reason = answer
+                    .state
+                    .as_ref()
+                    .and_then(|state| state.message.clone())
+                    .or(answer.details.reason)
+                    .unwrap_or_else(|| "the server no longer lets it run".to_owned());
+                if answer
+                    .state
+                    .as_ref()
+                    .is_some_and(|state| state.state_type() != StateType::Running)
+                {
+                    self.stop_here(id, reason).await;
+                }
+                Ok(Told::Done)
+            }
+            StateType::Scheduled => {
+                let now = self.client.read_flow_run(run).await?;
+                let current = now.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
+                match current {
+                    StateType::Cancelling => return self.tell_cancelled(id, now.state, token, patience).await,
+                    // Decided otherwise while it was not told: that stands.
+                    StateType::Scheduled => return Ok(Told::Done),
+                    current if current.is_final() => return Ok(Told::Done),
+                    _ => {}
+                }
+                let labels = json!({ FAILED_ATTEMPTS: message.failed_attempts });
+                self.client
+                    .label_flow_run(run, labels.as_object().expect("an object"), patience)
+                    .await?;
+                self.client
+                    .update_flow_run(run, &json!({ "infrastructure_pid": null }), patience)
+                    .await?;
+                let due = Timestamp::from_millisecond(message.due_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+                let answer = propose(proposal.due_at(due)).await?;
+                if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
+                    return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
+                }
+                Ok(Told::Done)
+            }
+            _ => {
+                let answer = propose(proposal.clone()).await?;
+                if is_heard(&answer, token) {
+                    return Ok(Told::Done);
+                }
+                if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
+                    if name == StateName::Completed {
+                        // Its work was done and written before it could be stopped.
+                        propose(proposal.force()).await?;
+                        return Ok(Told::Done);
+                    }
+                    return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
+                }
+                debug!(flow_run_id = %id, state = name.as_str(), reason = answer.details.reason, "The server keeps another state.");
+                Ok(Told::Done)
+            }
+        }
+    }
+
+    async fn tell_cancelled(
+        &self,
+        id: FlowRunId,
+        cancelling: Option<ApiState>,
+        token: Uuid,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        let message = cancelling.and_then(|state| state.message);
+        let proposal = Proposal::new(StateName::Cancelled, message, token);
+        self.client
+            .set_flow_run_state(id.as_uuid(), &proposal, patience)
+            .await?;
+        Ok(Told::Done)
+    }
+
+    /// Tells what is no state, in three calls where all is well: events, artifacts, logs.
+    async fn tell_content(
+        &self,
+        id: FlowRunId,
+        context: &RunContext,
+        rows: Vec<OutboxRow>,
+        deadline: Instant,
+    ) -> Result<(), OrchestratorError> {
+        let mut labels = Map::new();
+        let mut label_rows = Vec::new();
+        let mut events = Vec::new();
+        let mut artifacts = Vec::new();
+        let mut lines = Vec::new();
+        for row in rows {
+            match row.message {
+                OutboxMessage::Labels(more) => {
+                    labels.extend(more);
+                    label_rows.push(row.id);
+                }
+                OutboxMessage::TaskRun(task_run) => {
+                    events.push((row.id, task_run_event(id, context, &task_run, row.token)));
+                }
+                OutboxMessage::Asset(asset) => {
+                    for event in asset_events(id, context, &asset, row.token) {
+                        events.push((row.id, event));
+                    }
+                }
+                OutboxMessage::Artifact(artifact) => artifacts.push((row.id, row.token, artifact)),
+                OutboxMessage::Log(line) => {
+                    let level = LogLevel::parse(&line.level).unwrap_or(LogLevel::Info);
+                    let timestamp = Timestamp::from_millisecond(line.timestamp_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+                    lines.push((
+                        row.id,
+                        ApiLog {
+                            name: conversion::logger(line.attempt),
+                            level: conversion::level_number(level),
+                            message: line.message.chars().take(MAX_LOG_CHARACTERS).collect(),
+                            timestamp,
+                            flow_run_id: Some(id.as_uuid()),
+                        },
+                    ));
+                }
+                OutboxMessage::State(_) => {}
+            }
+        }
+        if !labels.is_empty() {
+            let told = self
+                .client
+                .label_flow_run(id.as_uuid(), &labels, remaining(deadline))
+                .await;
+            self.settle(label_rows, told).await?;
+        }
+        for batch in events.chunks(EVENT_BATCH) {
+            let (rows, bodies): (Vec<i64>, Vec<Value>) = batch.iter().cloned().unzip();
+            let told = self.client.create_events(&bodies).await;
+            self.settle(rows, told).await?;
+        }
+        for (row, token, artifact) in artifacts {
+            let told = self.tell_artifact(id, token, &artifact).await;
+            self.settle(vec![row], told).await?;
+        }
+        let mut rest = &lines[..];
+        while !rest.is_empty() {
+            let wanted = rest.len().min(LOG_BATCH);
+            let allowed = self.mailroom.allowance(self.settings().is_cloud, wanted);
+            if allowed == 0 {
+                return Err(PrefectError::RateLimited {
+                    address: self.client.address().to_owned(),
+                    retry_after_ms: 2000,
+                }
+                .into());
+            }
+            let (batch, more) = rest.split_at(allowed);
+            let (rows, bodies): (Vec<i64>, Vec<ApiLog>) = batch.iter().cloned().unzip();
+            let told = self.client.create_logs(&bodies).await;
+            self.settle(rows, told).await?;
+            rest = more;
+        }
+        Ok(())
+    }
+
+    /// Takes rows out of the outbox that were told, or that the server refuses for good: they would be in the way of
+    /// everything behind them.
+    async fn settle(&self, rows: Vec<i64>, told: Result<(), PrefectError>) -> Result<(), OrchestratorError> {
+        match told {
+            Ok(()) => {}
+            Err(error @ PrefectError::Rejected { .. }) => {
+                warn!("Something that a run left was refused and is left out: {error}.");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.journal.told(rows).await
+    }
+
+    async fn tell_artifact(&self, id: FlowRunId, token: Uuid, artifact: &ArtifactMessage) -> Result<(), PrefectError> {
+        let text = token.to_string();
+        let doubtful = |action: &dyn Fn(&mut HashSet<Uuid>) -> bool| {
+            action(&mut self.mailroom.doubtful.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        if doubtful(&|tokens| tokens.contains(&token)) {
+            let filter =
+                json!({ "artifacts": { "flow_run_id": { "any_": [id.as_uuid()] } }, "limit": super::api::PAGE });
+            let is_there = self.client.filter_artifacts(&filter).await?.iter().any(|known| {
+                let known = known
+                    .metadata_
+                    .as_ref()
+                    .and_then(|metadata| metadata.get("captionacc.token"));
+                known.and_then(Value::as_str) == Some(&text)
+            });
+            if is_there {
+                doubtful(&|tokens| tokens.remove(&token));
+                return Ok(());
+            }
+        }
+        let mut body = conversion::artifact_body(&artifact.key, &artifact.artifact_type, &artifact.data, &text);
+        body["description"] = json!(artifact.description);
+        body["flow_run_id"] = json!(id);
+        match self.client.create_artifact(&body).await {
+            Ok(_) => {
+                doubtful(&|tokens| tokens.remove(&token));
+                Ok(())
+            }
+            Err(error) => {
+                doubtful(&|tokens| tokens.insert(token));
+                Err(error)
+            }
+        }
+    }
+
+    /// Shows how far the runs at work are, and that they live.
+    pub(super) async fn tell_progress(&self) -> Result<(), OrchestratorError> {
+        for run in self.journal.forwarded_runs().await? {
+            let Some(progress) = run
+                .flow_run
+                .progress
+                .as_ref()
+                .filter(|_| run.progress_at > run.progress_sent_at)
+            else {
+                continue;
+            };
+            let id = run.flow_run.flow_run_id;
+            let mut body = conversion::progress_body(progress);
+            let artifact = match run.progress_artifact_id {
+                Some(artifact) => {
+                    self.client.update_artifact(artifact, &body).await?;
+                    artifact
+                }
+                None => {
+                    let key = format!("progress-{}", run.context.flow_name);
+                    body["key"] = json!(conversion::artifact_key(&key));
+                    body["type"] = json!("progress");
+                    body["flow_run_id"] = json!(id);
+                    self.client.create_artifact(&body).await?.id
+                }
+            };
+            self.journal.progress_told(id, run.progress_at, artifact).await?;
+        }
+        Ok(())
+    }
+
+    /// Says that the runs at work live, and keeps their deployments' slots.
+    pub(super) async fn tell_heartbeats(&self) -> Result<(), OrchestratorError> {
+        let mut events = Vec::new();
+        for run in self.journal.forwarded_runs().await? {
+            if run.flow_run.state.state_type != StateType::Running {
+                continue;
+            }
+            let id = run.flow_run.flow_run_id;
+            events.push(json!({
+                "id": Uuid::new_v4(),
+                "occurred": Timestamp::now(),
+                "event": "prefect.flow-run.heartbeat",
+                "resource": {
+                    "prefect.resource.id": format!("prefect.flow-run.{id}"),
+                    "prefect.resource.name": run.context.run_name,
+                },
+                "related": related(&run.context),
+                "payload": {},
+            }));
+            if let Some(lease) = run.context.concurrency_lease_id {
+                let renewed = self
+                    .client
+                    .renew_concurrency_lease(lease, CONCURRENCY_LEASE_SECONDS)
+                    .await;
+                if let Err(error) = renewed {
+                    debug!(flow_run_id = %id, "The deployment's slot could not be renewed: {error}.");
+                }
+            }
+        }
+        if !events.is_empty() {
+            self.client.create_events(&events).await?;
+        }
+        Ok(())
+    }
+}
+
+fn remaining(deadline: Instant) -> Duration {
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(200))
+}
+
+fn is_start(row: &OutboxRow) -> bool {
+    matches!(&row.message, OutboxMessage::State(state) if state.name.state_type() == StateType::Running)
+}
+
+/// Whether the state is the run's, by this proposal or by the same one sent before.
+fn is_heard(answer: &Orchestration, token: Uuid) -> bool {
+    answer.status == Verdict::Accept
+        || answer
+            .state
+            .as_ref()
+            .is_some_and(|state| state.state_details.transition_id == Some(token))
+}
+
+/// What belongs to a run, as its events say it.
+fn related(context: &RunContext) -> Vec<Value> {
+    let mut related = vec![
+        json!({
+            "prefect.resource.id": format!("prefect.flow.{}", context.flow_id),
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": context.flow_name,
+        }),
+        json!({
+            "prefect.resource.id": format!("prefect.deployment.{}", context.deployment_id),
+            "prefect.resource.role": "deployment",
+            "prefect.resource.name": context.deployment_name,
+        }),
+    ];
+    if let (Some(id), Some(name)) = (context.work_pool_id, &context.work_pool_name) {
+        related.push(json!({
+            "prefect.resource.id": format!("prefect.work-pool.{id}"),
+            "prefect.resource.role": "work-pool",
+            "prefect.resource.name": name,
+        }));
+    }
+    related.extend(
+        context
+            .tags
+            .iter()
+            .take(20)
+            .map(|tag| json!({ "prefect.resource.id": format!("prefect.tag.{tag}"), "prefect.resource.role": "tag" })),
+    );
+    related
+}
+
+fn related_run(id: FlowRunId, context: &RunContext) -> Value {
+    json!({
+        "prefect.resource.id": format!("prefect.flow-run.{id}"),
+        "prefect.resource.role": "flow-run",
+        "prefect.resource.name": context.run_name,
+    })
+}
+
+/// A task run's state as Prefect's own client tells it: the server makes the row from the event.
+fn task_run_event(id: FlowRunId, context: &RunContext, task_run: &TaskRunMessage, token: Uuid) -> Value {
+    let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    let at = time(task_run.at_ms);
+    let state_type = task_run.state.state_type();
+    let inputs = match task_run.after {
+        Some(before) => json!({ "after": [{ "input_type": "task_run", "id": before }] }),
+        None => json!({}),
+    };
+    let state = json!({
+        "type": state_type,
+        "name": task_run.state.as_str(),
+        "message": task_run.message,
+        "state_details": { "flow_run_id": id, "task_run_id": task_run.id },
+        "data": null,
+    });
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of hours")]
+    let seconds = task_run
+        .ended_ms
+        .unwrap_or(task_run.at_ms)
+        .saturating_sub(task_run.started_ms) as f64
+        / 1000.0;
+    let mut related = related(context);
+    related.insert(0, related_run(id, context));
+    json!({
+        "id": token,
+        "occurred": at,
+        "event": format!("prefect.task-run.{}", task_run.state.as_str()),
+        "resource": {
+            "prefect.resource.id": format!("prefect.task-run.{}", task_run.id),
+            "prefect.resource.name": task_run.name,
+            "prefect.run-count": task_run.run_count.to_string(),
+            "prefect.state-message": task_run.message.clone().unwrap_or_default(),
+            "prefect.state-type": state_type,
+            "prefect.state-name": task_run.state.as_str(),
+            "prefect.state-timestamp": at,
+            "prefect.orchestration": "client",
+        },
+        "related": related,
+        "payload": {
+            "intended": { "from": null, "to": state_type },
+            "initial_state": null,
+            "validated_state": state,
+            "task_run": {
+                "name": task_run.name,
+                "task_key": task_run.name,
+                // One row an attempt.
+                "dynamic_key": task_run.id,
+                "tags": [],
+                "task_inputs": inputs,
+                "empirical_policy": {},
+                "run_count": task_run.run_count,
+                "flow_run_run_count": task_run.attempt,
+                "start_time": time(task_run.started_ms),
+                "end_time": task_run.ended_ms.map(time),
+                "total_run_time": seconds.max(0.0),
+            },
+        },
+    })
+}
+
+/// Keys of ours escape with `%`, which Prefect's keys may not hold.
+fn asset_key(key: &str) -> String {
+    key.chars()
+        .map(|c| match c {
+            '%' => '~',
+            c if c.is_whitespace() || "#?&\"'<>[]{}|\\^`".contains(c) => '-',
+            c => c,
+        })
+        .take(512)
+        .collect()
+}
+
+fn asset_events(id: FlowRunId, context: &RunContext, asset: &AssetMessage, token: Uuid) -> Vec<Value> {
+    let occurred = Timestamp::from_millisecond(asset.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    let event = |number: u128, name: &str, key: &str, more: Vec<Value>, payload: &Value| {
+        let mut related_to = more;
+        related_to.push(related_run(id, context));
+        related_to.extend(related(context));
+        // Each has an id that is the same when it is told again.
+        json!({
+            "id": Uuid::from_u128(token.as_u128() ^ number),
+            "occurred": occurred,
+            "event": name,
+            "resource": { "prefect.resource.id": asset_key(key), "prefect.resource.name": asset_key(key) },
+            "related": related_to,
+            "payload": payload,
+        })
+    };
+    let mut more: Vec<Value> = asset
+        .upstream_keys
+        .iter()
+        .take(50)
+        .map(|key| json!({ "prefect.resource.id": asset_key(key), "prefect.resource.role": "asset" }))
+        .collect();
+    more.push(json!({ "prefect.resource.id": "captionacc", "prefect.resource.role": "asset-materialized-by" }));
+    let payload = match &asset.metadata {
+        Value::Object(_) => asset.metadata.clone(),
+        other => json!({ "metadata": other }),
+    };
+    let mut events = Vec::new();
+    for (number, key) in asset.upstream_keys.iter().take(50).enumerate() {
+        let number = number as u128 + 1;
+        events.push(event(number, "prefect.asset.referenced", key, Vec::new(), &json!({})));
+    }
+    events.push(event(
+        0,
+        "prefect.asset.materialization.succeeded",
+        &asset.key,
+        more,
+        &payload,
+    ));
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cloud_is_told_no_more_lines_a_minute_than_its_plan_takes() {
+        let mailroom = Mailroom::default();
+        let first = mailroom.allowance(true, 5000);
+        assert!((1500..2000).contains(&first), "{first}");
+        assert!(mailroom.allowance(true, 5000) < 10);
+        assert_eq!(mailroom.allowance(false, 5000), 5000);
+    }
+
+    #[test]
+    fn an_asset_key_is_one_that_prefect_takes() {
+        assert_eq!(asset_key("video://a%20b"), "video://a~20b");
+        assert_eq!(asset_key("models://x y?"), "models://x-y-");
+    }
+}
