@@ -44,7 +44,7 @@ describe('bin/captionacc.js', () => {
 
   test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s reaches the program, which ends it in its own way', async (signal) => {
     const name = signal.slice(3);
-    const running = new Running(process.execPath, [shimOver(`trap 'echo got ${name}; exit 3' ${name}; echo ready; while :; do sleep 0.01; done`)]);
+    const running = new Running(process.execPath, [shimOver(`trap 'echo got ${name}; exit 3' ${name}; echo ready; for i in $(seq 2000); do sleep 0.01; done`)]);
     await running.says('ready');
     running.child.kill(signal);
     expect(await running.ended).toMatchObject({ code: 3, stdout: `ready\ngot ${name}\n` });

@@ -19,16 +19,18 @@ if (typeof process.execve === 'function') {
   process.execve(binary, [binary, ...given], process.env);
 } else {
   const { spawn } = require('node:child_process');
-  const child = spawn(binary, given, { stdio: 'inherit' });
   // A terminal sends these to the binary itself, as it is in the same process group: passed on as well, one Ctrl-C
   // would count as two, and the second one stops a worker at once.
   const isOnTerminal = process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
+  let child;
+  // Before the binary starts: a signal that ends this process in between would leave it alone in the world.
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR2']) {
     const isFromTerminal = signal === 'SIGINT' || signal === 'SIGHUP' || signal === 'SIGQUIT';
     process.on(signal, () => {
       if (!(isFromTerminal && isOnTerminal)) child.kill(signal);
     });
   }
+  child = spawn(binary, given, { stdio: 'inherit' });
   child.on('error', (error) => {
     process.stderr.write(`${JSON.stringify({ error: `${binary} could not be started: ${error.message}` })}\n`);
     process.exit(1);
