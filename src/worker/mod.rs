@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tracing::{error, info, warn};
@@ -92,10 +92,31 @@ struct Worker {
     running: HashMap<task::Id, Running>,
     attempts: JoinSet<()>,
     status_rows: StatusRows,
+    signals: Signals,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
     retention_at: Option<Instant>,
     complained: Option<&'static str>,
+}
+
+/// The signals that a worker answers. Before they are listened to, their default ends it, and it has claimed nothing.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, OrchestratorError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| OrchestratorError::Internal(format!("signals can not be received: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// An attempt at work.
@@ -141,6 +162,15 @@ impl Worker {
         orchestrator.register_worker(record, settings.limit).await?;
         forget_dead_workers(orchestrator.as_ref()).await?;
         let pool = orchestrator.read_work_pool().await?;
+        // Whoever reads that the worker has started may signal it, end its npm or queue a run at that moment.
+        let signals = Signals::listen()?;
+        let is_npm_script = std::env::var_os("npm_lifecycle_event").is_some();
+        let ancestors = if is_npm_script {
+            ancestors_up_to_npm()
+        } else {
+            Vec::new()
+        };
+        orchestrator.wait_for_work(Duration::ZERO).await;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             name,
@@ -163,9 +193,9 @@ impl Worker {
         if pool.is_paused {
             warn!("The work pool is paused: nothing is claimed until `captionacc pool resume`.");
         }
-        let is_npm_script = std::env::var_os("npm_lifecycle_event").is_some();
         Ok(Self {
             name,
+            signals,
             once: options.once,
             flow_names: settings.flows.iter().map(|flow| flow.name.clone()).collect(),
             status_rows: StatusRows::new(orchestrator.clone(), &settings.flows),
@@ -176,11 +206,7 @@ impl Worker {
             }),
             running: HashMap::new(),
             attempts: JoinSet::new(),
-            ancestors: if is_npm_script {
-                ancestors_up_to_npm()
-            } else {
-                Vec::new()
-            },
+            ancestors,
             phase: Phase::Working,
             retention_at: None,
             complained: None,
@@ -192,16 +218,6 @@ impl Worker {
     }
 
     async fn run(mut self) {
-        // Signals are ours from here on: before it, their default ends a worker that has claimed nothing yet.
-        let signals = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::hangup()),
-        );
-        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-            error!("Signals can not be received; the worker does not run without them.");
-            return;
-        };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         let mut watchdog_at = Instant::now();
@@ -231,9 +247,9 @@ impl Worker {
             let wait = watchdog.map_or(wait, |interval| wait.min(interval));
             let orchestrator = self.shared.orchestrator.clone();
             tokio::select! {
-                _ = terminate.recv() => self.asked_to_stop("SIGTERM"),
-                _ = interrupt.recv() => self.asked_to_stop("SIGINT"),
-                _ = hangup.recv() => self.asked_to_stop("SIGHUP"),
+                _ = self.signals.terminate.recv() => self.asked_to_stop("SIGTERM"),
+                _ = self.signals.interrupt.recv() => self.asked_to_stop("SIGINT"),
+                _ = self.signals.hangup.recv() => self.asked_to_stop("SIGHUP"),
                 Some(ended) = self.attempts.join_next_with_id() => self.attempt_ended(ended),
                 () = orchestrator.wait_for_work(wait) => {}
             }
