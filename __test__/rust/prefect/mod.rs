@@ -1,9 +1,11 @@
 //! Against a real Prefect server, with Prefect's own Python client as the judge.
 
 mod client;
+mod end_to_end;
 mod foreign;
 pub mod judge;
 pub mod proxy;
 pub mod server;
 mod setup;
+pub mod subject;
 mod test_bed;

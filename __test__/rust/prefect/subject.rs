@@ -1,0 +1,39 @@
+//! The Prefect orchestrator as a subject of the conformance suite: a real server, a pool and deployments of its own.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use captionacc::flow::Flows;
+use captionacc::orchestrator::Orchestrator;
+use captionacc::orchestrator::prefect::PrefectOrchestrator;
+use captionacc::orchestrator::prefect::settings::PrefectSettings;
+use uuid::Uuid;
+
+use super::server::Server;
+
+/// An orchestrator over this server that nobody has used before, with its journal below `home`.
+pub async fn open(server: &Server, home: &Path) -> Arc<dyn Orchestrator> {
+    let name = format!("conformance-{}", Uuid::new_v4().simple());
+    for arguments in [
+        &["setup", "--orchestrator", "server", "--api-url", server.api_url()][..],
+        &["deploy"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_captionacc"))
+            .args(arguments)
+            .env_clear()
+            .env("HOME", home)
+            .env("CAPTIONACC_HOME", home)
+            .env("CAPTIONACC_WORK_POOL", &name)
+            .env("CAPTIONACC_DEPLOYMENT", &name)
+            .current_dir(home)
+            .output()
+            .expect("it starts");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    let mut settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
+    settings.work_pool.clone_from(&name);
+    settings.deployment_name = name;
+    let orchestrator = PrefectOrchestrator::open(settings, home, Flows::builtin()).await;
+    Arc::new(orchestrator.expect("it opens"))
+}
