@@ -1086,7 +1086,7 @@ fn a_crash_within_the_commit_leaves_the_old_set() {
         let after = ["full_frames", "full_frame_ocr"].map(|table| dump(&video.app, table));
         assert_eq!(after, before);
         let left = video.path().with_extension("output");
-        assert_eq!(fs::read_dir(&left).expect("its scratch is still there").count(), 2);
+        assert_eq!(fs::read_dir(&left).expect("its scratch is still there").count(), 1);
         remove_leftovers(&left, "run", 1);
         assert!(!left.exists());
     }
@@ -1160,8 +1160,7 @@ fn what_a_killed_attempt_left_is_removed_with_the_folders_it_made() {
     // A killed process drops nothing.
     std::mem::forget(staged(&output_dir, 1, 1));
     let next = Staging::create(&output_dir, "run-2").expect("it is created");
-    // Its own, and the marker of the folders.
-    assert_eq!(fs::read_dir(&output_dir).expect("it is there").count(), 2);
+    assert_eq!(fs::read_dir(&output_dir).expect("it is there").count(), 1);
     drop(next);
     assert!(!video.folder.path().join("made").exists());
 
@@ -1171,10 +1170,10 @@ fn what_a_killed_attempt_left_is_removed_with_the_folders_it_made() {
     let second = video.folder.path().join("second");
     let at_work = Staging::create(&second, "run-2").expect("it is created");
     remove_leftovers(&second, "run", 1);
-    assert_eq!(fs::read_dir(&second).expect("it is there").count(), 2);
+    assert_eq!(fs::read_dir(&second).expect("it is there").count(), 1);
     drop(at_work);
     remove_leftovers(&output_dir, "run", 1);
-    assert_eq!(fs::read_dir(&output_dir).expect("the other run's").count(), 2);
+    assert_eq!(fs::read_dir(&output_dir).expect("the other run's").count(), 1);
     drop(other);
     assert!(!video.folder.path().join("made").exists());
 }
@@ -1189,6 +1188,18 @@ fn the_last_of_two_runs_removes_the_folder_that_the_first_made() {
     assert!(shared.exists());
     drop(second);
     assert!(!video.folder.path().join("made").exists());
+    // Another folder below the same one that was missing.
+    let first = Staging::create(&shared, "first-1").expect("it is created");
+    let beside = video.folder.path().join("made/for/one");
+    let second = Staging::create(&beside, "second-1").expect("it is created");
+    drop(first);
+    drop(second);
+    let left: Vec<_> = fs::read_dir(video.folder.path())
+        .expect("the folder is ours")
+        .map(|entry| entry.expect("readable").file_name())
+        .filter(|name| !name.to_string_lossy().starts_with("annotations.db"))
+        .collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new(), "nor any marker");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Bad input through a real worker: a clear error, no retry, and no side effect.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -180,15 +178,6 @@ fn world() -> World {
     World::with("", &[("CAPTIONACC_OCR_MODELS", &ocr_models())])
 }
 
-/// Every file below the folder, but those that SQLite keeps beside a database that is open.
-fn files(folder: &Path) -> BTreeSet<OsString> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    entries
-        .map(|entry| entry.expect("readable").file_name())
-        .filter(|name| !name.to_string_lossy().starts_with("annotations.db-"))
-        .collect()
-}
-
 fn assert_refused(run: &FlowRun, case: &str, code: &str, names: &str) {
     let message = run.state.message.clone().unwrap_or_default();
     assert_eq!(run.state.name, StateName::Failed, "{case}: {message}");
@@ -230,7 +219,7 @@ fn a_fault_of_the_input_is_named_in_the_status_row_and_changes_nothing_else() {
             )
             .expect("the rows fit the schema");
         let arguments = (case.make)(&studio);
-        let before = files(&studio.folder);
+        let before = studio.files();
         let id = world.queue(case.flow, arguments);
         let run = wait_for_the_end(&world, id);
         assert_refused(&run, case.name, case.code, case.names);
@@ -266,12 +255,7 @@ fn a_fault_of_the_input_is_named_in_the_status_row_and_changes_nothing_else() {
         for table in ["full_frames", "cropped_frames"] {
             assert_eq!(studio.frames(table), [(7, vec![0])], "{}: {table}", case.name);
         }
-        assert_eq!(
-            files(&studio.folder),
-            before,
-            "{}: nothing appears, nothing goes",
-            case.name
-        );
+        assert_eq!(studio.files(), before, "{}: nothing appears, nothing goes", case.name);
         assert!(studio.is_sound(), "{}", case.name);
     }
     worker.stop();
@@ -285,7 +269,7 @@ fn a_db_path_that_is_no_database_is_named_and_left_as_it_is() {
     let words = studio.folder.join("words.db");
     fs::write(&words, "words, not pages\n".repeat(500)).expect("the folder is ours");
     let content = fs::read(&words).expect("it is there");
-    let before = files(&studio.folder);
+    let before = studio.files();
     for (path, code) in [
         (
             studio.folder.join("no/folder/annotations.db"),
@@ -306,7 +290,7 @@ fn a_db_path_that_is_no_database_is_named_and_left_as_it_is() {
             wait_for_the_rows(&world);
         }
     }
-    assert_eq!(files(&studio.folder), before);
+    assert_eq!(studio.files(), before);
     assert_eq!(fs::read(&words).expect("it is there"), content);
     worker.stop();
 }
@@ -317,7 +301,7 @@ fn no_database_is_made_for_a_video_that_can_not_be_read() {
     let worker = world.start_worker();
     let studio = Studio::new(&world.path("videos"), "v");
     let missing = studio.folder.join("new.db");
-    let before = files(&studio.folder);
+    let before = studio.files();
     let arguments = with(
         &studio,
         json!({ "db-path": missing, "video-path": studio.folder.join("no.mp4") }),
@@ -325,7 +309,7 @@ fn no_database_is_made_for_a_video_that_can_not_be_read() {
     let run = wait_for_the_end(&world, world.queue("crop-frames", arguments));
     assert_refused(&run, "no video, no database", "VIDEO_NOT_FOUND", "no.mp4");
     wait_for_the_rows(&world);
-    assert_eq!(files(&studio.folder), before);
+    assert_eq!(studio.files(), before);
     // For one that can, it is.
     let id = world.queue("crop-frames", with(&studio, json!({ "db-path": missing })));
     world.wait_for(id, StateName::Completed);

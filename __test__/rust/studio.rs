@@ -1,5 +1,7 @@
 //! Videos as the web app has them: a folder with a real film and an annotations.db that the app keeps open.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -161,6 +163,15 @@ impl Studio {
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
             )
             .expect(table)
+    }
+
+    /// The names in the folder, but those that SQLite keeps beside a database that is open.
+    pub fn files(&self) -> BTreeSet<OsString> {
+        let entries = fs::read_dir(&self.folder).expect("a folder");
+        entries
+            .map(|entry| entry.expect("readable").file_name())
+            .filter(|name| !name.to_string_lossy().starts_with("annotations.db-"))
+            .collect()
     }
 
     pub fn is_sound(&self) -> bool {

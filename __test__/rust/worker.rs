@@ -76,11 +76,11 @@ fn two_workers_share_one_limit() {
     let world = World::new(&flow("wait", UNTIL_GO, ""));
     let ids: Vec<_> = (0..5).map(|_| queue(&world, "wait")).collect();
     let workers = [world.start_worker(), world.start_worker()];
-    world.wait_until("two run", || {
-        ids.iter().filter(|id| world.run(**id).pid.is_some()).count() == 2
+    let pool = || world.block_on(world.store.read_work_pool()).expect("a pool");
+    world.wait_until("two run, and both workers are there", || {
+        ids.iter().filter(|id| world.run(**id).pid.is_some()).count() == 2 && pool().workers.len() == 2
     });
-    let pool = world.block_on(world.store.read_work_pool()).expect("a pool");
-    assert_eq!((pool.active, pool.workers.len()), (2, 2));
+    assert_eq!(pool().active, 2);
     fs::write(world.path("go"), "").expect("written");
     for id in ids {
         world.wait_for(id, StateName::Completed);

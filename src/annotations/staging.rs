@@ -4,9 +4,11 @@
 //! attempt (`{flow_run_id}-{attempt}`), so that what a killed attempt leaves is found and removed by the next one, or by
 //! [`remove_leftovers`]. It has no journal and is never synced: it is worth nothing without the run.
 //!
-//! Both flows of a video may share an `output-dir` that neither of them found. Whoever makes it leaves a marker in it
-//! that says how many folders were made; whoever leaves it last, with nothing but the marker in it, removes them.
+//! Both flows of a video may share an `output-dir` that neither of them found. Whoever makes it leaves a marker beside it
+//! first, which says how many folders are made; whoever leaves it last, empty, removes the folders, and then the marker.
+//! So no death in between leaves a folder that nobody knows of.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +24,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How the names of staging databases begin and end.
 const PREFIX: &str = "captionacc-";
 const SUFFIX: &str = ".staging";
-/// How the name of the marker begins; the number of folders follows.
-const MADE_PREFIX: &str = "captionacc-made-";
+/// How the name of a marker begins; the number of folders and the name of the topmost one follow.
+const MARKER_PREFIX: &str = "captionacc-made-";
 /// How often an `output-dir` is made again that another run has just removed.
 const CREATE_ATTEMPTS: u32 = 100;
 
@@ -115,7 +117,7 @@ impl Staging {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            mark_made(&scratch.output_dir, make_folders(&scratch.output_dir)?);
+            make_folders(&scratch.output_dir)?;
             match options.open(&scratch.file) {
                 Ok(_) => break,
                 // The other flow's run has just left the folder, and removed it.
@@ -325,33 +327,37 @@ fn fraction(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
-/// Creates `folder` and those above it that are missing; returns how many were made here.
-fn make_folders(folder: &Path) -> Result<usize, AnnotationsError> {
+/// Creates `folder` and those above it that are missing, their marker first.
+fn make_folders(folder: &Path) -> Result<(), AnnotationsError> {
     let missing = folder
         .ancestors()
         .take_while(|ancestor| {
             fs::symlink_metadata(ancestor).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         })
         .count();
+    if missing > 0 {
+        mark_made(folder, missing);
+    }
     let to_make: Vec<_> = folder.ancestors().take(missing).collect();
-    let mut made = 0;
     for ancestor in to_make.into_iter().rev() {
         match fs::create_dir(ancestor) {
-            Ok(()) => made += 1,
-            // Another run was faster: it is theirs, and so are those above it.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => made = 0,
+            Ok(()) => {}
+            // Another run was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                remove_folders(ancestor.parent().unwrap_or(ancestor), made);
+                remove_made(folder);
                 return Err(output_dir_fault(error, folder, "creating the output-dir"));
             }
         }
     }
     match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(made),
+        Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(AnnotationsError::OutputDirNotWritable {
             path: folder.to_owned(),
             source: Box::new(std::io::Error::from(std::io::ErrorKind::NotADirectory)),
         }),
+        // The other flow's run has just removed it: it is made again.
+        Err(error) if missing == 0 && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(output_dir_fault(error, folder, "looking at the output-dir")),
     }
 }
@@ -359,44 +365,47 @@ fn make_folders(folder: &Path) -> Result<usize, AnnotationsError> {
 /// Removes `folder` and the `count - 1` folders above it, as far as they are empty.
 fn remove_folders(folder: &Path, count: usize) {
     for ancestor in folder.ancestors().take(count) {
-        if fs::remove_dir(ancestor).is_err() {
-            return;
+        match fs::remove_dir(ancestor) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(_) => return,
         }
     }
 }
 
-/// Leaves the marker of folders that were made for `folder`.
+/// The marker that says that `folder` and the `count - 1` folders above it are made by runs: it lies beside the topmost.
+fn marker_of(folder: &Path, count: usize) -> Option<PathBuf> {
+    let topmost = folder.ancestors().nth(count.checked_sub(1)?)?;
+    let mut name = OsString::from(format!("{MARKER_PREFIX}{count}-"));
+    name.push(topmost.file_name()?);
+    Some(topmost.parent()?.join(name))
+}
+
 fn mark_made(folder: &Path, count: usize) {
-    if count > 0 {
+    if let Some(marker) = marker_of(folder, count) {
         // Without it the folder stays, which is all that comes of it.
-        let _ = fs::File::create_new(folder.join(format!("{MADE_PREFIX}{count}")));
+        let _ = fs::File::create_new(marker);
     }
 }
 
-/// Removes the folders that were made for `folder`, if nothing but their marker is left in it.
+/// Removes the folders that runs have made for `folder`, as far as they are empty, and the markers of those that are gone.
 fn remove_made(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut made = 0;
-    let mut markers = Vec::new();
-    for entry in entries {
-        let Ok(entry) = entry else { return };
-        let name = entry.file_name();
-        let Some(count) = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(MADE_PREFIX)?.parse().ok())
-        else {
-            return;
+    // From the innermost marker outwards: it lies in a folder that an outer one may speak of.
+    for count in 1..folder.ancestors().count() {
+        let is_marker = |marker: &PathBuf| fs::symlink_metadata(marker).is_ok_and(|found| found.is_file());
+        let Some(marker) = marker_of(folder, count).filter(is_marker) else {
+            continue;
         };
-        made = made.max(count);
-        markers.push(entry.path());
-    }
-    for marker in markers {
+        remove_folders(folder, count);
+        let exists = || folder.ancestors().nth(count - 1).is_some_and(Path::exists);
+        if exists() {
+            return;
+        }
         let _ = fs::remove_file(marker);
-    }
-    remove_folders(folder, made);
-    if folder.exists() {
-        // Another run came in meanwhile: it is the one to leave last.
-        mark_made(folder, made);
+        if exists() {
+            // Another run has made it again meanwhile, and found its marker there.
+            mark_made(folder, count);
+        }
     }
 }
 
