@@ -321,6 +321,18 @@ pub trait Orchestrator: Send + Sync {
     /// whose video is being worked on by another run of its flow.
     async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError>;
 
+    /// The next run that a claim has taken of a deployment that is not ours; to be run as its own platform's worker
+    /// would. It holds a slot until [`Orchestrator::foreign_run_ended`].
+    fn take_foreign_run(&self) -> Option<prefect::foreign::ForeignRun> {
+        None
+    }
+
+    /// Such a run has ended, and has its final state: its slot is free.
+    async fn foreign_run_ended(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+        let _ = id;
+        Ok(())
+    }
+
     /// When the next scheduled run of one of `flow_names` becomes due, if one waits for its time.
     async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError>;
 

@@ -12,6 +12,8 @@ use super::model::{
     ApiWorker, Orchestration, Proposal,
 };
 
+/// Polls ask for runs of the next moments too: the clocks may differ by so much unnoticed.
+const POLL_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// Most rows that one answer holds.
 pub const PAGE: u32 = 200;
 
@@ -194,19 +196,19 @@ impl PrefectClient {
             .await
     }
 
-    /// Runs of a pool that are due, by queue and time, capped by the pool's free slots.
+    /// Runs of a pool that are due within 5 s, by queue and time, capped by the pool's free slots.
     pub async fn poll_work_pool(&self, pool: &str, limit: u32) -> Result<Vec<ApiOffer>, PrefectError> {
         let path = format!("/work_pools/{}/get_scheduled_flow_runs", segment(pool));
-        // Without it, runs of the coming days are offered too. One second more than the clocks' difference is known to.
-        let before = self.server_now() + jiff::SignedDuration::from_secs(1);
+        // Without it, runs of the coming days are offered too.
+        let before = self.server_now() + POLL_AHEAD;
         let body = json!({ "work_queue_names": [], "scheduled_before": before, "limit": limit });
         let found = self.call(Call::post(path, &body)).await;
         self.or_missing(found, || format!("work pool {pool:?}"), "run npm run setup")
     }
 
-    /// Runs of deployments without a pool that are due.
+    /// Runs of deployments without a pool that are due within 5 s.
     pub async fn poll_deployments(&self, ids: &[Uuid], limit: u32) -> Result<Vec<ApiFlowRun>, PrefectError> {
-        let before = self.server_now() + jiff::SignedDuration::from_secs(1);
+        let before = self.server_now() + POLL_AHEAD;
         let body = json!({ "deployment_ids": ids, "scheduled_before": before, "limit": limit });
         self.call(Call::post("/deployments/get_scheduled_flow_runs", &body))
             .await

@@ -33,7 +33,7 @@ const SAFETY_CHECK: Duration = Duration::from_secs(5);
 const OFFERS: u32 = 20;
 
 /// What became of an offered run.
-enum Offer {
+pub(super) enum Offer {
     Claimed(Box<Claim>),
     /// Not for us now.
     Passed,
@@ -70,9 +70,11 @@ impl Inner {
         let is_wanted = self.poll_wanted.swap(false, Ordering::Relaxed);
         let mut clocks = self.clocks();
         let is_over = clocks.polled.is_none_or(|at| at.elapsed() >= SAFETY_POLL);
-        let is_due = clocks.due.is_some_and(|due| due <= Timestamp::now());
+        let now = Timestamp::now();
+        let is_due = [clocks.due, clocks.offered].into_iter().flatten().any(|due| due <= now);
         if is_due {
             clocks.due = None;
+            clocks.offered = None;
         }
         is_wanted || is_over || is_due
     }
@@ -149,14 +151,21 @@ impl Inner {
         let Some(deployment_id) = run.deployment_id else {
             return Ok(Offer::Passed);
         };
+        if let Some(due) = due_later(&run, self.client.server_now()) {
+            let wait = due.duration_since(self.client.server_now());
+            let mut clocks = self.clocks();
+            let at = Timestamp::now() + wait;
+            clocks.offered = Some(clocks.offered.map_or(at, |before| before.min(at)));
+            return Ok(Offer::Passed);
+        }
         let deployment = self.names.deployment(&self.client, deployment_id).await?;
         let flow_name = self.names.flow(&self.client, run.flow_id).await?;
         let is_ours = deployment.name == self.settings().deployment_name && flow_names.contains(&flow_name);
         let flow = match self.flows.get(&flow_name) {
             Ok(flow) if is_ours => flow.clone(),
-            // A deployment that is not ours, of the same pool: this is where such a run would be claimed.
+            // A deployment that is not ours, of the same pool.
             _ => {
-                debug!(flow_run_id = %run.id, flow_name, "A run of another program's deployment waits in the pool.");
+                self.claim_foreign(run, &flow_name, limit).await?;
                 return Ok(Offer::Passed);
             }
         };
@@ -180,17 +189,30 @@ impl Inner {
         if !self.journal.reserve(intent, limit).await? {
             return Ok(Offer::Passed);
         }
+        let Some(state) = self.propose_pending(id, transition_id).await? else {
+            return Ok(Offer::Passed);
+        };
+        let lease_id = state.state_details.deployment_concurrency_lease_id;
+        self.adopt(run, flow, &deployment, lease_id, worker_name).await
+    }
+
+    /// Proposes PENDING for a run that has its slot here. `None`: it is another worker's, and the slot is given back.
+    pub(super) async fn propose_pending(
+        &self,
+        id: FlowRunId,
+        transition_id: Uuid,
+    ) -> Result<Option<ApiState>, OrchestratorError> {
         let proposal = Proposal::new(StateName::Pending, None, transition_id);
         let answer = match self
             .client
-            .set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE)
+            .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
             .await
         {
             Ok(answer) => answer,
             Err(error @ (PrefectError::NotFound { .. } | PrefectError::Rejected { .. })) => {
                 self.journal.release(id).await?;
                 warn!(flow_run_id = %id, "A run could not be claimed: {error}.");
-                return Ok(Offer::Passed);
+                return Ok(None);
             }
             Err(error) => {
                 // It may be ours: it is looked after once the server answers.
@@ -201,20 +223,18 @@ impl Inner {
                 return Err(error.into());
             }
         };
-        if !is_ours_now(&answer.state, answer.status, transition_id) {
-            self.journal.release(id).await?;
-            debug!(flow_run_id = %id, reason = answer.details.reason, "Another worker has the run.");
-            return Ok(Offer::Passed);
+        match answer.state {
+            Some(state) if is_ours_now(&state, answer.status, transition_id) => Ok(Some(state)),
+            _ => {
+                self.journal.release(id).await?;
+                debug!(flow_run_id = %id, reason = answer.details.reason, "Another worker has the run.");
+                Ok(None)
+            }
         }
-        let lease_id = answer
-            .state
-            .as_ref()
-            .and_then(|state| state.state_details.deployment_concurrency_lease_id);
-        self.adopt(run, flow, &deployment, lease_id, worker_name).await
     }
 
     /// One run at a time for a video and flow, over all workers; of a flow where the latest wins, only the latest.
-    async fn is_its_turn(
+    pub(super) async fn is_its_turn(
         &self,
         flow: &FlowDefinition,
         run: &ApiFlowRun,
@@ -244,7 +264,7 @@ impl Inner {
         Ok(is_free)
     }
 
-    async fn adopt(
+    pub(super) async fn adopt(
         &self,
         run: ApiFlowRun,
         flow: FlowDefinition,
@@ -337,6 +357,8 @@ impl Inner {
                         .message
                         .clone()
                         .unwrap_or_else(|| "cancelled on request".to_owned()),
+                    // Its own program reports its end, and is still at it.
+                    _ if self.is_foreign(*id) => continue,
                     other => state
                         .message
                         .clone()
@@ -350,6 +372,10 @@ impl Inner {
 
     /// A run of ours is to be stopped: its worker sees it as being cancelled.
     pub(super) async fn stop_here(&self, id: FlowRunId, message: String) {
+        if self.is_foreign(id) {
+            self.cancel_foreign(id, message);
+            return;
+        }
         let newer = superseded_by(Some(&message));
         match self.journal.mirror(id, StateName::Cancelling, message, newer).await {
             Ok(true) => self.wake.notify_one(),
@@ -423,10 +449,17 @@ impl Inner {
     }
 }
 
+/// When the run is due, if it is not yet. One that was scheduled for the moment in which it was scheduled is due
+/// whatever our clock says.
+fn due_later(run: &ApiFlowRun, now: Timestamp) -> Option<Timestamp> {
+    let state = run.state.as_ref()?;
+    let due = state.state_details.scheduled_time.or(run.next_scheduled_start_time)?;
+    let is_immediate = due <= state.timestamp + jiff::SignedDuration::from_secs(1);
+    (!is_immediate && due > now).then_some(due)
+}
+
 /// Whether the run is pending by this very proposal: an answer that was lost is given once more as a REJECT.
-fn is_ours_now(state: &Option<ApiState>, verdict: Verdict, transition_id: Uuid) -> bool {
+fn is_ours_now(state: &ApiState, verdict: Verdict, transition_id: Uuid) -> bool {
     verdict == Verdict::Accept
-        || state.as_ref().is_some_and(|state| {
-            state.state_type() == StateType::Pending && state.state_details.transition_id == Some(transition_id)
-        })
+        || (state.state_type() == StateType::Pending && state.state_details.transition_id == Some(transition_id))
 }

@@ -8,7 +8,6 @@
 //! within milliseconds ("database is locked"): idle connections are dropped after 4 s, and a 503 is repeated after some
 //! ms rather than seconds.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +35,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const REFUSED_RETRIES: u32 = 3;
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
+/// A smaller difference between the clocks can not be told from none.
+const CLOCK_UNCERTAINTY_MS: i64 = 5000;
 /// Longest `Retry-After` that is believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
@@ -141,8 +142,7 @@ struct Shared {
     base: Url,
     /// No call goes out before: the API said so.
     paused_until: Mutex<Option<Instant>>,
-    /// The server's clock minus ours, in ms; `i64::MIN` before the first answer.
-    clock_offset_ms: AtomicI64,
+    clock_offset_ms: Mutex<Option<i64>>,
     csrf: tokio::sync::Mutex<Option<String>>,
     csrf_client: String,
     /// One create at a time: SQLite refuses most of several at once.
@@ -217,7 +217,7 @@ impl PrefectClient {
                 http,
                 base,
                 paused_until: Mutex::new(None),
-                clock_offset_ms: AtomicI64::new(i64::MIN),
+                clock_offset_ms: Mutex::new(None),
                 csrf: tokio::sync::Mutex::new(None),
                 csrf_client: uuid::Uuid::new_v4().to_string(),
                 creates: tokio::sync::Mutex::new(()),
@@ -235,16 +235,21 @@ impl PrefectClient {
         &self.shared.settings.api_url
     }
 
-    /// Now, by the server's clock as far as its answers told it (to a second).
+    /// Now by the server's clock, as far as it is known to differ from ours.
     pub fn server_now(&self) -> Timestamp {
         let offset_ms = self.clock_offset_ms().unwrap_or(0);
-        Timestamp::now() + jiff::SignedDuration::from_millis(offset_ms)
+        let is_known = offset_ms.abs() > CLOCK_UNCERTAINTY_MS;
+        Timestamp::now() + jiff::SignedDuration::from_millis(if is_known { offset_ms } else { 0 })
     }
 
-    /// The server's clock minus ours, in ms, to a second; `None` before the first answer.
+    /// The server's clock minus ours, in ms, to some seconds: a server that is busy writes an old time into its
+    /// answers. `None` before the first answer.
     pub fn clock_offset_ms(&self) -> Option<i64> {
-        let offset = self.shared.clock_offset_ms.load(Ordering::Relaxed);
-        (offset != i64::MIN).then_some(offset)
+        *self
+            .shared
+            .clock_offset_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds off other creates of this client until it is dropped.
@@ -447,19 +452,23 @@ impl PrefectClient {
         *paused = Some(paused.map_or(until, |before| before.max(until)));
     }
 
+    /// The header is cut to a second and may be old by some more: the greatest of a clock's differences is the nearest.
     fn note_clock(&self, headers: &HeaderMap) {
         let date = headers
             .get(header::DATE)
             .and_then(|date| date.to_str().ok())
             .and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-        if let Some(date) = date {
-            let offset = date.timestamp().as_millisecond() - Timestamp::now().as_millisecond();
-            // The header is cut to a second: the greatest offset of a moment is the nearest to the truth.
-            let before = self.shared.clock_offset_ms.load(Ordering::Relaxed);
-            let is_same_clock = before != i64::MIN && (before - offset).abs() <= 2000;
-            let nearest = if is_same_clock { before.max(offset) } else { offset };
-            self.shared.clock_offset_ms.store(nearest, Ordering::Relaxed);
-        }
+        let Some(date) = date else { return };
+        let offset_ms = date.timestamp().as_millisecond() + 500 - Timestamp::now().as_millisecond();
+        let mut known = self
+            .shared
+            .clock_offset_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = match *known {
+            Some(before) if (before - offset_ms).abs() <= CLOCK_UNCERTAINTY_MS => Some(before.max(offset_ms)),
+            _ => Some(offset_ms),
+        };
     }
 
     fn unreachable(&self, problem: String) -> PrefectError {

@@ -10,6 +10,7 @@
 pub mod api;
 pub mod client;
 pub mod error;
+pub mod foreign;
 pub mod model;
 pub mod settings;
 
@@ -79,6 +80,8 @@ struct Inner {
     clocks: Mutex<Clocks>,
     /// Claims whose answer was lost: to be looked after.
     doubtful: Mutex<Vec<(FlowRunId, Uuid)>>,
+    /// Runs of deployments that are not ours.
+    foreign: Mutex<foreign::ForeignRuns>,
     /// Whether this process works on runs.
     is_worker: AtomicBool,
     changes: AtomicI64,
@@ -93,6 +96,8 @@ struct Clocks {
     polled: Option<Instant>,
     checked: Option<Instant>,
     due: Option<Timestamp>,
+    /// When a run that was offered too early is due.
+    offered: Option<Timestamp>,
     pool: Option<(Instant, ApiWorkPool)>,
 }
 
@@ -115,6 +120,7 @@ impl PrefectOrchestrator {
                 check_wanted: AtomicBool::new(false),
                 clocks: Mutex::default(),
                 doubtful: Mutex::default(),
+                foreign: Mutex::default(),
                 is_worker: AtomicBool::new(false),
                 changes: AtomicI64::new(0),
                 started: Instant::now(),
@@ -141,6 +147,8 @@ impl PrefectOrchestrator {
         if self.inner.is_worker.load(Ordering::Relaxed) {
             let told = self.inner.deliver(id, delivery::Scope::Everything, READ_PATIENCE).await;
             self.inner.note(&told);
+            let shown = self.inner.tell_progress().await;
+            self.inner.note(&shown);
         }
     }
 }
@@ -329,10 +337,19 @@ impl Orchestrator for PrefectOrchestrator {
         self.inner.claim(worker_name, &flow_names).await
     }
 
+    fn take_foreign_run(&self) -> Option<foreign::ForeignRun> {
+        self.inner.take_foreign_run()
+    }
+
+    async fn foreign_run_ended(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+        self.inner.foreign_run_ended(id).await
+    }
+
     async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {
         let due = self.inner.journal.next_due(flow_names).await?;
-        self.inner.clocks().due = due;
-        Ok(due)
+        let mut clocks = self.inner.clocks();
+        clocks.due = due;
+        Ok(due.into_iter().chain(clocks.offered).min())
     }
 
     async fn start(&self, lease: Lease, process: ProcessIdentity) -> Result<(), OrchestratorError> {
@@ -371,7 +388,9 @@ impl Orchestrator for PrefectOrchestrator {
 
     async fn cancellations(&self, ids: Vec<FlowRunId>) -> Result<Vec<(FlowRunId, String)>, OrchestratorError> {
         self.inner.check_if_due(&ids).await;
-        self.inner.journal.cancellations(ids).await
+        let mut cancelled = self.inner.foreign_cancellations(&ids);
+        cancelled.extend(self.inner.journal.cancellations(ids).await?);
+        Ok(cancelled)
     }
 
     async fn orphaned_runs(&self) -> Result<Vec<OrphanedRun>, OrchestratorError> {
