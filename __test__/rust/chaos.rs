@@ -21,6 +21,9 @@ const ACTIVE_RUNS: usize = 4;
 /// The latest moment of a death after the last one; an attempt takes about as long.
 const LATEST: Duration = Duration::from_millis(400);
 
+/// Attempts after which a run is spared.
+const UNLUCKY_ATTEMPTS: u32 = 15;
+
 /// `SplitMix64` (Steele, Lea, Flood 2014): few lines, and the same on every machine.
 struct Chance(u64);
 
@@ -113,24 +116,18 @@ impl Chaos {
             .collect()
     }
 
-    /// A run that was interrupted 20 times is taken for the cause. Here it is not, and a person retries it.
-    fn retry_suspects(&self) {
-        for run in self.world.runs() {
-            if run.state.state_type == StateType::Crashed {
-                let message = run.state.message.unwrap_or_default();
-                assert!(message.starts_with("interrupted"), "{message}");
-                let retried = self.world.block_on(self.world.store.retry_flow_run(run.flow_run_id));
-                println!(
-                    "retried {} after 20 interruptions",
-                    retried.expect("it is the newest").flow_run_id
-                );
-            }
+    /// A run that was interrupted 20 times is taken for the cause and given up. Deaths come so often here, on a slow
+    /// machine, that one which comes near it is left to end in peace.
+    fn spare_the_unlucky(&self) {
+        for run in self.active().iter().filter(|run| run.attempt >= UNLUCKY_ATTEMPTS) {
+            let has_ended = || self.world.run(run.flow_run_id).state.state_type.is_final();
+            self.world.wait_until("an unlucky run has ended", has_ended);
         }
     }
 
     /// Keeps the queue filled. One run in four takes the place of an older one that has not ended.
     fn fill(&mut self) {
-        self.retry_suspects();
+        self.spare_the_unlucky();
         let mut missing = ACTIVE_RUNS.saturating_sub(self.active().len());
         if self.chance.below(4) == 0 {
             missing += 1;
@@ -186,7 +183,6 @@ impl Chaos {
     /// After the last death: everything that was queued has come to its one end.
     fn conclude(&mut self) {
         let (world, studios) = (&self.world, &self.studios);
-        self.retry_suspects();
         world.wait_until("every run has ended", || self.active().is_empty());
         world.wait_until("every status row is up to date", || {
             world.block_on(world.store.status_rows_due()).expect("reads").is_empty()
