@@ -501,10 +501,6 @@ async fn end(
     status: &std::io::Result<ExitStatus>,
     last_words: &VecDeque<String>,
 ) -> ForeignEnd {
-    if *wanted == Wish::Cancel {
-        // An engine that was told to end says CRASHED before anybody can stop it.
-        return report(client, id, StateName::Cancelled, "cancelled on request".to_owned()).await;
-    }
     let state_type = loop {
         match client
             .call::<ApiFlowRun>(Call::get(format!("/flow_runs/{id}")).patience(REPORT_PATIENCE))
@@ -516,6 +512,10 @@ async fn end(
         }
     };
     match state_type {
+        // An engine that was told to end says CRASHED before anybody can stop it.
+        Some(StateType::Pending | StateType::Running | StateType::Crashed) if *wanted == Wish::Cancel => {
+            report(client, id, StateName::Cancelled, "cancelled on request".to_owned()).await
+        }
         Some(state) if state.is_final() || state == StateType::Scheduled => ForeignEnd::Reported,
         Some(StateType::Cancelling) => {
             report(client, id, StateName::Cancelled, "cancelled on request".to_owned()).await

@@ -29,6 +29,7 @@ use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
 use crate::settings::Settings;
 use attempt::{Shared, Wish, abandon, remove_scratch, supervise};
 use console::Console;
+use foreign::supervise_foreign;
 use status_rows::StatusRows;
 
 /// The slow poll: what finds work when no bell was heard, dead workers and due status rows.
@@ -121,14 +122,10 @@ impl Signals {
 
 /// An attempt at work.
 struct Running {
-    claim: Claim,
+    id: FlowRunId,
+    /// None: a run of a deployment that is not ours.
+    claim: Option<Claim>,
     wish: watch::Sender<Wish>,
-}
-
-impl Running {
-    const fn id(&self) -> FlowRunId {
-        self.claim.lease.flow_run_id
-    }
 }
 
 /// How far the worker's end is.
@@ -314,7 +311,26 @@ impl Worker {
             let task = self.attempts.spawn(async {
                 attempt.await;
             });
-            self.running.insert(task.id(), Running { claim, wish });
+            let running = Running {
+                id: claim.lease.flow_run_id,
+                claim: Some(claim),
+                wish,
+            };
+            self.running.insert(task.id(), running);
+        }
+        while let Some(foreign) = self.orchestrator().take_foreign_run() {
+            let id = FlowRunId::from_uuid(foreign.run.id);
+            let (wish, receiver) = watch::channel(Wish::Run);
+            let (shared, name) = (self.shared.clone(), self.name.clone());
+            let task = self.attempts.spawn(async move {
+                let grace = Duration::from_millis(shared.settings.kill_grace_ms);
+                let end = supervise_foreign(&foreign.client, &foreign.run, &name, grace, receiver).await;
+                info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
+                if let Err(error) = shared.orchestrator.foreign_run_ended(id).await {
+                    warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back.");
+                }
+            });
+            self.running.insert(task.id(), Running { id, claim: None, wish });
         }
         Ok(())
     }
@@ -327,10 +343,12 @@ impl Worker {
     fn attempt_ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
         let task = ended.as_ref().map_or_else(task::JoinError::id, |(task, ())| *task);
         let running = self.running.remove(&task);
-        if let (Err(error), Some(Running { claim, .. })) = (ended, running) {
-            error!(%error, flow_run_id = %claim.flow_run.flow_run_id, "Supervising an attempt failed: a fault of this program.");
+        if let (Err(error), Some(Running { id, claim, .. })) = (ended, running) {
+            error!(%error, flow_run_id = %id, "Supervising an attempt failed: a fault of this program.");
             // This process lives, so nobody else will take the run back.
-            self.attempts.spawn(abandon(self.shared.clone(), claim));
+            if let Some(claim) = claim {
+                self.attempts.spawn(abandon(self.shared.clone(), claim));
+            }
         }
     }
 
@@ -338,9 +356,9 @@ impl Worker {
         if self.running.is_empty() {
             return Ok(());
         }
-        let ids = self.running.values().map(Running::id).collect();
+        let ids = self.running.values().map(|running| running.id).collect();
         for (id, reason) in self.orchestrator().cancellations(ids).await? {
-            for running in self.running.values().filter(|running| running.id() == id) {
+            for running in self.running.values().filter(|running| running.id == id) {
                 let is_new = running.wish.send_if_modified(|wish| {
                     let is_new = *wish == Wish::Run;
                     if is_new {
