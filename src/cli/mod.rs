@@ -6,6 +6,7 @@
 
 mod deploy;
 mod doctor;
+mod execute;
 mod exit;
 mod failure;
 mod lineage;
@@ -75,6 +76,9 @@ enum Command {
     /// Register the flows with Prefect
     #[command(after_help = deploy::EXAMPLES)]
     Deploy(deploy::Options),
+    /// Run the flow run that Prefect's own worker started this program for
+    #[command(hide = true, after_help = execute::EXAMPLES)]
+    Execute(execute::Options),
     /// Check this installation, and say how to repair it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
@@ -93,6 +97,7 @@ impl Command {
             Self::Worker(options) => worker::perform(options),
             Self::Setup(options) => setup::perform(&options),
             Self::Deploy(options) => deploy::perform(&options),
+            Self::Execute(options) => execute::perform(&options),
             Self::Doctor(options) => doctor::perform(&options),
             Self::Service(options) => service::perform(&options),
         }

@@ -19,18 +19,18 @@ use crate::world::{Worker, kill};
 
 /// Nothing in a test takes longer, unless it hangs.
 const PATIENCE_S: u32 = 120;
-const FINAL: [&str; 4] = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
+pub const FINAL: [&str; 4] = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
 
 /// A user of a server, set up by our own commands, with a pool and deployments that no other test has.
 pub struct PrefectWorld {
     folder: tempfile::TempDir,
-    name: String,
-    api_url: String,
+    pub name: String,
+    pub api_url: String,
     pub judge: Judge,
 }
 
 /// A flow `NAME` that runs a shell script; `$1` is a folder of the test, `$2` the video's id.
-fn flow(name: &str, script: &str, more: &str) -> String {
+pub fn flow(name: &str, script: &str, more: &str) -> String {
     format!(
         "[flows.{name}]\ncommand = ['sh', '-c', '''{}''', 'sh', '{{folder}}', '{{video-id}}']\n{more}\n\
          [flows.{name}.parameters.folder]\ntype = 'path'\n[flows.{name}.parameters.video-id]\ntype = 'text'\n",
@@ -40,7 +40,8 @@ fn flow(name: &str, script: &str, more: &str) -> String {
 }
 
 /// Says that it runs, then waits for the file `go`.
-const UNTIL_GO: &str = "echo running; : >\"$1/started-$2\"; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; echo gone";
+pub const UNTIL_GO: &str =
+    "echo running; : >\"$1/started-$2\"; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; echo gone";
 
 impl PrefectWorld {
     pub fn new(server: &Server, config: &str) -> Self {
@@ -147,6 +148,13 @@ impl PrefectWorld {
     }
 }
 
+/// The percentage that the run's progress artifact shows.
+fn progress_of(world: &mut PrefectWorld, id: &str) -> Option<f64> {
+    let all = world.everything(id);
+    let artifacts = all["artifacts"].as_array().expect("artifacts");
+    artifacts.iter().find(|artifact| artifact["type"] == "progress")?["data"].as_f64()
+}
+
 fn last(states: &[String]) -> &str {
     states.last().map_or("none", String::as_str)
 }
@@ -154,12 +162,20 @@ fn last(states: &[String]) -> &str {
 #[test]
 fn a_run_is_seen_in_prefect_with_states_logs_progress_and_assets() {
     let server = Server::shared();
-    let script = "echo hello; echo '(1/2 frames)'; echo '(2/2 frames)'; echo bad >&2";
+    let script = "echo hello; echo '(1/2 frames)'; : >\"$1/started-$2\"; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; \
+                  echo '(2/2 frames)'; echo bad >&2";
     let assets = "assets = ['models://m-{video-id}']\nupstream-assets = ['video://{video-id}']";
     let mut world = PrefectWorld::new(&server, &flow("hello", script, assets));
     let worker = world.start_worker();
     let video = world.video(0);
     let id = world.queue("hello", &video);
+    // While it runs, its progress is seen.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while progress_of(&mut world, &id) != Some(50.0) {
+        assert!(Instant::now() < deadline, "no progress was told");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    fs::write(world.path("go"), "").expect("written");
     let run = world.wait(&id, &FINAL);
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     assert_eq!(run["run_count"], 1);
@@ -183,18 +199,7 @@ fn a_run_is_seen_in_prefect_with_states_logs_progress_and_assets() {
     for line in ["hello", "bad"] {
         assert!(logs.iter().any(|log| log["message"] == line), "{line}: {logs:?}");
     }
-    let task_runs = all["task_runs"].as_array().expect("task runs");
-    assert!(!task_runs.is_empty(), "{all}");
-    assert!(
-        task_runs.iter().all(|task| task["state"]["type"] == "COMPLETED"),
-        "{task_runs:?}"
-    );
-    let artifacts = all["artifacts"].as_array().expect("artifacts");
-    let progress = artifacts
-        .iter()
-        .find(|artifact| artifact["type"] == "progress")
-        .expect("a progress artifact");
-    assert_eq!(progress["data"].as_f64(), Some(100.0), "{progress}");
+    assert_eq!(progress_of(&mut world, &id), Some(100.0));
     // The server keeps events in batches.
     let deadline = Instant::now() + Duration::from_secs(30);
     let asset = loop {
@@ -235,7 +240,21 @@ fn a_real_film_becomes_frames_queued_by_prefects_own_client() {
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     assert!(!studio.frames("full_frames").is_empty());
     let all = world.everything(&id);
-    assert!(all["task_runs"].as_array().expect("task runs").len() >= 2, "{all}");
+    let task_runs = all["task_runs"].as_array().expect("task runs");
+    assert!(task_runs.len() >= 2, "{all}");
+    assert!(
+        task_runs.iter().all(|task| task["state"]["type"] == "COMPLETED"),
+        "{task_runs:?}"
+    );
+    let edges = task_runs
+        .iter()
+        .filter(|task| task["inputs"].as_object().is_some_and(|inputs| !inputs.is_empty()));
+    assert_eq!(edges.count(), task_runs.len() - 1, "{task_runs:?}");
+    let artifacts = all["artifacts"].as_array().expect("artifacts");
+    assert!(
+        artifacts.iter().any(|artifact| artifact["type"] == "table"),
+        "{artifacts:?}"
+    );
     worker.stop();
 }
 

@@ -3,6 +3,7 @@
 mod client;
 mod end_to_end;
 mod foreign;
+mod interop;
 pub mod judge;
 pub mod proxy;
 pub mod server;

@@ -19,6 +19,7 @@ mod calling;
 mod claiming;
 mod conversion;
 mod delivery;
+mod handover;
 #[cfg(feature = "worker")]
 mod listening;
 mod names;
