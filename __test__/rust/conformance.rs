@@ -738,6 +738,27 @@ fn an_asset_is_stale_once_its_upstream_was_made_anew() {
 }
 
 #[test]
+fn two_runs_that_find_the_same_video_at_the_same_time_make_nothing_stale() {
+    check(|subject| async move {
+        let video = asset("video://v1", &[], true, json!({"size": 1}));
+        let frames = |key: &str| asset(key, &["video://v1"], false, json!({}));
+        queue(&subject, "full-frames", "v1").await;
+        let one = claim_and_start(&subject).await;
+        queue(&subject, "crop-frames", "v1").await;
+        let other = claim_and_start(&subject).await;
+        for (lease, key) in [(one, "a://v1/full_frames"), (other, "a://v1/cropped_frames")] {
+            let made = completed(vec![video.clone(), frames(key)]);
+            subject.finish(lease, made).await.expect("ends");
+        }
+        let lineage = subject.read_lineage().await.expect("reads");
+        assert!(
+            lineage.assets.values().all(|asset| asset.stale_because.is_empty()),
+            "{lineage:?}"
+        );
+    });
+}
+
+#[test]
 fn the_assets_of_a_failed_run_do_not_count() {
     check(|subject| async move {
         queue(&subject, "full-frames", "v1").await;

@@ -158,9 +158,12 @@ pub(super) fn materialize(
     now: i64,
 ) -> Result<(), Fault> {
     let id = run.flow_run.flow_run_id.to_string();
+    // What this run looked at and found as it was, also when another run was first to say so: it read that version.
+    let mut found_unchanged = Vec::new();
     for materialization in materializations {
         let metadata = materialization.metadata.to_string();
         if materialization.observed && newest_metadata(transaction, &materialization.key)?.as_ref() == Some(&metadata) {
+            found_unchanged.push(&materialization.key);
             continue;
         }
         transaction
@@ -174,9 +177,15 @@ pub(super) fn materialize(
                 .prepare_cached(
                     "INSERT OR IGNORE INTO asset_upstream (materialization_version, key, version)
                      VALUES (?1, ?2, (SELECT max(version) FROM asset_materialization
-                                      WHERE key = ?2 AND (version <= ?3 OR flow_run_id = ?4) AND version < ?1))",
+                                      WHERE key = ?2 AND (version <= ?3 OR flow_run_id = ?4 OR ?5) AND version < ?1))",
                 )?
-                .execute((version, upstream, run.assets_seen, &id))?;
+                .execute((
+                    version,
+                    upstream,
+                    run.assets_seen,
+                    &id,
+                    found_unchanged.contains(&upstream),
+                ))?;
         }
     }
     Ok(())
