@@ -6,15 +6,18 @@
 //! its process id, its end with its whole tree when it is cancelled, and CRASHED when it ends without a final state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncRead, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -29,6 +32,8 @@ use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, terminat
 use crate::protocol::MAX_LINE_BYTES;
 use crate::state::{StateName, StateType};
 
+/// How long an engine may take to acknowledge on its control channel.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lines of a dead process that its state's message quotes.
 const LAST_LINES: usize = 10;
 /// How long the streams of a dead process are read on: a grandchild may hold them open.
@@ -266,7 +271,8 @@ pub async fn supervise_foreign(
     mut wish: watch::Receiver<Wish>,
 ) -> ForeignEnd {
     let marker = format!("foreign:{}", run.id);
-    let started = match start(client, run, worker_name, &marker).await {
+    let control = ControlChannel::open().await;
+    let started = match start(client, run, worker_name, &marker, control.as_ref()).await {
         Ok(started) => started,
         Err(problem) => {
             warn!(flow_run_id = %run.id, problem, "The run could not be started.");
@@ -286,6 +292,9 @@ pub async fn supervise_foreign(
     } = started;
     info!(flow_run_id = %run.id, pid = process.pid, "Started a run of a deployment that is not this program's.");
     let lines = listen(&mut child, run.id);
+    let control = control.map(|control| tokio::spawn(control.announce(wish.clone())));
+    let mut control = control;
+    let mut terminate_at: Option<Instant> = None;
     let mut kill_at: Option<Instant> = None;
     let mut is_asked_to_stop = false;
     wish.mark_changed();
@@ -298,13 +307,27 @@ pub async fn supervise_foreign(
                     kill_at = Some(Instant::now());
                 } else if wanted != Wish::Run && !is_asked_to_stop {
                     kill_at = Some(Instant::now() + kill_grace);
-                    terminate_group(&process);
+                    terminate_at = Some(match &control {
+                        // It says what the signal means, if there is an engine that listens.
+                        Some(_) if wanted == Wish::Cancel => Instant::now() + CONTROL_TIMEOUT,
+                        _ => Instant::now(),
+                    });
                 }
                 is_asked_to_stop |= wanted != Wish::Run;
                 if changed.is_err() {
                     kill_all(&marker, Some(&process));
                     break child.wait().await;
                 }
+            }
+            () = told(&mut control) => {
+                control = None;
+                if terminate_at.is_some() {
+                    terminate_at = Some(Instant::now());
+                }
+            }
+            () = super::attempt::sleep_until(terminate_at) => {
+                terminate_at = None;
+                terminate_group(&process);
             }
             () = super::attempt::sleep_until(kill_at) => {
                 kill_at = None;
@@ -313,6 +336,9 @@ pub async fn supervise_foreign(
         }
     };
     // What it started goes with it; an ffmpeg that lives on is what a person who cancels does not expect.
+    if let Some(control) = control {
+        control.abort();
+    }
     kill_group_of_ended(&process);
     let left = clear(&marker, Some(&process), DEATH_TIMEOUT).await;
     if left > 0 {
@@ -322,6 +348,63 @@ pub async fn supervise_foreign(
     let last_words = last_words.ok().and_then(Result::ok).unwrap_or_default();
     let wanted = wish.borrow().clone();
     end(client, run.id, &wanted, &status, &last_words).await
+}
+
+/// Prefect's control channel, version 1: the engine connects to it, and what it is told before a SIGTERM says that the
+/// signal means "cancelled" rather than "crashed". An engine that does not listen is signalled all the same.
+struct ControlChannel {
+    listener: TcpListener,
+    port: u16,
+    token: Uuid,
+}
+
+impl ControlChannel {
+    async fn open() -> Option<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.ok()?;
+        let port = listener.local_addr().ok()?.port();
+        let token = Uuid::new_v4();
+        Some(Self { listener, port, token })
+    }
+
+    /// Waits for the engine and for the wish to cancel it, tells it, and returns once it has acknowledged. Never
+    /// returns where there is nothing to tell.
+    async fn announce(self, mut wish: watch::Receiver<Wish>) {
+        let mut engine = loop {
+            let Ok((mut stream, _)) = self.listener.accept().await else {
+                return std::future::pending().await;
+            };
+            // Anyone on this machine can connect; the engine alone knows the token.
+            let greeting = tokio::time::timeout(CONTROL_TIMEOUT, greeted(&mut stream, self.token)).await;
+            if matches!(greeting, Ok(Ok(true))) {
+                break stream;
+            }
+        };
+        if wish.wait_for(|wish| *wish == Wish::Cancel).await.is_err() || engine.write_all(b"c").await.is_err() {
+            return std::future::pending().await;
+        }
+        // Before its acknowledgement comes the hello of version 2, in which that byte does not occur.
+        while let Ok(byte) = engine.read_u8().await {
+            if byte == b'a' {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the first line of a connection is the token.
+async fn greeted(stream: &mut TcpStream, token: Uuid) -> std::io::Result<bool> {
+    let expected = format!("{token}\n");
+    let mut line = vec![0; expected.len()];
+    stream.read_exact(&mut line).await?;
+    Ok(line == expected.as_bytes())
+}
+
+/// Returns once the engine knows what its signal will mean.
+async fn told(control: &mut Option<JoinHandle<()>>) {
+    match control {
+        Some(announcement) => drop(announcement.await),
+        None => std::future::pending().await,
+    }
 }
 
 struct Started {
@@ -340,7 +423,13 @@ impl Drop for Scratch {
     }
 }
 
-async fn start(client: &PrefectClient, run: &ApiFlowRun, worker_name: &str, marker: &str) -> Result<Started, String> {
+async fn start(
+    client: &PrefectClient,
+    run: &ApiFlowRun,
+    worker_name: &str,
+    marker: &str,
+    control: Option<&ControlChannel>,
+) -> Result<Started, String> {
     let said = |error: PrefectError| error.to_string();
     let deployment_id = run.deployment_id.ok_or("it has no deployment")?;
     let deployment = client.read_deployment(deployment_id).await.map_err(said)?;
@@ -391,6 +480,11 @@ async fn start(client: &PrefectClient, run: &ApiFlowRun, worker_name: &str, mark
         command.current_dir(folder);
     }
     prefect_environment(&mut command, client, run, &deployment, &flow.name, worker_name);
+    if let Some(control) = control {
+        command
+            .env("PREFECT__CONTROL_PORT", control.port.to_string())
+            .env("PREFECT__CONTROL_TOKEN", control.token.to_string());
+    }
     let child = command
         .envs(&configuration.environment)
         .env(MARKER, marker)
@@ -466,7 +560,7 @@ fn prefect_environment(
 }
 
 /// Passes on what the process writes, and keeps the last lines.
-fn listen(child: &mut Child, id: Uuid) -> tokio::task::JoinHandle<VecDeque<String>> {
+fn listen(child: &mut Child, id: Uuid) -> JoinHandle<VecDeque<String>> {
     let stdout = child.stdout.take().map(BufReader::new);
     let stderr = child.stderr.take().map(BufReader::new);
     tokio::spawn(async move {
