@@ -26,7 +26,7 @@ use crate::worker::console::Console;
 /// Where Prefect's worker puts the run's id.
 const FLOW_RUN_ID: &str = "PREFECT__FLOW_RUN_ID";
 /// How long the server is waited for at the end.
-const TELLING_TIMEOUT: Duration = Duration::from_secs(300);
+const TELLING_TIMEOUT: Duration = Duration::from_mins(5);
 /// How often a cancellation is looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -51,15 +51,12 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let id: FlowRunId = id.parse()?;
     let worker_name = std::env::var("PREFECT__WORKER_NAME").unwrap_or_else(|_| "prefect".to_owned());
     let settings = Settings::from_environment()?;
-    let prefect = match (settings.orchestrator, settings.prefect.clone()) {
-        (OrchestratorChoice::Prefect, Some(prefect)) => prefect,
-        _ => {
-            return Err(OrchestratorError::Config {
-                origin: settings.orchestrator_reason,
-                problem: "only a flow run of Prefect is executed: set PREFECT_API_URL".to_owned(),
-            }
-            .into());
+    let (OrchestratorChoice::Prefect, Some(prefect)) = (settings.orchestrator, settings.prefect.clone()) else {
+        return Err(OrchestratorError::Config {
+            origin: settings.orchestrator_reason,
+            problem: "only a flow run of Prefect is executed: set PREFECT_API_URL".to_owned(),
         }
+        .into());
     };
     let console = Console::install(options.json);
     block_on(async {
