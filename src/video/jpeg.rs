@@ -93,15 +93,15 @@ pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
     let mut decoder = context.open_as_with(codec, options).map_err(said)?;
     decoder.send_packet(&Packet::copy(jpeg)).map_err(said)?;
     decoder.send_eof().map_err(said)?;
-    let mut decoded = frame::Video::empty();
-    decoder.receive_frame(&mut decoded).map_err(said)?;
-    if decoded.is_corrupt() || decoded.has_decode_errors() {
+    let mut picture = frame::Video::empty();
+    decoder.receive_frame(&mut picture).map_err(said)?;
+    if picture.is_corrupt() || picture.has_decode_errors() {
         return Err(invalid("it is damaged".to_owned()));
     }
-    let (width, height) = (decoded.width(), decoded.height());
+    let (width, height) = (picture.width(), picture.height());
     let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
     sys::Scaler::new()
-        .run(&decoded, &mut rgb)
+        .run(&picture, &mut rgb)
         .map_err(|source| VideoError::Libav {
             step: "convert a JPEG to RGB",
             source,

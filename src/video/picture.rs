@@ -208,11 +208,6 @@ impl Cutter {
         }
     }
 
-    /// Size of what is cut out, in pixels.
-    pub(super) fn size(&self) -> (u32, u32) {
-        (self.width, self.height)
-    }
-
     /// The part of `decoded`, as a full-range 4:2:0 picture.
     pub(super) fn cut(&mut self, decoded: &frame::Video) -> Result<frame::Video, VideoError> {
         let layout = sys::layout(decoded);

@@ -179,18 +179,18 @@ impl Run<'_> {
             self.bounds.right - self.bounds.left,
             self.bounds.bottom - self.bounds.top,
         );
-        let equipment = || {
+        let open_codecs = || {
             let decoder = decode::open(source.parameters(), source.time_base(), threads_each, self.path)?;
             let encoder = JpegEncoder::open(width, height, self.request.jpeg_qscale)?;
             Ok::<_, VideoError>((decoder, encoder))
         };
-        let equipments = (0..workers).map(|_| equipment()).collect::<Result<Vec<_>, _>>()?;
+        let codecs = (0..workers).map(|_| open_codecs()).collect::<Result<Vec<_>, _>>()?;
         let (work_sender, work) = mpsc::channel::<Work>();
         let work = &Mutex::new(work);
         let (group_sender, groups) = mpsc::channel();
         thread::scope(|scope| {
             let reader = scope.spawn(move || self.read(source, route, &work_sender, &group_sender));
-            for (mut decoder, mut encoder) in equipments {
+            for (mut decoder, mut encoder) in codecs {
                 scope.spawn(move || {
                     let mut cutter = Cutter::new(self.geometry, self.bounds);
                     loop {

@@ -22,6 +22,8 @@ const READ_BYTES: usize = 1 << 18;
 const MAX_PACKETS: usize = 10_000_000;
 /// Boxes of an mp4 file that are looked at for its length: a fragment has two.
 const MAX_BOXES: usize = 1_000_000;
+/// Elements of a Matroska file that are looked at: pictures, and the sound between them.
+const MAX_ELEMENTS: usize = 4 * MAX_PACKETS;
 
 /// Keeps libav's own lines off stderr: what matters of them is in our errors.
 pub(super) fn quiet() {
@@ -142,6 +144,18 @@ impl Source {
         }
     }
 
+    /// The byte at which the file's structure is broken, where libav would pass over that in silence.
+    fn broken_at(&self) -> Result<Option<u64>, VideoError> {
+        if self.cut_off.is_some() {
+            return Ok(None);
+        }
+        let file = open_file(&self.path)?;
+        matroska_break(&file).map_err(|source| VideoError::Io {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     fn unreadable(&self, source: Error) -> VideoError {
         match source {
             Error::Other { errno } if errno != ffi::EIO && errno != ffi::EINVAL => VideoError::Io {
@@ -159,6 +173,8 @@ impl Source {
     pub(super) fn scan(mut self, stop: &AtomicBool) -> Result<Scan, VideoError> {
         let mut packets = Vec::new();
         let mut damaged: Option<(usize, Option<i64>)> = None;
+        let broken_at = self.broken_at()?;
+        let mut last_before_break = None;
         while let Some(packet) = self.next_packet()? {
             if stop.load(Ordering::Relaxed) {
                 return Err(VideoError::Cancelled);
@@ -171,6 +187,9 @@ impl Source {
             }
             if packet.is_corrupt() && damaged.is_none() {
                 damaged = Some((packets.len(), packet.pts().or(packet.dts())));
+            }
+            if broken_at.is_some_and(|at| u64::try_from(packet.position()).is_ok_and(|position| position < at)) {
+                last_before_break = packet.pts().or(last_before_break);
             }
             packets.push(PacketFacts {
                 pts: packet.pts(),
@@ -196,7 +215,9 @@ impl Source {
         let mean_rate = positive(stream.avg_frame_rate());
         // Field pictures can come in a packet each; only the decoder can tell.
         let fields = header.interlaced;
-        let usual_interval = mean_rate.and_then(|rate| interval(rate, self.time_base));
+        let usual_interval = positive(Rational::new(header.usual_rate.0, header.usual_rate.1))
+            .or(mean_rate)
+            .and_then(|rate| interval(rate, self.time_base));
         let timeline = Timeline::of(&packets, container_start, usual_interval, self.time_base, fields);
         let origin = timeline.as_ref().and_then(|timeline| timeline.origin).unwrap_or(0);
         if let Some((index, pts)) = damaged {
@@ -210,6 +231,16 @@ impl Source {
                 at_seconds: seconds(pts.unwrap_or(origin).saturating_sub(origin), self.time_base),
                 path: self.path,
                 detail: "the container marks a packet as damaged".to_owned(),
+            });
+        }
+        if let Some(at) = broken_at {
+            return Err(VideoError::Corrupt {
+                at_seconds: seconds(
+                    last_before_break.unwrap_or(origin).saturating_sub(origin),
+                    self.time_base,
+                ),
+                path: self.path,
+                detail: format!("its structure is broken at byte {at}"),
             });
         }
         let timeline = timeline.ok_or_else(|| VideoError::NoFrames {
@@ -331,9 +362,10 @@ fn no_video_stream(path: &Path, input: &Input) -> VideoError {
 fn open_file(path: &Path) -> Result<File, VideoError> {
     let owned = || path.to_owned();
     let refused = |source: io::Error| match source.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => VideoError::NotFound { path: owned() },
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
+            VideoError::NotFound { path: owned() }
+        }
         ErrorKind::PermissionDenied => VideoError::NotReadable { path: owned(), source },
-        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => VideoError::NotFound { path: owned() },
         _ => VideoError::Io { path: owned(), source },
     };
     let check = |metadata: &fs::Metadata| match kind_of(metadata) {
@@ -429,7 +461,7 @@ fn declared_end(file: &File) -> io::Result<Option<String>> {
     let end = if head.get(4..8).is_some_and(is_mp4_box) {
         mp4_end(file, length)?
     } else if head.starts_with(&[0x1a, 0x45, 0xdf, 0xa3]) {
-        matroska_end(&head)
+        matroska_segment(&head).and_then(|(_, end)| end)
     } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"AVI ") {
         head.get(4..8)
             .and_then(|size| size.try_into().ok())
@@ -476,13 +508,74 @@ fn mp4_end(file: &File, length: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// Where the segment ends, unless it is of unknown size as in a live recording.
-fn matroska_end(head: &[u8]) -> Option<u64> {
-    let (header_size, header_length) = ebml_number(head.get(4..)?)?;
+/// Where the content of the segment begins, and where it ends unless it is of unknown size as in a live recording.
+fn matroska_segment(head: &[u8]) -> Option<(u64, Option<u64>)> {
+    let rest = head.strip_prefix(&[0x1a, 0x45, 0xdf, 0xa3])?;
+    let (header_size, header_length) = ebml_number(rest)?;
     let segment = 4 + header_length as u64 + header_size?;
     let rest = head.get(usize::try_from(segment).ok()?..)?;
     let (size, length) = ebml_number(rest.strip_prefix(&[0x18, 0x53, 0x80, 0x67])?)?;
-    size?.checked_add(segment + 4 + length as u64)
+    let start = segment + 4 + length as u64;
+    Some((start, size.and_then(|size| size.checked_add(start))))
+}
+
+/// Where the chain of a Matroska file's elements is broken, if it is. libav then goes on with the next cluster that it
+/// finds, and the pictures between are missing without a word.
+fn matroska_break(file: &File) -> io::Result<Option<u64>> {
+    /// The children of a segment and of a cluster (RFC 9559), by identifier; clusters are looked into.
+    const CLUSTER: u32 = 0x1f43_b675;
+    const KNOWN: [u32; 16] = [
+        0x114d_9b74, // SeekHead
+        0x1549_a966, // Info
+        0x1654_ae6b, // Tracks
+        0x1c53_bb6b, // Cues
+        0x1043_a770, // Chapters
+        0x1254_c367, // Tags
+        0x1941_a469, // Attachments
+        0xec,        // Void
+        0xbf,        // CRC-32
+        0xe7,        // Timestamp
+        0x5854,      // SilentTracks
+        0xa7,        // Position
+        0xab,        // PrevSize
+        0xa3,        // SimpleBlock
+        0xa0,        // BlockGroup
+        0xaf,        // EncryptedBlock
+    ];
+    let Some((start, end)) = matroska_segment(&head_of(file)?) else {
+        return Ok(None);
+    };
+    let end_or_length = end.unwrap_or(file.metadata()?.len());
+    let mut at = start;
+    for _ in 0..MAX_ELEMENTS {
+        if at >= end_or_length {
+            return Ok((at > end_or_length && end.is_some()).then_some(at));
+        }
+        let mut header = Vec::with_capacity(12);
+        ReadAt { file, position: at }.take(12).read_to_end(&mut header)?;
+        let identifier_length = header.first().map_or(0, |byte| byte.leading_zeros() as usize + 1);
+        let (Some(identifier), Some(rest)) = (header.get(..identifier_length), header.get(identifier_length..)) else {
+            return Ok(Some(at));
+        };
+        let identifier = identifier
+            .iter()
+            .try_fold(0_u32, |value, byte| Some(value.checked_mul(256)? | u32::from(*byte)));
+        let next = match (identifier, ebml_number(rest)) {
+            (Some(CLUSTER), Some((_, length))) => Some((0, length)),
+            (Some(identifier), Some((Some(size), length))) if KNOWN.contains(&identifier) => Some((size, length)),
+            _ => None,
+        };
+        let Some((size, length)) = next else {
+            return Ok(Some(at));
+        };
+        let element_end = (at + (identifier_length + length) as u64).saturating_add(size);
+        // The end of a recording that was broken off is libav's to tell.
+        if element_end > end_or_length {
+            return Ok(end.is_some().then_some(at));
+        }
+        at = element_end;
+    }
+    Ok(None)
 }
 
 /// A number of EBML (`None` for "unknown") and the bytes that it takes.

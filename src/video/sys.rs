@@ -26,6 +26,9 @@ pub(super) struct StreamHeader {
     /// Pixel aspect, 0/1 if unknown.
     pub(super) pixel_aspect: (i32, i32),
     pub(super) interlaced: bool,
+    /// The rate that pictures have unless some are missing, as libav guesses it, in Hz as a fraction: what the `ffmpeg`
+    /// command takes for a picture's length when the container does not have it.
+    pub(super) usual_rate: (c_int, c_int),
     /// A still picture that comes with a sound file.
     pub(super) cover_art: bool,
     /// libav's name, `h264`.
@@ -39,11 +42,12 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
         return StreamHeader::default();
     };
     // SAFETY: the stream is one of the input's, which is borrowed here and so alive; libav keeps codecpar set for
-    // every stream. extradata is extradata_size bytes long or null. The format context is only read by the guess.
+    // every stream. extradata is extradata_size bytes long or null. The format context is only read by the guesses.
     unsafe {
         let raw = of_input.as_ptr();
         let parameters = &*(*raw).codecpar;
         let aspect = ffi::av_guess_sample_aspect_ratio(input.as_mut_ptr(), raw.cast_mut(), ptr::null_mut());
+        let rate = ffi::av_guess_frame_rate(input.as_mut_ptr(), raw.cast_mut(), ptr::null_mut());
         let extradata = if parameters.extradata.is_null() {
             Vec::new()
         } else {
@@ -57,6 +61,7 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
             height: parameters.height,
             pixel_aspect: (aspect.num, aspect.den),
             interlaced: field_order > ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE as c_int,
+            usual_rate: (rate.num, rate.den),
             cover_art: (*raw).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             codec: CStr::from_ptr(ffi::avcodec_get_name(parameters.codec_id))
                 .to_string_lossy()

@@ -312,8 +312,11 @@ mod tests {
         Timeline::of(packets, container_start, None, MILLISECONDS, false).expect("pictures")
     }
 
-    /// Picture and samples of every needed picture, group by group.
-    fn needed(packets: &[PacketFacts], rate_hz: Fraction) -> Vec<(usize, usize, Vec<(i64, u64, u64)>)> {
+    /// Time, first and last sample of every needed picture of a group.
+    type Shown = Vec<(i64, u64, u64)>;
+
+    /// First and last packet and the needed pictures of every group.
+    fn needed(packets: &[PacketFacts], rate_hz: Fraction) -> Vec<(usize, usize, Shown)> {
         let timeline = timeline(packets, None);
         let clock = SampleClock::new(rate_hz, MILLISECONDS);
         let samples = clock.samples_in(timeline.length).expect("a sane length");
