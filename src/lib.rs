@@ -26,9 +26,9 @@ pub mod ocr;
 pub mod picture;
 #[cfg(feature = "worker")]
 pub mod pipeline;
-pub mod protocol;
 #[cfg(feature = "worker")]
 pub mod process_tree;
+pub mod protocol;
 #[cfg(feature = "worker")]
 pub mod video;
 #[cfg(feature = "worker")]

@@ -501,7 +501,9 @@ fn check_parameter_name(name: &str) -> Result<(), String> {
         ));
     }
     if ["help", "idempotency-key"].contains(&name) {
-        return Err(format!("parameter {name:?}: the name is taken by an option of captionacc queue"));
+        return Err(format!(
+            "parameter {name:?}: the name is taken by an option of captionacc queue"
+        ));
     }
     Ok(())
 }

@@ -100,8 +100,8 @@ impl World {
             flow,
             arguments,
             idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
+            patience: None,
+            when_unreachable: None,
         };
         self.block_on(self.store.create_flow_run(new, Arc::default()))
             .expect("queued")

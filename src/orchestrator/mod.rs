@@ -22,9 +22,9 @@ use crate::flow::{Arguments, FlowDefinition, WorkQueue};
 use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLevel, LogLine};
 use crate::process_identity::ProcessIdentity;
 use crate::protocol::{DatabaseIdentity, Materialization};
-use prefect::settings::WhenUnreachable;
 use crate::settings::{OrchestratorChoice, Settings};
 use crate::state::{StateName, StateType};
+use prefect::settings::WhenUnreachable;
 
 /// Opens the orchestrator that the settings choose.
 ///

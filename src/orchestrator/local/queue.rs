@@ -40,21 +40,21 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
     let now = now_ms();
     let transaction = begin(connection)?;
 
-    if let Some(key) = &new.idempotency_key {
-        if let Some(known) = find_by_key(&transaction, key)? {
-            return if known.flow_run.flow_name == flow.name && known.flow_run.parameters == new.arguments {
-                Ok(queued(&known.flow_run, false))
-            } else {
-                Err(OrchestratorError::InvalidArgument {
-                    argument: "idempotencyKey".to_owned(),
-                    problem: format!(
-                        "{key:?} belongs to flow run {} with another flow or other arguments: take a new key",
-                        known.flow_run.flow_run_id
-                    ),
-                }
-                .into())
-            };
-        }
+    if let Some(key) = &new.idempotency_key
+        && let Some(known) = find_by_key(&transaction, key)?
+    {
+        return if known.flow_run.flow_name == flow.name && known.flow_run.parameters == new.arguments {
+            Ok(queued(&known.flow_run, false))
+        } else {
+            Err(OrchestratorError::InvalidArgument {
+                argument: "idempotencyKey".to_owned(),
+                problem: format!(
+                    "{key:?} belongs to flow run {} with another flow or other arguments: take a new key",
+                    known.flow_run.flow_run_id
+                ),
+            }
+            .into())
+        };
     }
     let equal = if flow.latest_wins || video_id.is_none() {
         None
@@ -245,8 +245,7 @@ pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRu
         .into()
     };
     match (run.state.state_type, run.state.name) {
-        (StateType::Failed | StateType::Crashed | StateType::Cancelled, _) => {}
-        (_, StateName::AwaitingRetry) => {}
+        (StateType::Failed | StateType::Crashed | StateType::Cancelled, _) | (_, StateName::AwaitingRetry) => {}
         (StateType::Scheduled, _) => return Err(refused("it is queued already")),
         (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
         _ => return Err(refused("it has not ended: cancel it first, or wait")),

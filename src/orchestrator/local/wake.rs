@@ -94,10 +94,10 @@ impl Ear {
             };
             let mut buffer = [0; 4096];
             // All that is there is taken at once: several rings are one.
-            if let Ok(Ok(length)) = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?)) {
-                if length > 0 {
-                    return;
-                }
+            if let Ok(Ok(length)) = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?))
+                && length > 0
+            {
+                return;
             }
         }
     }

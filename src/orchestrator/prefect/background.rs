@@ -21,7 +21,7 @@ const TELL_INTERVAL: Duration = Duration::from_secs(2);
 /// A server calls a worker offline after three of them.
 const WORKER_HEARTBEAT: Duration = Duration::from_secs(30);
 /// An automation that looks for dead runs waits at least three of them.
-const RUN_HEARTBEAT: Duration = Duration::from_secs(60);
+const RUN_HEARTBEAT: Duration = Duration::from_mins(1);
 /// How often waiting runs are compared with the server's.
 const MIRROR_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -614,10 +614,10 @@ impl Inner {
             return Ok(None);
         }
         let known = self.clocks().pool.clone();
-        if let Some((at, pool)) = known {
-            if at.elapsed() < POOL_FRESHNESS {
-                return Ok(Some(pool));
-            }
+        if let Some((at, pool)) = known
+            && at.elapsed() < POOL_FRESHNESS
+        {
+            return Ok(Some(pool));
         }
         self.refresh_pool().await.map(Some)
     }

@@ -86,12 +86,11 @@ impl Inner {
         taken: u32,
     ) -> Result<Option<Claim>, OrchestratorError> {
         self.clocks().polled = Some(Instant::now());
-        let limit = match self.pool().await? {
-            Some(pool) => pool.concurrency_limit.unwrap_or(u32::MAX),
-            None => {
-                let pool = self.journal.read_work_pool().await?;
-                if pool.is_paused { 0 } else { pool.concurrency_limit }
-            }
+        let limit = if let Some(pool) = self.pool().await? {
+            pool.concurrency_limit.unwrap_or(u32::MAX)
+        } else {
+            let pool = self.journal.read_work_pool().await?;
+            if pool.is_paused { 0 } else { pool.concurrency_limit }
         };
         if taken >= limit {
             return Ok(None);

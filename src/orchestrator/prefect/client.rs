@@ -38,7 +38,7 @@ const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// A smaller difference between the clocks can not be told from none.
 const CLOCK_UNCERTAINTY_MS: i64 = 5000;
 /// Longest `Retry-After` that is believed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 
 /// How long a call may take with its retries, unless the caller says otherwise.
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,10 @@ fn json_of(body: &impl Serialize) -> Value {
 pub fn segment(text: &str) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut path, byte| {
-        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.trim_matches('.') != "") {
+        if byte.is_ascii_alphanumeric()
+            || b"-_~".contains(&byte)
+            || (byte == b'.' && !text.trim_matches('.').is_empty())
+        {
             path.push(char::from(byte));
         } else {
             write!(path, "%{byte:02X}").expect("writing to a String cannot fail");

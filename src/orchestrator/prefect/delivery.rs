@@ -110,12 +110,12 @@ impl Inner {
             return Ok(());
         };
         // What is not a state, once it could not be told.
-        let mut content = (scope == Scope::States).then_some(Ok(()));
+        let mut postponed = (scope == Scope::States).then_some(Ok(()));
         loop {
             let mail = self.journal.outbox(id).await?;
             let (head, state) = (mail.head, mail.state);
             let is_start = state.as_ref().is_some_and(is_start);
-            if !head.is_empty() && content.is_none() && !is_start {
+            if !head.is_empty() && postponed.is_none() && !is_start {
                 match self.tell_content(id, &context, head, deadline).await {
                     Ok(()) => continue,
                     // No state would come through either.
@@ -123,17 +123,17 @@ impl Inner {
                     Err(OrchestratorError::Prefect(PrefectError::NotFound { .. })) => {
                         return self.forget(id).await;
                     }
-                    Err(error) => content = Some(Err(error)),
+                    Err(error) => postponed = Some(Err(error)),
                 }
             }
-            if content.is_none() && !is_start {
+            if postponed.is_none() && !is_start {
                 // Not worth holding up a state.
                 if let Err(error) = self.tell_progress_of(id).await {
                     debug!(flow_run_id = %id, "Its progress could not be shown: {}.", error.to_line());
                 }
             }
             let Some(row) = state else {
-                return content.unwrap_or(Ok(()));
+                return postponed.unwrap_or(Ok(()));
             };
             let OutboxMessage::State(message) = &row.message else {
                 return Ok(());
@@ -421,18 +421,15 @@ impl Inner {
             return Ok(());
         };
         let mut body = conversion::progress_body(&progress);
-        let artifact = match run.progress_artifact_id {
-            Some(artifact) => {
-                self.client.update_artifact(artifact, &body).await?;
-                artifact
-            }
-            None => {
-                let key = format!("progress-{}", run.context.flow_name);
-                body["key"] = json!(conversion::artifact_key(&key));
-                body["type"] = json!("progress");
-                body["flow_run_id"] = json!(id);
-                self.client.create_artifact(&body).await?.id
-            }
+        let artifact = if let Some(artifact) = run.progress_artifact_id {
+            self.client.update_artifact(artifact, &body).await?;
+            artifact
+        } else {
+            let key = format!("progress-{}", run.context.flow_name);
+            body["key"] = json!(conversion::artifact_key(&key));
+            body["type"] = json!("progress");
+            body["flow_run_id"] = json!(id);
+            self.client.create_artifact(&body).await?.id
         };
         self.journal.progress_told(id, run.progress_at, artifact).await
     }
