@@ -639,7 +639,7 @@ impl Flows {
 mod tests {
     use super::*;
 
-    fn given(extra: Value) -> Map<String, Value> {
+    fn given(extra: &Value) -> Map<String, Value> {
         let mut map =
             json!({"video-id": "v1", "video-path": "a.mp4", "db-path": "/d/annotations.db", "output-dir": "out"});
         for (key, value) in extra.as_object().expect("an object") {
@@ -648,7 +648,7 @@ mod tests {
         map.as_object().expect("an object").clone()
     }
 
-    fn parse(flow: &str, extra: Value) -> Result<Arguments, String> {
+    fn parse(flow: &str, extra: &Value) -> Result<Arguments, String> {
         let flows = Flows::builtin();
         let flow = flows.get(flow).expect("a built-in flow");
         flow.parse_arguments(&given(extra), Path::new("/home/app"))
@@ -657,7 +657,7 @@ mod tests {
 
     #[test]
     fn paths_become_absolute_and_defaults_are_filled_in() {
-        let arguments = parse("full-frames", json!({})).expect("valid");
+        let arguments = parse("full-frames", &json!({})).expect("valid");
         assert_eq!(arguments.text("video-path"), Some("/home/app/a.mp4"));
         assert_eq!(arguments.text("db-path"), Some("/d/annotations.db"));
         assert_eq!(arguments.number("frame-rate"), Some(0.1));
@@ -675,7 +675,7 @@ mod tests {
             json!({"left": 1, "top": 2, "right": 30, "bottom": 40}),
             json!(r#"{"left":1,"top":2.0,"right":30,"bottom":40}"#),
         ] {
-            let arguments = parse("crop-frames", json!({"crop-bounds": value})).expect("valid");
+            let arguments = parse("crop-frames", &json!({"crop-bounds": value})).expect("valid");
             assert_eq!(arguments.crop_bounds("crop-bounds"), Some(bounds));
             assert_eq!(arguments.number("crop-bounds-version"), Some(1.0));
         }
@@ -723,7 +723,7 @@ mod tests {
                 "whole number from 1",
             ),
         ] {
-            let error = parse(flow, extra.clone()).expect_err("refused");
+            let error = parse(flow, &extra).expect_err("refused");
             assert!(error.contains(expected), "{extra}: {error}");
         }
     }
@@ -737,7 +737,7 @@ mod tests {
 
     #[test]
     fn templates_are_filled_without_a_shell() {
-        let arguments = parse("full-frames", json!({"video-id": "a b; rm {x}"})).expect("valid");
+        let arguments = parse("full-frames", &json!({"video-id": "a b; rm {x}"})).expect("valid");
         assert_eq!(
             arguments.fill("--id={video-id} {{literal}}"),
             Ok("--id=a b; rm {x} {literal}".to_owned())

@@ -401,49 +401,14 @@ fn declare(
         assets: Vec::new(),
         upstream_assets: Vec::new(),
     });
-    match &table.command {
-        Some(command) if command.first().is_some_and(|program| !program.is_empty()) => {
-            flow.runner = Runner::Command(CommandRunner {
-                command: command.clone(),
-                working_directory: Some(
-                    table
-                        .working_directory
-                        .as_ref()
-                        .map_or(base.to_owned(), |path| base.join(path)),
-                ),
-                environment: table.environment.clone(),
-            });
-        }
-        Some(_) => return Err(fault("command is empty: give a program and its arguments".to_owned())),
-        None if builtin.is_none() => {
-            return Err(fault(
-                "has no command: give one, as a list of a program and its arguments".to_owned(),
-            ));
-        }
-        None if table.working_directory.is_some() || !table.environment.is_empty() => {
-            return Err(fault("working-directory and environment need a command".to_owned()));
-        }
-        None => {}
+    if let Some(runner) = declared_command(table, base, builtin.is_some()).map_err(fault)? {
+        flow.runner = Runner::Command(runner);
     }
     if let Some(description) = &table.description {
         flow.description.clone_from(description);
     }
     for (parameter, value) in &table.parameters {
-        check_parameter_name(parameter).map_err(fault)?;
-        let parsed: ParameterTable = value
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| fault(format!("parameter {parameter}: {}", error.message())))?;
-        let default = parsed
-            .default
-            .map(|value| serde_json::to_value(value).map_err(|error| fault(format!("parameter {parameter}: {error}"))))
-            .transpose()?;
-        let definition = ParameterDefinition {
-            name: parameter.clone(),
-            kind: parsed.kind,
-            default: default.filter(|value: &Value| !value.is_null()),
-            description: parsed.description,
-        };
+        let definition = declared_parameter(parameter, value).map_err(fault)?;
         match flow.parameters.iter_mut().find(|known| known.name == *parameter) {
             Some(known) => *known = definition,
             None => flow.parameters.push(definition),
@@ -489,6 +454,47 @@ fn declare(
     check_templates(&flow).map_err(fault)?;
     flows.insert(flow);
     Ok(())
+}
+
+/// The program of a `[flows.NAME]` table; a built-in flow needs none.
+fn declared_command(table: &FlowTable, base: &Path, is_builtin: bool) -> Result<Option<CommandRunner>, String> {
+    match &table.command {
+        Some(command) if command.first().is_some_and(|program| !program.is_empty()) => Ok(Some(CommandRunner {
+            command: command.clone(),
+            working_directory: Some(
+                table
+                    .working_directory
+                    .as_ref()
+                    .map_or(base.to_owned(), |path| base.join(path)),
+            ),
+            environment: table.environment.clone(),
+        })),
+        Some(_) => Err("command is empty: give a program and its arguments".to_owned()),
+        None if !is_builtin => Err("has no command: give one, as a list of a program and its arguments".to_owned()),
+        None if table.working_directory.is_some() || !table.environment.is_empty() => {
+            Err("working-directory and environment need a command".to_owned())
+        }
+        None => Ok(None),
+    }
+}
+
+/// A parameter of a `[flows.NAME.parameters]` table.
+fn declared_parameter(name: &str, value: &toml::Value) -> Result<ParameterDefinition, String> {
+    check_parameter_name(name)?;
+    let parsed: ParameterTable = value
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| format!("parameter {name}: {}", error.message()))?;
+    let default = parsed
+        .default
+        .map(|value| serde_json::to_value(value).map_err(|error| format!("parameter {name}: {error}")))
+        .transpose()?;
+    Ok(ParameterDefinition {
+        name: name.to_owned(),
+        kind: parsed.kind,
+        default: default.filter(|value: &Value| !value.is_null()),
+        description: parsed.description,
+    })
 }
 
 /// A parameter is an option of `captionacc queue` as well, and must not be one that the command has itself.
