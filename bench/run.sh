@@ -4,15 +4,16 @@
 #   queue      queuePrefectFlow against the Python program and a bare insert
 #   latency    queue call to first instruction; memory and CPU of worker and child
 #   pipelines  both flows against the old pipeline, ffmpeg alone and decoding alone
+#   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
 #   ocr        time and error rate against RapidOCR and Tesseract
 . "$(dirname "$0")/../scripts/lib.sh"
 
 name="${1:-}"
 case "$name" in
-  queue | latency | pipelines | ocr) shift ;;
+  queue | latency | pipelines | ocr | prefect) shift ;;
   *)
     echo "error: no benchmark ${name:-given}" >&2
-    echo "hint: npm run bench:queue, bench:latency, bench:pipelines or bench:ocr" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:pipelines, bench:ocr or bench:prefect" >&2
     exit 1
     ;;
 esac
@@ -35,10 +36,11 @@ export CAPTIONACC_BENCH_PYTHON="$environment/bin/python"
 export PYTHONDONTWRITEBYTECODE=1
 
 case "$name" in
-  queue)
+  queue | prefect)
     CAPTIONACC_BENCH_PREFECT="$(bash scripts/prefect-env.sh)/bin/python"
     export CAPTIONACC_BENCH_PREFECT
-    exec bash scripts/with-prefect.sh node bench/queue.mjs "$@"
+    [ "$name" = queue ] || need_packages postgresql util-linux
+    exec bash scripts/with-prefect.sh node "bench/$name.mjs" "$@"
     ;;
   pipelines | ocr)
     need_packages ffmpeg fonts-noto-cjk

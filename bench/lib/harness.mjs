@@ -18,6 +18,8 @@ export const cache = join(process.env.CAPTIONACC_CACHE ?? join(root, '.cache'), 
 const results = join(root, 'bench', 'results');
 /** Ticks of /proc/PID/stat in a second: 100 on every Linux that Node runs on. */
 const TICKS_PER_SECOND = 100;
+/** A program that is told to end and does not by then is killed. */
+const STOP_TIMEOUT_MS = 90_000;
 /** Above this load, in the minute before the start, numbers are not worth publishing. */
 const QUIET_LOAD = 0.5;
 
@@ -124,28 +126,40 @@ export function useHome(home) {
   Object.assign(process.env, { CAPTIONACC_HOME: home, CAPTIONACC_ORCHESTRATOR: 'embedded' });
 }
 
-/** A worker; resolves once it has announced itself. `stop()` drains it. */
-export async function startWorker(extra = []) {
-  if (!existsSync(binary)) throw new Error('dist/captionacc is missing: npm run build');
-  const child = start(binary, ['worker', '--json', ...extra], { stdio: ['ignore', 'ignore', 'pipe'] });
+/**
+ * A program that goes on until it is stopped; resolves once it has said `until`. `stop()` ends it with SIGTERM, or by
+ * force if it does not.
+ */
+export async function startProgram(program, args, { until, ...options }) {
+  const child = start(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
   let log = '';
   const ended = new Promise((settle) => child.once('close', settle));
   await new Promise((settle, fail) => {
     child.once('error', fail);
-    child.once('close', (code) => fail(new Error(`the worker ended with ${code}: ${log}`)));
-    child.stderr.on('data', (text) => {
-      log = (log + text).slice(-20_000);
-      if (log.includes('Worker started')) settle();
-    });
+    child.once('close', (code) => fail(new Error(`${program} ended with ${code}: ${log}`)));
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (text) => {
+        log = (log + text).slice(-20_000);
+        if (log.includes(until)) settle();
+      });
+    }
   });
   return {
     pid: child.pid,
     log: () => log,
-    async stop() {
-      child.kill('SIGTERM');
+    async stop(signal = 'SIGTERM') {
+      child.kill(signal);
+      const byForce = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
       await ended;
+      clearTimeout(byForce);
     },
   };
+}
+
+/** A worker; resolves once it has announced itself. `stop()` drains it. */
+export async function startWorker(extra = [], env = process.env) {
+  if (!existsSync(binary)) throw new Error('dist/captionacc is missing: npm run build');
+  return startProgram(binary, ['worker', '--json', ...extra], { until: 'Worker started', env });
 }
 
 /** CPU seconds of a process: its own, and of the children that it has waited for. */
