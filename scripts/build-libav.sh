@@ -17,7 +17,7 @@ options=(
   --enable-pic --enable-pthreads --enable-static --disable-shared --enable-runtime-cpudetect
   --enable-zlib --enable-libdav1d
   --enable-protocol=file
-  --enable-demuxer=mov,matroska,avi,mpegts,mpegps,flv,ogg,asf,m4v,h264,hevc,ivf,obu
+  --enable-demuxer=mov,matroska,avi,mpegts,mpegps,mpegvideo,flv,ogg,asf,m4v,h264,hevc,ivf,obu
   --enable-decoder=h264,hevc,vp8,vp9,libdav1d,mpeg4,mpeg1video,mpeg2video,msmpeg4v1,msmpeg4v2,msmpeg4v3,mjpeg,h263,flv,vc1,wmv1,wmv2,wmv3,theora,prores,png,rawvideo,dvvideo,ffv1,huffyuv
   --enable-parser=h264,hevc,vp8,vp9,av1,mpeg4video,mpegvideo,mjpeg,h263,vc1,png
   --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,extract_extradata,vp9_superframe_split,av1_frame_split
@@ -26,6 +26,10 @@ options=(
 digest=$(printf '%s\n' "${options[@]}" | sha256sum | cut -c1-12)
 candidate=$(apt-cache policy libavcodec-dev | awk '/Candidate:/ {print $2}')
 prefix="$cache/libav/${candidate//[^0-9a-zA-Z.+-]/_}-$digest"
+mkdir -p "$cache/libav"
+# Scripts that start side by side build it once.
+exec 9>"$cache/libav.lock"
+flock 9
 if [ -f "$prefix/.complete" ]; then
   echo "$prefix"
   exit 0

@@ -33,16 +33,24 @@ need_command() {
   exit 1
 }
 
-# The packages of node_modules, as the lock file has them.
+# The packages of node_modules, as the lock file has them. Scripts that start side by side install them once.
 need_node_modules() {
   need_command node "install Node.js 20 or newer (Debian: apt-get install nodejs npm)"
-  if [ ! -f node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-    # better-sqlite3, of the tests and the demo, compiles itself where its prebuilt binary cannot be had.
-    need_packages build-essential python3
+  has_node_modules && return
+  # better-sqlite3, of the tests and the demo, compiles itself where its prebuilt binary cannot be had.
+  need_packages build-essential python3
+  mkdir -p .cache
+  (
+    flock 9
+    has_node_modules && exit
     say "installing npm packages"
     npm ci --no-audit --no-fund >&2
     touch node_modules/.package-lock.json
-  fi
+  ) 9>.cache/node_modules.lock
+}
+
+has_node_modules() {
+  [ -f node_modules/.package-lock.json ] && [ ! package-lock.json -nt node_modules/.package-lock.json ]
 }
 
 # What cargo needs to build the worker: a static libav and libclang for its bindings.
