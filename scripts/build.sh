@@ -3,18 +3,24 @@
 # Installs what it needs first. Later calls only build what has changed.
 . "$(dirname "$0")/lib.sh"
 
+# Puts a build in its place at once, without its line tables: they are most of its bytes, and stay in target/. The symbol
+# table stays, so that a panic's backtrace names its functions.
+install_stripped() {
+  strip -S -o "$2.new" "$1"
+  chmod 755 "$2.new"
+  mv "$2.new" "$2"
+}
+
 prepare_cargo
 need_node_modules
 
 say "building the worker"
 cargo build --release --locked --no-default-features --features worker --bin captionacc >&2
 mkdir -p dist
-install -m 755 target/release/captionacc dist/captionacc.new
-mv dist/captionacc.new dist/captionacc
+install_stripped target/release/captionacc dist/captionacc
 
 say "building the Node addon"
 cargo build --release --locked --lib --target-dir target/addon >&2
 library=target/addon/release/libcaptionacc.so
 [ -f "$library" ] || library=target/addon/release/libcaptionacc.dylib
-install -m 755 "$library" captionacc.node.new
-mv captionacc.node.new captionacc.node
+install_stripped "$library" captionacc.node
