@@ -168,53 +168,83 @@ describe('a process', () => {
 
 test('16 processes queue 200 runs each at once: none lost, none doubled, no event loop held for 20 ms', async () => {
   // Every key is used by two processes. Meanwhile each process turns its event loop without a pause and measures every
-  // turn and every call's synchronous part, less what the thread waited for a processor (the second number of Linux's
-  // schedstat, in ns). A virtual machine that stands still shows in neither number, so a few are let pass: a call that
-  // touched a disk or waited for a lock would do so every time.
+  // turn and every call's synchronous part, less what the thread waited for a processor: the second number of Linux's
+  // schedstat, in ns, which must be the same before and after the clock is read. V8 uses no threads of its own, for which
+  // the event loop would wait. What is left of the machine, a virtual one that stands still, hits some processes, and
+  // what our code does, it does in all 16: the longest of the middle one counts. What a call reads and writes on this
+  // thread is counted by the kernel: nothing but wake-ups of the threads that do the work, 8 bytes to an eventfd each.
   const code = `const { readFileSync } = require('node:fs');
     const { queuePrefectFlow } = require('./index.js');
     const number = Number(process.argv[1]);
-    const schedstat = '/proc/' + process.pid + '/task/' + process.pid + '/schedstat';
-    const now = () => Number(process.hrtime.bigint()) - Number(readFileSync(schedstat, 'latin1').split(' ')[1]);
+    const read = (name) => readFileSync('/proc/' + process.pid + '/task/' + process.pid + '/' + name, 'latin1');
+    const waited = () => Number(read('schedstat').split(' ')[1]);
+    const now = () => {
+      for (;;) {
+        const before = waited();
+        const time = Number(process.hrtime.bigint());
+        if (waited() === before) return time - before;
+      }
+    };
+    const counts = () => {
+      const text = read('io');
+      return ['syscr', 'wchar'].map((name) => Number(new RegExp(name + ': ([0-9]+)').exec(text)[1]));
+    };
     (async () => {
-      const [turnTimes, callTimes] = [[], []];
+      const [first, second] = [counts(), counts()];
+      const readsOfCounting = second[0] - first[0];
+      const [callReads, callBytes] = [[], []];
+      let [longestTurn, longestCall] = [0, 0];
       let isOver = false;
       const calls = [];
       const turns = (async () => {
         for (let before = now(); !isOver; ) {
           await new Promise(setImmediate);
           const after = now();
-          turnTimes.push((after - before) / 1e6);
+          longestTurn = Math.max(longestTurn, (after - before) / 1e6);
           before = after;
         }
       })();
       for (let n = 0; n < 200; n += 1) {
         const key = Math.floor(number / 2) + '-' + n;
-        const before = now();
+        const start = now();
+        const countsBefore = counts();
         calls.push(queuePrefectFlow('crop-frames', {
           ...${given}, 'video-id': key, 'db-path': '/videos/' + key + '/annotations.db',
           'crop-bounds': { left: 0, top: 0, right: 9, bottom: 9 },
         }, { idempotencyKey: key, timeoutMs: 120000 }));
-        callTimes.push((now() - before) / 1e6);
+        const countsAfter = counts();
+        longestCall = Math.max(longestCall, (now() - start) / 1e6);
+        callReads.push(countsAfter[0] - countsBefore[0] - readsOfCounting);
+        callBytes.push(countsAfter[1] - countsBefore[1]);
         if (n % 10 === 9) await new Promise(setImmediate);
       }
       const ids = (await Promise.all(calls)).map(({ flowRunId }) => flowRunId);
       isOver = true;
       await turns;
-      console.log(JSON.stringify({ ids, turnTimes, callTimes }));
+      console.log(JSON.stringify({ ids, longestTurn, longestCall, callReads, callBytes }));
     })();`;
-  const processes = Array.from({ length: 16 }, (_, number) => new Running(process.execPath, ['--eval', code, String(number)]));
+  const options = (number: number) => ['--single-threaded', '--eval', code, String(number)];
+  const processes = Array.from({ length: 16 }, (_, number) => new Running(process.execPath, options(number)));
   const ended = await Promise.all(processes.map((running) => running.ended));
   expect(ended.map(({ code: exit, stderr }) => [exit, stderr])).toEqual(ended.map(() => [0, '']));
-  const said = ended.map(({ stdout }) => JSON.parse(stdout) as { ids: string[]; turnTimes: number[]; callTimes: number[] });
+  interface Said {
+    ids: string[];
+    longestTurn: number;
+    longestCall: number;
+    callReads: number[];
+    callBytes: number[];
+  }
+  const said = ended.map(({ stdout }) => JSON.parse(stdout) as Said);
   for (let pair = 0; pair < 8; pair += 1) expect(said[2 * pair]?.ids).toEqual(said[2 * pair + 1]?.ids);
   const returned = new Set(said.flatMap(({ ids }) => ids));
   expect(returned.size).toBe(1600);
   const stored = sql(path.join(home, 'queue.db'), "SELECT id FROM flow_run WHERE state_type = 'SCHEDULED'") as { id: string }[];
   expect(new Set(stored.map(({ id }) => id))).toEqual(returned);
-  for (const times of [said.flatMap(({ turnTimes }) => turnTimes), said.flatMap(({ callTimes }) => callTimes)]) {
-    expect(times.toSorted((a, b) => a - b)[Math.floor(times.length * 0.95)]).toBeLessThan(20);
-  }
+  const ofTheMiddle = (longest: number[]) => longest.toSorted((a, b) => a - b)[8];
+  expect(ofTheMiddle(said.map(({ longestTurn }) => longestTurn))).toBeLessThan(20);
+  expect(ofTheMiddle(said.map(({ longestCall }) => longestCall))).toBeLessThan(20);
+  expect(new Set(said.flatMap(({ callReads }) => callReads))).toEqual(new Set([0]));
+  expect(Math.max(...said.flatMap(({ callBytes }) => callBytes))).toBeLessThan(100);
 });
 
 test('while queue.db is locked the event loop turns, and the call ends when the lock does', async () => {
