@@ -2,9 +2,13 @@
  * a) `queuePrefectFlow` against spawning a Python program that imports Prefect and queues, the way it was done;
  * b) against a bare insert that is as durable: one row of the same content, committed with synchronous=FULL.
  *
+ * And how long the event loop of a process stands still while 16 of them queue 200 runs each: by the clock on the wall,
+ * which includes what the machine does, beside processes that do the same without the call.
+ *
  * In a) each program is followed by some calls: the first finds cold caches, as a web app that queues now and then does.
  *
- * Options: --programs N (turns of a), --calls N (in each turn of a), --pairs N (turns of b). Needs what bench/run.sh
+ * Options: --programs N (turns of a), --calls N (in each turn of a), --pairs N (turns of b),
+ * --crowds N (turns of the 16 processes). Needs what bench/run.sh
  * prepares: a Prefect server, with its address in CAPTIONACC_TEST_PREFECT_API_URL.
  */
 import { randomUUID } from 'node:crypto';
@@ -23,8 +27,10 @@ import {
   withFolder,
 } from './lib/harness.mjs';
 
-const options = numberOptions({ programs: 15, calls: 20, pairs: 1000 });
+const options = numberOptions({ programs: 15, calls: 20, pairs: 1000, crowds: 3 });
 const program = process.env.CAPTIONACC_BENCH_PREFECT;
+const CROWD = 16;
+const RUNS_EACH = 200;
 const address = process.env.CAPTIONACC_TEST_PREFECT_API_URL;
 if (!program || !address) throw new Error('no Prefect to measure against: npm run bench:queue');
 
@@ -94,7 +100,19 @@ await withFolder(async (folder) => {
   }
   bare.close();
 
-  report.samples = { first, spawned, coldest, called, paired, inserted };
+  const crowds = { queue: [], control: [] };
+  for (let turn = 0; turn < options.crowds; turn += 1) {
+    for (const side of ['queue', 'control']) {
+      say(`${CROWD} processes at once, turn ${turn + 1} of ${options.crowds}: ${side}`);
+      const script = join(root, 'bench/lib/crowd.mjs');
+      const crowd = Array.from({ length: CROWD }, (_, number) =>
+        output(process.execPath, [script, `${turn}-${number}`, String(RUNS_EACH), side]),
+      );
+      crowds[side].push(...(await Promise.all(crowd)).map((said) => JSON.parse(said)));
+    }
+  }
+
+  report.samples = { first, spawned, coldest, called, paired, inserted, crowds };
   report.row('a) Python program that imports Prefect and queues', spread(spawned, 'ms'));
   report.row('a) queuePrefectFlow', spread([...coldest, ...called], 'ms'), `${brief(programRatio)} times faster`);
   report.row(
@@ -108,5 +126,14 @@ await withFolder(async (folder) => {
   const ratio = median(paired) / median(inserted);
   report.target('b) ratio of p50', ratio, '<= 2', ratio <= 2);
   report.row('first call of the process, store made', brief(first, 'ms'));
+  for (const [side, name] of [
+    ['queue', `${CROWD} processes queue ${RUNS_EACH} runs each`],
+    ['control', `${CROWD} processes do the same without the call`],
+  ]) {
+    const turns = crowds[side].map(({ longestTurn }) => longestTurn);
+    const calls = crowds[side].map(({ longestCall }) => longestCall);
+    report.row(`${name}: longest turn of an event loop`, `${spread(turns, 'ms')}, max ${brief(Math.max(...turns), 'ms')}`);
+    report.row(`${name}: longest call`, `${spread(calls, 'ms')}, max ${brief(Math.max(...calls), 'ms')}`);
+  }
   await report.write();
 });
