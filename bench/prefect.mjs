@@ -45,7 +45,7 @@ import {
 const options = numberOptions({
   programs: 6,
   pairs: 100,
-  turns: 8,
+  turns: 6,
   'idle-seconds': 20,
   counted: 3,
   seconds: 6,

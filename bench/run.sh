@@ -21,18 +21,20 @@ esac
 # CAPTIONACC_BENCH_NO_BUILD measures what is there, for whoever has just built it.
 [ -n "${CAPTIONACC_BENCH_NO_BUILD:-}" ] || bash scripts/build.sh
 
-# The Python sides live in an environment of their own, made anew when its requirements change.
-need_command python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
-digest=$(sha256sum bench/python/requirements.txt | cut -c1-12)
-environment="${CAPTIONACC_CACHE:-$PWD/.cache}/bench/python-$digest"
-if [ ! -f "$environment/.complete" ]; then
-  say "installing the Python sides"
-  rm -rf "$environment"
-  python3 -m venv "$environment" >&2 || { need_packages python3-venv && python3 -m venv "$environment" >&2; }
-  "$environment/bin/pip" install -q --disable-pip-version-check -r bench/python/requirements.txt >&2
-  touch "$environment/.complete"
+# The Python sides live in an environment of their own, made anew when its requirements change. Prefect has another one.
+if [ "$name" != prefect ]; then
+  need_command python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
+  digest=$(sha256sum bench/python/requirements.txt | cut -c1-12)
+  environment="${CAPTIONACC_CACHE:-$PWD/.cache}/bench/python-$digest"
+  if [ ! -f "$environment/.complete" ]; then
+    say "installing the Python sides"
+    rm -rf "$environment"
+    python3 -m venv "$environment" >&2 || { need_packages python3-venv && python3 -m venv "$environment" >&2; }
+    "$environment/bin/pip" install -q --disable-pip-version-check -r bench/python/requirements.txt >&2
+    touch "$environment/.complete"
+  fi
+  export CAPTIONACC_BENCH_PYTHON="$environment/bin/python"
 fi
-export CAPTIONACC_BENCH_PYTHON="$environment/bin/python"
 export PYTHONDONTWRITEBYTECODE=1
 
 case "$name" in

@@ -38,6 +38,8 @@ cargo clippy --locked --release --lib --target-dir target/addon -- -D warnings
 say "Rust tests"
 # With one real Prefect server for all of them.
 bash scripts/with-prefect.sh cargo nextest run "${worker[@]}"
+# What must hold of every orchestrator, and a film from the queue to its frames, once more with the server on PostgreSQL.
+bash scripts/with-prefect.sh --on-postgresql cargo nextest run "${worker[@]}" -E 'test(/^conformance::|a_real_film_becomes/)'
 
 say "Rust docs"
 RUSTDOCFLAGS="-D warnings" cargo doc "${worker[@]}" --lib --no-deps --document-private-items

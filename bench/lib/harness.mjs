@@ -127,7 +127,7 @@ export function useHome(home) {
 }
 
 /**
- * A program that goes on until it is stopped; resolves once it has said `until`. `stop()` ends it with SIGTERM, or by
+ * A program that goes on until it is stopped; resolves once it has said `until`, or at once if that is empty. `stop()` ends it with SIGTERM, or by
  * force if it does not.
  */
 export async function startProgram(program, args, { until, ...options }) {
@@ -143,6 +143,7 @@ export async function startProgram(program, args, { until, ...options }) {
         if (log.includes(until)) settle();
       });
     }
+    if (until === '') child.once('spawn', settle);
   });
   return {
     pid: child.pid,

@@ -276,9 +276,13 @@ export async function startOnPostgres(folder) {
   const port = await freePort();
   const cluster = join(data, 'cluster');
   run('initdb', '--no-sync', '--auth=trust', '--username=prefect', '-D', cluster);
-  const options = `-c listen_addresses=127.0.0.1 -c port=${port} -c unix_socket_directories=${data}`;
-  run('pg_ctl', 'start', '--wait', '-D', cluster, '-o', options, '-l', join(data, 'log'));
-  const stopPostgres = () => run('pg_ctl', 'stop', '--mode=immediate', '-D', cluster);
+  // Whatever ends this program, ends it too.
+  const args = [...asUser.slice(1, -1), '--pdeathsig', 'KILL', '--', join(bin, 'postgres'), '-D', cluster];
+  const postgres = await startProgram(
+    'setpriv',
+    args.concat('-c', 'listen_addresses=127.0.0.1', '-c', `port=${port}`, '-c', `unix_socket_directories=${data}`),
+    { until: 'ready to accept connections', cwd: data },
+  );
   try {
     run('createdb', '-h', '127.0.0.1', '-p', String(port), '-U', 'prefect', 'prefect');
     const serverPort = await freePort();
@@ -287,12 +291,12 @@ export async function startOnPostgres(folder) {
     mkdirSync(env.HOME, { recursive: true });
     const server = await startProgram(
       'setpriv',
-      [
-        ...['--pdeathsig', 'KILL', '--', join(prefectBin(), 'prefect'), 'server', 'start', '--no-ui'],
-        ...['--host', '127.0.0.1', '--port', String(serverPort)],
-      ],
+      ['--pdeathsig', 'KILL', '--', join(prefectBin(), 'prefect'), 'server', 'start', '--no-ui'].concat(
+        ['--host', '127.0.0.1', '--port', String(serverPort)],
+      ),
       {
-        until: 'running on',
+        // Its port alone says when it is ready.
+        until: '',
         env: {
           ...env,
           PREFECT_SERVER_ANALYTICS_ENABLED: 'false',
@@ -301,15 +305,22 @@ export async function startOnPostgres(folder) {
         cwd: folder,
       },
     );
+    const api = new Api(address);
+    const deadline = performance.now() + PATIENCE_MS;
+    while ((await api.ask('GET', '/health').catch(() => ({ status: 0 }))).status !== 200) {
+      if (performance.now() > deadline) throw new Error(`the server on PostgreSQL did not start: ${server.log()}`);
+      await passing(200);
+    }
+    api.close();
     return {
       address,
       async stop() {
         await server.stop('SIGKILL');
-        stopPostgres();
+        await postgres.stop('SIGINT');
       },
     };
   } catch (error) {
-    stopPostgres();
+    await postgres.stop('SIGINT');
     throw error;
   }
 }
