@@ -104,6 +104,6 @@ impl Ear {
 
     #[cfg(not(all(target_os = "linux", feature = "worker")))]
     async fn heard(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
