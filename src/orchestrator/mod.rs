@@ -357,6 +357,10 @@ pub trait Orchestrator: Send + Sync {
     /// Status rows that are not up to date: of runs that wait or have ended.
     async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError>;
 
+    /// Whether a status row is still due as of `state_sequence`: asked right before it is written. Answered from where
+    /// [`Orchestrator::status_rows_due`] is.
+    async fn status_row_is_due(&self, id: FlowRunId, state_sequence: i64) -> Result<bool, OrchestratorError>;
+
     /// A status row was brought up to date as of `state_sequence`.
     async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError>;
 

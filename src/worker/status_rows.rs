@@ -117,11 +117,19 @@ impl StatusRows {
     }
 }
 
-/// Whether the run is still as the row is to say. One that can not be read is written about: it was so a moment ago.
+/// Whether the row is still to say what it is about to. Of a Prefect run, the server may not have heard of its state
+/// yet; what it knows better is that another machine has begun anew. What can not be asked is taken to be as it was.
 async fn is_still_due(orchestrator: &dyn Orchestrator, due: &StatusRowDue) -> bool {
     let (id, then) = (due.flow_run.flow_run_id, &due.flow_run);
+    if !orchestrator
+        .status_row_is_due(id, due.state_sequence)
+        .await
+        .unwrap_or(true)
+    {
+        return false;
+    }
     match orchestrator.read_flow_run(id).await {
-        Ok(now) => now.attempt == then.attempt && now.state.state_type == then.state.state_type,
+        Ok(now) => now.attempt <= then.attempt,
         Err(OrchestratorError::FlowRunNotFound(_)) => false,
         Err(_) => true,
     }

@@ -258,6 +258,12 @@ impl Orchestrator for LocalOrchestrator {
         self.store.run(queue::status_rows_due).await
     }
 
+    async fn status_row_is_due(&self, id: FlowRunId, state_sequence: i64) -> Result<bool, OrchestratorError> {
+        self.store
+            .run(move |connection| queue::status_row_is_due(connection, id, state_sequence))
+            .await
+    }
+
     async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {
         self.store
             .run(move |connection| queue::status_row_written(connection, id, state_sequence))

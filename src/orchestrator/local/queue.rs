@@ -589,6 +589,15 @@ fn read_due(connection: &Connection) -> Result<Vec<StoredRun>, Fault> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
+/// See [`crate::orchestrator::Orchestrator::status_row_is_due`].
+pub(super) fn status_row_is_due(connection: &Connection, id: FlowRunId, state_sequence: i64) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM flow_run WHERE id = ?1 AND state_sequence = ?2 AND status_row_due = 1)",
+        )?
+        .query_row((id.to_string(), state_sequence), |row| row.get(0))?)
+}
+
 /// See [`crate::orchestrator::Orchestrator::status_row_written`].
 pub(super) fn status_row_written(connection: &Connection, id: FlowRunId, state_sequence: i64) -> Result<(), Fault> {
     connection

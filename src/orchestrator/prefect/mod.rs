@@ -402,6 +402,10 @@ impl Orchestrator for PrefectOrchestrator {
         self.inner.journal.status_rows_due().await
     }
 
+    async fn status_row_is_due(&self, id: FlowRunId, state_sequence: i64) -> Result<bool, OrchestratorError> {
+        self.inner.journal.status_row_is_due(id, state_sequence).await
+    }
+
     async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {
         self.inner.journal.status_row_written(id, state_sequence).await
     }
