@@ -5,8 +5,8 @@
  * Every function returns a promise, and every failure is a rejection with an {@link OrchestratorError}, wrong arguments
  * included. No call blocks the event loop, keeps the process alive once it has settled, or opens an `annotations.db`.
  *
- * Where runs are queued is a matter of settings, read from the environment and `captionacc.toml`: by default
- * `queue.db` in `CAPTIONACC_HOME`.
+ * Where runs are queued is a matter of settings, read from the environment, `captionacc.toml` and Prefect's own settings:
+ * by default `queue.db` in `CAPTIONACC_HOME`, or a Prefect 3 API. The calls and their results are the same.
  *
  * @packageDocumentation
  */
@@ -94,10 +94,19 @@ export interface QueueOptions {
   /** Calls with the same key queue one run, and return it. At most 1024 bytes. */
   idempotencyKey?: string | undefined;
   /**
-   * Longest wait, in milliseconds. When it is over, nothing is stored.
+   * Longest wait, in milliseconds. When it is over, nothing is stored, unless a Prefect server has stored the run and its
+   * answer was lost: a call with the same `idempotencyKey` returns it then.
    * @default 30000
    */
   timeoutMs?: number | undefined;
+  /**
+   * What to do if Prefect's API cannot be reached within `timeoutMs`. `reject`: the promise rejects with
+   * `ERR_CAPTIONACC_PREFECT_UNREACHABLE`. `store`: the run is kept on this machine, and a worker of the same
+   * `CAPTIONACC_HOME` queues it, once, when the API is back; the id of the call stays good. The embedded orchestrator is
+   * always reached.
+   * @default 'reject', or what `when-unreachable` in captionacc.toml or CAPTIONACC_WHEN_UNREACHABLE says
+   */
+  whenUnreachable?: 'reject' | 'store' | undefined;
 }
 
 /** A run that is durably queued. */
@@ -117,7 +126,8 @@ export interface QueuedFlowRun {
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_UNKNOWN_FLOW`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
  * `ERR_CAPTIONACC_ABORTED`, `ERR_CAPTIONACC_TIMEOUT`, `ERR_CAPTIONACC_CONFIG`, `ERR_CAPTIONACC_STORE_…`,
- * `ERR_CAPTIONACC_PREFECT_…`. Whatever it is, nothing was stored.
+ * `ERR_CAPTIONACC_PREFECT_…`. Whatever it is, nothing was stored; where an answer of Prefect's API was lost
+ * (`ERR_CAPTIONACC_PREFECT_UNREACHABLE`), that cannot be known, and an `idempotencyKey` makes it safe to call again.
  *
  * @example
  * ```ts
@@ -270,7 +280,7 @@ export interface FlowRunDetails extends FlowRun {
  * Reads a flow run with its states, task runs and artifacts.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_INVALID_ARGUMENT`, and those of
- * the store.
+ * the store and of Prefect.
  */
 export function getFlowRun(flowRunId: string): Promise<FlowRunDetails>;
 
@@ -297,7 +307,7 @@ export interface FlowRunFilter {
 /**
  * Lists flow runs, newest first.
  *
- * @throws {@link OrchestratorError} `ERR_CAPTIONACC_INVALID_ARGUMENT`, and those of the store.
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_INVALID_ARGUMENT`, and those of the store and of Prefect.
  *
  * @example
  * ```ts
@@ -311,7 +321,7 @@ export function listFlowRuns(filter?: FlowRunFilter): Promise<FlowRun[]>;
  * `CANCELLING` until then). To cancel twice is to cancel once.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`; `ERR_CAPTIONACC_INVALID_STATE` if it has ended
- * otherwise; and those of the store.
+ * otherwise; and those of the store and of Prefect.
  */
 export function cancelFlowRun(flowRunId: string): Promise<FlowRun>;
 
@@ -337,10 +347,11 @@ export interface WaitOptions {
 }
 
 /**
- * Waits until a flow run has reached a final state, whichever it is, and returns the run.
+ * Waits until a flow run has reached a final state, whichever it is, and returns the run. A Prefect API is asked for news
+ * every 2 s, Prefect Cloud every 5 s; the end of a run that a worker of the same `CAPTIONACC_HOME` has is seen at once.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`,
- * `ERR_CAPTIONACC_TIMEOUT`, and those of the store.
+ * `ERR_CAPTIONACC_TIMEOUT`, and those of the store and of Prefect.
  *
  * @example
  * ```ts
@@ -373,11 +384,12 @@ export interface WatchOptions {
 }
 
 /**
- * The events of a flow run: all of its past ones first (of progress, only the newest is kept), then each as it happens.
+ * The events of a flow run: all of its past ones first (of progress, only the newest is kept), then each as it happens
+ * (as {@link waitForFlowRun} sees it).
  * The iterator ends once the run has ended and all was seen. Leaving the loop releases everything.
  *
  * @throws {@link OrchestratorError} from `next()`: `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`, and
- * those of the store.
+ * those of the store and of Prefect.
  *
  * @example
  * ```ts

@@ -10,6 +10,7 @@ const native = require(addonPath());
 const DEFAULT_TIMEOUT_MS = 30_000;
 /** The longest time that a timer of Node can wait. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+const WHEN_UNREACHABLE = ['reject', 'store'];
 
 class OrchestratorError extends Error {
   constructor(code, message, { retryable = false, cause } = {}) {
@@ -50,20 +51,26 @@ function checkText(name, value) {
   return value;
 }
 
+/** A value of any type, for an error. */
+const describe = (value) => (typeof value === 'string' ? JSON.stringify(value) : `a value of type ${typeof value}`);
+
 /** The options as they are now; `undefined` counts as absent, an unknown name is a mistake. */
 function checkOptions(options, known) {
   if (options === undefined) return {};
   for (const name of Object.keys(checkObject('options', options))) {
     if (!known.includes(name)) throw invalid(name, `unknown option (there are ${known.join(', ')})`);
   }
-  const { signal, timeoutMs, idempotencyKey, onProgress } = options;
+  const { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress } = options;
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal', 'it is not an AbortSignal');
   if (timeoutMs !== undefined && !(Number.isInteger(timeoutMs) && timeoutMs >= 1 && timeoutMs <= MAX_TIMEOUT_MS)) {
     throw invalid('timeoutMs', `${String(timeoutMs)} is not a whole number of milliseconds from 1 to ${MAX_TIMEOUT_MS}`);
   }
   if (idempotencyKey !== undefined) checkText('idempotencyKey', idempotencyKey);
+  if (whenUnreachable !== undefined && !WHEN_UNREACHABLE.includes(whenUnreachable)) {
+    throw invalid('whenUnreachable', `${describe(whenUnreachable)} is none of ${WHEN_UNREACHABLE.join(', ')}`);
+  }
   if (onProgress !== undefined && typeof onProgress !== 'function') throw invalid('onProgress', 'it is not a function');
-  return { signal, timeoutMs, idempotencyKey, onProgress };
+  return { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress };
 }
 
 /** A flow's arguments as JSON can carry them, nothing lost: what JSON would drop or change is refused here. */
@@ -116,16 +123,18 @@ async function withSignal(signal, call) {
 }
 
 async function queuePrefectFlow(flowType, args, options) {
-  const { signal, timeoutMs = DEFAULT_TIMEOUT_MS, idempotencyKey } = checkOptions(options, [
+  const { signal, timeoutMs = DEFAULT_TIMEOUT_MS, idempotencyKey, whenUnreachable } = checkOptions(options, [
     'signal',
     'timeoutMs',
     'idempotencyKey',
+    'whenUnreachable',
   ]);
   const request = toJson('args', {
     flowType: checkText('flowType', flowType),
     arguments: toArguments(args),
     idempotencyKey,
     timeoutMs,
+    whenUnreachable,
   });
   return withSignal(signal, (interest) => native.queueFlowRun(request, interest));
 }
@@ -157,15 +166,17 @@ async function getLineage() {
 class FlowRunWatch {
   #flowRunId;
   #signal;
-  #cursor = '';
+  #place;
   #events = [];
   #interest = null;
   #isOver = false;
   #last = Promise.resolve();
 
-  constructor(flowRunId, signal) {
+  /** `without`: kinds of events that nobody looks at, and that are not asked for. */
+  constructor(flowRunId, signal, without = {}) {
     this.#flowRunId = flowRunId;
     this.#signal = signal;
+    this.#place = { cursor: without };
   }
 
   [Symbol.asyncIterator]() {
@@ -199,13 +210,13 @@ class FlowRunWatch {
 
   async #read() {
     try {
-      const { events, cursor, done } = await withSignal(this.#signal, (interest) => {
+      const { events, place, done } = await withSignal(this.#signal, (interest) => {
         this.#interest = interest;
-        return native.nextEvents(checkText('flowRunId', this.#flowRunId), this.#cursor, interest);
+        return native.nextEvents(checkText('flowRunId', this.#flowRunId), JSON.stringify(this.#place), interest);
       });
       if (this.#isOver) return;
       this.#events = events;
-      this.#cursor = JSON.stringify(cursor);
+      this.#place = place;
       this.#isOver = done;
     } catch (error) {
       // `return()` gave it up: that is the end, not a failure.
@@ -242,7 +253,7 @@ function watchFlowRun(flowRunId, options) {
 
 async function waitForFlowRun(flowRunId, options) {
   const { signal, timeoutMs, onProgress } = checkOptions(options, ['signal', 'timeoutMs', 'onProgress']);
-  const watch = new FlowRunWatch(flowRunId, signal);
+  const watch = new FlowRunWatch(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
   let isTooLate = false;
   const timer =
     timeoutMs &&

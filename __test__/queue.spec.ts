@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
@@ -185,6 +186,9 @@ describe('queuePrefectFlow', () => {
     [{ signal: {} }, 'signal'],
     [{ idempotencyKey: '' }, 'idempotencyKey'],
     [{ idempotencyKey: 5 }, 'idempotencyKey'],
+    [{ whenUnreachable: 'drop' }, 'whenUnreachable.*"drop" is none of reject, store'],
+    [{ whenUnreachable: true }, 'whenUnreachable'],
+    [{ whenUnreachable: null }, 'whenUnreachable'],
     ['fast', 'options'],
   ])('options %o are refused', async (options, message) => {
     await expectFailure(anyhow('full-frames', someArguments(), options), 'ERR_CAPTIONACC_INVALID_ARGUMENT', new RegExp(message));
@@ -456,6 +460,39 @@ describe('a store that cannot be used', () => {
     await runNode("require('./index.js').listFlowRuns()", { env: { CAPTIONACC_HOME: home } });
     sql(path.join(home, 'queue.db'), 'PRAGMA user_version = 99');
     await expectFailure(queuePrefectFlow('full-frames', someArguments()), 'ERR_CAPTIONACC_STORE_NEWER', '99');
+  });
+
+  // A disk of 1 MB in a mount namespace of its own: where the system allows none, there is no full disk to be had.
+  test.skipIf(spawnSync('unshare', ['--map-root-user', '--mount', 'true']).status !== 0)('on a full disk; what was stored is kept', async () => {
+    const code = `
+      const { queuePrefectFlow, listFlowRuns } = require('./index.js');
+      const given = ${JSON.stringify(someArguments())};
+      (async () => {
+        const ids = [];
+        try {
+          for (;;) {
+            const extra = { 'video-id': 'v'.repeat(4000) + ids.length };
+            ids.unshift((await queuePrefectFlow('full-frames', { ...given, ...extra })).flowRunId);
+          }
+        } catch (error) {
+          const kept = (await listFlowRuns({ limit: 1000 })).map((run) => run.flowRunId);
+          console.log(error.code, error.retryable, ids.length > 0, JSON.stringify(kept) === JSON.stringify(ids), error.message);
+        }
+      })();`;
+    const mount = `mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"`;
+    const inside = ['--map-root-user', '--mount', 'sh', '-c', mount, home, process.execPath, '--eval', code];
+    const { stdout, stderr } = await new Running('unshare', inside, { env: { CAPTIONACC_HOME: home } }).ended;
+    expect(stdout, stderr).toMatch(/^ERR_CAPTIONACC_STORE_FULL true true true .*queue\.db/);
+  });
+
+  test('locked by another process for as long as it is waited for', async () => {
+    await listFlowRuns();
+    const held = await lock(path.join(home, 'queue.db'));
+    const queueing = queuePrefectFlow('full-frames', someArguments(), { timeoutMs: 100_000 });
+    const error = await expectFailure(queueing, 'ERR_CAPTIONACC_STORE_LOCKED', /queue\.db stayed locked/);
+    expect(error.retryable).toBe(true);
+    await held.release();
+    expect(await listFlowRuns()).toEqual([]);
   });
 
   test.each([

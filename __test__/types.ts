@@ -21,6 +21,8 @@ const bounds = { left: 0, top: 0, right: 10, bottom: 10 };
 export async function whatCompiles(plain: Record<string, string>, index: { [name: string]: string }) {
   const queued: QueuedFlowRun = await queuePrefectFlow('full-frames', video);
   await queuePrefectFlow('full-frames', { ...video, 'frame-rate': 0.5 }, { idempotencyKey: 'k', timeoutMs: 1000 });
+  await queuePrefectFlow('full-frames', video, { whenUnreachable: 'store' });
+  await queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': bounds }, { whenUnreachable: undefined });
   await queuePrefectFlow('full-frames', { ...video, 'frame-rate': '0.5' }, { signal: AbortSignal.timeout(5) });
   await queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': bounds, 'crop-bounds-version': 3 });
   await queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': JSON.stringify(bounds), 'crop-bounds-version': '3' });
@@ -57,6 +59,8 @@ export function whatDoesNotCompile(plain: Record<string, string>) {
   void queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': { left: 0, top: 0, right: 1 } });
   // @ts-expect-error an option that there is not
   void queuePrefectFlow('full-frames', video, { timeout: 5 });
+  // @ts-expect-error not a thing to do when it is unreachable
+  void queuePrefectFlow('full-frames', video, { whenUnreachable: 'drop' });
   // @ts-expect-error a declared flow is held to its arguments too
   void queuePrefectFlow('train', { versoin: '1' });
   // @ts-expect-error only the package makes these

@@ -22,14 +22,13 @@ use tokio::sync::{Notify, OnceCell};
 
 use crate::error::OrchestratorError;
 use crate::flow::WorkQueue;
-use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
-use crate::orchestrator::prefect::settings::PrefectSettings;
+use crate::flow_run::FlowRunId;
+use crate::orchestrator::following::{Place, next_events as events_after};
+use crate::orchestrator::prefect::settings::{PrefectSettings, WhenUnreachable};
 use crate::orchestrator::{self, FlowRunFilter, Intent, NewFlowRun, Orchestrator};
 use crate::settings::{OrchestratorChoice, Settings, default_home};
 use crate::state::StateType;
 
-/// How often a watcher looks whether anything has changed.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Most runs in one list.
 const MAX_LISTED: u32 = 1000;
 /// Runs in a list unless told otherwise.
@@ -91,6 +90,7 @@ struct QueueRequest {
     arguments: Map<String, Value>,
     idempotency_key: Option<String>,
     timeout_ms: u64,
+    when_unreachable: Option<WhenUnreachable>,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,14 +101,6 @@ struct ListRequest {
     state_types: Vec<StateType>,
     limit: Option<u32>,
     before: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Reading {
-    events: Vec<FlowRunEvent>,
-    cursor: EventCursor,
-    /// The run has ended and nothing of it is left to be seen.
-    done: bool,
 }
 
 /// Queues a flow run; answers when it is durable.
@@ -157,8 +149,9 @@ async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) ->
         flow,
         arguments,
         idempotency_key: request.idempotency_key,
-        patience: None,
-        when_unreachable: None,
+        // What is left is enough to store the run here, or to say why not, within the caller's time.
+        patience: Some(Duration::from_millis(request.timeout_ms) * 9 / 10),
+        when_unreachable: request.when_unreachable,
     };
     let queued = open(&settings).await?.create_flow_run(new, intent).await?;
     Ok(QueueAnswer {
@@ -226,47 +219,25 @@ pub fn get_lineage(env: &Env) -> napi::Result<PromiseRaw<'_, String>> {
     })
 }
 
-/// What happened to a run since `cursor` (JSON; empty: from the start). Answers as soon as there is something.
+/// What happened to a run after `place` (JSON; `{}`: from the start). Answers as soon as there is something.
 #[napi]
 pub fn next_events<'env>(
     env: &'env Env,
     flow_run_id: String,
-    cursor: String,
+    place: String,
     interest: &Interest,
 ) -> napi::Result<PromiseRaw<'env, String>> {
     let interest = interest.shared.clone();
     answer(env, async move |context| {
         let id: FlowRunId = flow_run_id.parse()?;
-        let cursor: EventCursor = if cursor.is_empty() {
-            EventCursor::default()
-        } else {
-            decode("cursor", &cursor)?
-        };
+        let place: Place = decode("place", &place)?;
+        let following = async { events_after(context.orchestrator().await?.as_ref(), id, place).await };
         tokio::select! {
             biased;
             () = interest.given_up.notified() => Err(OrchestratorError::Aborted),
-            events = events_after(context, id, cursor) => events,
+            events = following => events,
         }
     })
-}
-
-async fn events_after(context: Context, id: FlowRunId, cursor: EventCursor) -> Answer<Reading> {
-    let orchestrator = context.orchestrator().await?;
-    let mut seen = None;
-    loop {
-        let counter = orchestrator.change_counter().await?;
-        if seen != Some(counter) {
-            seen = Some(counter);
-            // Read before the events: a run that had ended by then has no event after them.
-            let has_ended = orchestrator.read_flow_run(id).await?.state.state_type.is_final();
-            let (events, cursor) = orchestrator.read_events(id, cursor).await?;
-            if !events.is_empty() || has_ended {
-                let done = events.is_empty();
-                return Ok(Reading { events, cursor, done });
-            }
-        }
-        tokio::time::sleep(WATCH_INTERVAL).await;
-    }
 }
 
 /// Every error code there is, for the test that holds `index.d.ts` to them.
@@ -291,7 +262,9 @@ impl Context {
     /// Copies what a call depends on. On the JavaScript thread: Node changes the environment in no other, and a
     /// caller's `process.chdir` after the call does not matter to it.
     fn capture() -> Self {
-        let is_setting = |name: &str| name.starts_with("CAPTIONACC_") || name.starts_with("PREFECT_") || name == "HOME";
+        let is_setting = |name: &str| {
+            name.starts_with("CAPTIONACC_") || name.starts_with("PREFECT_") || ["HOME", "SSL_CERT_FILE"].contains(&name)
+        };
         let mut variables: Vec<_> = std::env::vars_os()
             .filter(|(name, value)| name.to_str().is_some_and(is_setting) && !value.is_empty())
             .collect();

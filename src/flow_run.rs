@@ -287,14 +287,22 @@ pub enum FlowRunEvent {
     },
 }
 
-/// Where a watcher of a run has come to.
+/// Where a watcher of a run has come to, and what it has no need of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct EventCursor {
+    /// It does not ask for log lines.
+    pub without_logs: bool,
+    /// It does not ask for progress.
+    pub without_progress: bool,
     /// States seen.
     pub state: i64,
     /// Last log line seen.
     pub log: i64,
     /// Time of the last progress seen, in ms.
     pub progress_ms: i64,
+    /// When the run entered the last state seen, as a Prefect server has it.
+    pub state_at: Option<Timestamp>,
+    /// The run had ended when it was read: nothing comes after what was read then.
+    pub has_ended: bool,
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
@@ -14,13 +13,11 @@ use super::failure::Failure;
 use super::output::{duration, json_line, plain, print, table, time};
 use super::{exit, with_orchestrator};
 use crate::error::OrchestratorError;
-use crate::flow_run::{FlowRun, FlowRunDetails, FlowRunId, LogLine};
+use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
+use crate::orchestrator::following::{Place, next_events};
 use crate::orchestrator::{FlowRunFilter, Orchestrator};
 use crate::settings::Settings;
 use crate::state::StateType;
-
-/// How often a followed log is looked at; asking costs a read of one page.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What `captionacc runs --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -308,38 +305,47 @@ async fn logs(orchestrator: &dyn Orchestrator, options: &LogOptions) -> Result<(
         run: RunOptions { id, json },
         follow,
     } = *options;
-    // Ours from the start: whoever has seen a line of it may interrupt at once.
-    let mut interrupt = signal(SignalKind::interrupt())
-        .map_err(|error| OrchestratorError::Internal(format!("signals can not be received: {error}")))?;
+    if follow {
+        return follow_logs(orchestrator, id, json).await;
+    }
     let mut cursor = 0;
     loop {
-        // Asked before the log is read: what ended by then logs nothing more.
-        let is_over = !follow || orchestrator.read_flow_run(id).await?.state.state_type.is_final();
-        let counter = orchestrator.change_counter().await?;
-        loop {
-            let (lines, next) = orchestrator.read_logs(id, cursor).await?;
-            if lines.is_empty() {
-                break;
-            }
-            print(&lines.iter().map(|line| line_text(line, json)).collect::<String>())?;
-            cursor = next;
-        }
-        if is_over {
+        let (lines, next) = orchestrator.read_logs(id, cursor).await?;
+        if lines.is_empty() {
             return Ok(());
         }
-        tokio::select! {
-            // Whoever follows has seen enough.
-            _ = interrupt.recv() => return Ok(()),
-            changed = until_changed(orchestrator, counter) => changed?,
-        }
+        print(&lines.iter().map(|line| line_text(line, json)).collect::<String>())?;
+        cursor = next;
     }
 }
 
-async fn until_changed(orchestrator: &dyn Orchestrator, counter: i64) -> Result<(), Failure> {
-    while orchestrator.change_counter().await? == counter {
-        tokio::time::sleep(FOLLOW_INTERVAL).await;
+async fn follow_logs(orchestrator: &dyn Orchestrator, id: FlowRunId, json: bool) -> Result<(), Failure> {
+    // Ours from the start: whoever has seen a line of it may interrupt at once.
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| OrchestratorError::Internal(format!("signals can not be received: {error}")))?;
+    let mut place = Place {
+        cursor: EventCursor {
+            without_progress: true,
+            ..EventCursor::default()
+        },
+        counter: None,
+    };
+    loop {
+        let reading = tokio::select! {
+            // Whoever follows has seen enough.
+            _ = interrupt.recv() => return Ok(()),
+            reading = next_events(orchestrator, id, place) => reading?,
+        };
+        let lines = reading.events.iter().filter_map(|event| match event {
+            FlowRunEvent::Log { log } => Some(line_text(log, json)),
+            _ => None,
+        });
+        print(&lines.collect::<String>())?;
+        if reading.done {
+            return Ok(());
+        }
+        place = reading.place;
     }
-    Ok(())
 }
 
 fn line_text(line: &LogLine, json: bool) -> String {

@@ -43,15 +43,19 @@ const STOP_MARGIN_MS: u64 = 15_000;
 
 /// Settings of the environment that the service keeps. None of them is a secret; `CAPTIONACC_HOME` and
 /// `CAPTIONACC_CONFIG` come from the settings, made absolute.
-const CARRIED: [&str; 13] = [
+const CARRIED: [&str; 17] = [
     "CAPTIONACC_CHILD_MEMORY_MB",
+    "CAPTIONACC_DEPLOYMENT",
     "CAPTIONACC_GRACE_MS",
     "CAPTIONACC_KILL_GRACE_MS",
     "CAPTIONACC_LIMIT",
     "CAPTIONACC_ORCHESTRATOR",
     "CAPTIONACC_RETENTION_DAYS",
     "CAPTIONACC_RETRY_DELAY_MS",
+    "CAPTIONACC_RUNNER_MODE",
     "CAPTIONACC_STALL_TIMEOUT_MS",
+    "CAPTIONACC_WHEN_UNREACHABLE",
+    "CAPTIONACC_WORK_POOL",
     "PREFECT_API_URL",
     "PREFECT_HOME",
     "PREFECT_PROFILE",

@@ -3,6 +3,7 @@
 //! [`Orchestrator`] is what both faces of this crate speak to: the callers' half (queue, read, cancel, retry, watch)
 //! and the workers' half (claim, record, finish, recover). [`local`] is the embedded one, [`prefect`] the one over a Prefect API.
 
+pub mod following;
 pub mod local;
 pub mod prefect;
 
@@ -283,7 +284,7 @@ pub trait Orchestrator: Send + Sync {
     /// Log lines after `cursor` (0: from the start), with the next cursor.
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError>;
 
-    /// What happened to the run since `cursor`.
+    /// What happened to the run since `cursor`. [`following::next_events`] waits for it.
     async fn read_events(
         &self,
         id: FlowRunId,
@@ -308,6 +309,12 @@ pub trait Orchestrator: Send + Sync {
 
     /// Changes when anything in the store has changed; cheap enough to ask 10 times a second.
     async fn change_counter(&self) -> Result<i64, OrchestratorError>;
+
+    /// Changes when there may be news of this run; as cheap, and no more often than its events may be asked for.
+    async fn news_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
+        let _ = id;
+        self.change_counter().await
+    }
 
     // Workers
 

@@ -259,6 +259,22 @@ impl LocalOrchestrator {
         self.store.run(move |connection| outbox(connection, id)).await
     }
 
+    /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.
+    pub(in crate::orchestrator) async fn told_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
+        self.store
+            .run(move |connection| {
+                Ok(connection
+                    .prepare_cached(
+                        "SELECT coalesce((SELECT state_sequence FROM flow_run WHERE id = ?1), 0)
+                           - (SELECT count(*) FROM outbox WHERE flow_run_id = ?1 AND kind = 'state')
+                           + EXISTS (SELECT 1 FROM stored_flow_run
+                                     WHERE id = ?1 AND (prefect_id IS NOT NULL OR problem IS NOT NULL))",
+                    )?
+                    .query_row([id.to_string()], |row| row.get(0))?)
+            })
+            .await
+    }
+
     /// The context of a run that was claimed from a server, if it was.
     pub(in crate::orchestrator) async fn run_context(
         &self,

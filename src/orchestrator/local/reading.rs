@@ -153,18 +153,28 @@ pub(super) fn events(
     // One transaction: a final state is never read without the log lines before it.
     let transaction = connection.transaction()?;
     let run = read_run(&transaction, run_id)?.flow_run;
-    let (lines, log) = logs(&transaction, run_id, cursor.log)?;
-    let mut next = EventCursor { log, ..cursor };
+    let (lines, log) = if cursor.without_logs {
+        (Vec::new(), cursor.log)
+    } else {
+        logs(&transaction, run_id, cursor.log)?
+    };
+    let mut next = EventCursor {
+        log,
+        has_ended: false,
+        ..cursor
+    };
     let is_last_page = i64::try_from(lines.len()).unwrap_or(LOG_PAGE) < LOG_PAGE;
     let mut events: Vec<_> = lines
         .into_iter()
         .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
         .collect();
     if is_last_page {
+        next.has_ended = run.state.state_type.is_final();
         let progress_at: i64 = transaction
             .prepare_cached("SELECT progress_at FROM flow_run WHERE id = ?1")?
             .query_row([run_id.to_string()], |row| row.get(0))?;
-        if let Some(progress) = run.progress.filter(|_| progress_at > cursor.progress_ms) {
+        let is_newer = !cursor.without_progress && progress_at > cursor.progress_ms;
+        if let Some(progress) = run.progress.filter(|_| is_newer) {
             next.progress_ms = progress_at;
             events.push((progress.timestamp, FlowRunEvent::Progress { progress }));
         }

@@ -1,6 +1,6 @@
 //! The calls of Prefect's API that this program makes, by their names.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -140,7 +140,12 @@ impl PrefectClient {
             "repeated without a key, it would be queued twice"
         );
         let path = format!("/deployments/{deployment}/create_flow_run");
-        let _alone = self.one_create().await;
+        let deadline = Instant::now() + patience;
+        // Those before it wait for the same server.
+        let Ok(_alone) = tokio::time::timeout(patience, self.one_create()).await else {
+            return Err(self.unreachable("no answer in time to the calls before this one".to_owned()));
+        };
+        let patience = deadline.saturating_duration_since(Instant::now());
         let answer = self.answer(Call::post(path.clone(), run).patience(patience)).await?;
         Ok((self.parse(&path, answer.body)?, answer.is_created))
     }

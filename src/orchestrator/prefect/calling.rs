@@ -134,8 +134,9 @@ impl Inner {
         }
         if flow.latest_wins {
             // The run is queued, whatever happens here; a worker that claims it does the same.
-            let superseded = self.supersede_older(flow, &run).await;
-            self.note(&superseded);
+            if let Ok(superseded) = tokio::time::timeout_at(deadline.into(), self.supersede_older(flow, &run)).await {
+                self.note(&superseded);
+            }
         }
         Ok(queued(run.id, true))
     }
@@ -475,30 +476,48 @@ impl Inner {
             Found::AtServer(run) => run,
             Found::Stored(stored) => {
                 let state = self.stored_as_run(&stored)?.state;
-                let is_new = cursor.state == 0;
                 // It is entered anew once the server has the run.
+                let is_new = cursor.state == 0 && cursor.state_at != Some(state.timestamp);
+                let next = EventCursor {
+                    state_at: Some(state.timestamp),
+                    has_ended: state.state_type.is_final(),
+                    ..cursor
+                };
                 let events = is_new.then_some(FlowRunEvent::State { state, attempt: 0 });
-                return Ok((events.into_iter().collect(), cursor));
+                return Ok((events.into_iter().collect(), next));
             }
         };
-        // Read first, so that a final state never comes without the log lines before it.
-        let mut states: Vec<State> = self
-            .client
-            .read_flow_run_states(run.id)
-            .await?
-            .iter()
-            .map(conversion::state)
-            .collect();
+        let newest = run.state.as_ref().map(|state| state.timestamp);
+        // Read first, so that a final state never comes without the log lines before it; and only if there is a new one.
+        let mut states: Vec<State> = if newest.is_some() && newest == cursor.state_at {
+            Vec::new()
+        } else {
+            let states = self.client.read_flow_run_states(run.id).await?;
+            states.iter().map(conversion::state).collect()
+        };
         states.sort_by_key(|state| state.timestamp);
-        let (lines, log) = self.log_page(run.id, cursor.log).await?;
-        let mut next = EventCursor { log, ..cursor };
+        // What never began has said nothing.
+        let name = run.state.as_ref().map(super::model::ApiState::state_name);
+        let is_begun = run.run_count > 0 || !matches!(name, None | Some(StateName::Scheduled | StateName::Late));
+        let (lines, log) = if is_begun && !cursor.without_logs {
+            self.log_page(run.id, cursor.log).await?
+        } else {
+            (Vec::new(), cursor.log)
+        };
+        let mut next = EventCursor {
+            log,
+            has_ended: false,
+            ..cursor
+        };
         let is_last_page = lines.len() < LOG_PAGE;
         let mut events: Vec<_> = lines
             .into_iter()
             .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
             .collect();
         if is_last_page {
-            if run.run_count > 0 {
+            next.state_at = states.last().map_or(cursor.state_at, |state| Some(state.timestamp));
+            next.has_ended = run.state.as_ref().is_some_and(|state| state.state_type().is_final());
+            if is_begun && !cursor.without_progress {
                 let progress = conversion::progress(&self.artifacts(run.id).await?);
                 if let Some(progress) =
                     progress.filter(|progress| progress.timestamp.as_millisecond() > cursor.progress_ms)

@@ -24,6 +24,8 @@ use crate::error::OrchestratorError;
 
 /// The version of the REST API that this client speaks (that of Prefect 3.9.1).
 pub const API_VERSION: &str = "0.8.4";
+/// The version of Prefect that this client was written against.
+pub const WRITTEN_AGAINST: &str = "3.9.1";
 /// The server reads the client's version from here: without one it takes concurrency leases away.
 const USER_AGENT: &str = concat!("prefect/3.9.1 (API 0.8.4) captionacc/", env!("CARGO_PKG_VERSION"));
 /// How long one try may take.
@@ -36,7 +38,7 @@ const REFUSED_RETRIES: u32 = 3;
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// A smaller difference between the clocks can not be told from none.
-const CLOCK_UNCERTAINTY_MS: i64 = 5000;
+pub const CLOCK_UNCERTAINTY_MS: i64 = 5000;
 /// Longest `Retry-After` that is believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 
@@ -474,7 +476,7 @@ impl PrefectClient {
         };
     }
 
-    fn unreachable(&self, problem: String) -> PrefectError {
+    pub(super) fn unreachable(&self, problem: String) -> PrefectError {
         PrefectError::Unreachable {
             address: self.address().to_owned(),
             problem,

@@ -1,0 +1,74 @@
+//! Following a flow run: its events as they happen, at a price that its orchestrator can bear.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Orchestrator;
+use crate::error::OrchestratorError;
+use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
+
+/// How often the counter is looked at, which asks nothing of a server.
+const COUNTER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where a follower of a run has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Place {
+    /// What was seen.
+    pub cursor: EventCursor,
+    /// [`Orchestrator::news_counter`] as of the last reading; none: there is more to be read now.
+    pub counter: Option<i64>,
+}
+
+/// Events of a run after a place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reading {
+    /// In their order.
+    pub events: Vec<FlowRunEvent>,
+    /// Where to go on.
+    pub place: Place,
+    /// The run has ended and nothing of it is left to be seen.
+    pub done: bool,
+}
+
+/// Returns as soon as there are events after `place`, or the run has ended.
+///
+/// # Errors
+/// Those of [`Orchestrator::read_events`]. The same place can be asked for again.
+pub async fn next_events(
+    orchestrator: &dyn Orchestrator,
+    id: FlowRunId,
+    place: Place,
+) -> Result<Reading, OrchestratorError> {
+    let Place {
+        mut cursor,
+        counter: mut seen,
+    } = place;
+    loop {
+        // Read before the events: what changes meanwhile is read the next time.
+        let counter = orchestrator.news_counter(id).await?;
+        if seen == Some(counter) {
+            tokio::time::sleep(COUNTER_INTERVAL).await;
+            continue;
+        }
+        let (events, next) = orchestrator.read_events(id, cursor).await?;
+        cursor = next;
+        seen = Some(counter);
+        if !events.is_empty() || cursor.has_ended {
+            // A page may be full, and after the end nothing announces what is left.
+            let has_more = !events.is_empty() && (cursor.has_ended || events.len() >= FULL_PAGE);
+            return Ok(Reading {
+                done: events.is_empty(),
+                events,
+                place: Place {
+                    cursor,
+                    counter: (!has_more).then_some(counter),
+                },
+            });
+        }
+    }
+}
+
+/// No orchestrator reads smaller pages.
+const FULL_PAGE: usize = 200;
