@@ -49,6 +49,6 @@ npx --no-install oxlint --deny-warnings
 npx --no-install tsc --noEmit
 npx --no-install publint --strict
 npx --no-install attw --pack . --quiet
-npx --no-install vitest run
+bash scripts/with-prefect.sh npx --no-install vitest run
 
 say "all of it holds"

@@ -1,7 +1,9 @@
 //! Against a real Prefect server, with Prefect's own Python client as the judge.
 
 mod client;
+mod doctor;
 mod end_to_end;
+mod following;
 mod foreign;
 mod interop;
 pub mod judge;

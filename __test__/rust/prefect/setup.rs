@@ -12,20 +12,20 @@ use super::proxy::{CloudStandIn, Fault, Plan, Proxy, body_of};
 use super::server::{Server, prefect_command};
 
 /// A user's home, and a pool and deployments that no other test has.
-struct User {
-    folder: tempfile::TempDir,
-    name: String,
+pub struct User {
+    pub folder: tempfile::TempDir,
+    pub name: String,
 }
 
 impl User {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder"),
             name: format!("test-{}", uuid::Uuid::new_v4().simple()),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -33,7 +33,7 @@ impl User {
         self.path(".prefect/profiles.toml")
     }
 
-    fn captionacc(&self, arguments: &[&str]) -> Command {
+    pub fn captionacc(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_captionacc"));
         command
             .env_clear()
@@ -47,11 +47,11 @@ impl User {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.captionacc(arguments).output().expect("it starts")
     }
 
-    fn succeed(&self, arguments: &[&str]) -> String {
+    pub fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).expect("UTF-8")
@@ -66,7 +66,7 @@ impl User {
     }
 
     /// Prefect's own command line, which reads the profile that was written.
-    fn prefect(&self, arguments: &[&str]) -> String {
+    pub fn prefect(&self, arguments: &[&str]) -> String {
         let home = self.path(".prefect");
         let output = prefect_command("prefect", &home, None)
             .args(arguments)

@@ -1,0 +1,117 @@
+//! What a follower of a run costs the server.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use captionacc::flow::Flows;
+use captionacc::flow_run::{EventCursor, FlowRunEvent};
+use captionacc::orchestrator::following::{Place, next_events};
+use captionacc::orchestrator::prefect::PrefectOrchestrator;
+use captionacc::orchestrator::prefect::settings::PrefectSettings;
+use captionacc::orchestrator::{NewFlowRun, Orchestrator};
+use captionacc::state::StateName;
+use serde_json::json;
+
+use super::proxy::{Exchange, Proxy};
+use super::server::Server;
+use super::setup::User;
+
+/// Looks that are counted.
+const LOOKS: usize = 4;
+/// As the orchestrator's documentation has it.
+const SECONDS_BETWEEN_LOOKS: u64 = 2;
+
+#[test]
+fn a_follower_asks_one_thing_every_two_seconds_while_its_run_waits() {
+    let server = Server::shared();
+    let proxy = Arc::new(Proxy::to(server.address()));
+    let user = User::new();
+    user.succeed(&["setup", "--orchestrator", "server", "--api-url", &proxy.api_url()]);
+    user.succeed(&["deploy"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(follow(&user, &proxy));
+}
+
+async fn follow(user: &User, proxy: &Arc<Proxy>) {
+    let mut settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
+    settings.work_pool.clone_from(&user.name);
+    settings.deployment_name.clone_from(&user.name);
+    let opened = Instant::now();
+    let orchestrator = PrefectOrchestrator::open(settings, &user.path("home"), Flows::builtin())
+        .await
+        .expect("it opens");
+    let new = new_flow_run();
+    let queued = orchestrator.create_flow_run(new, Arc::default()).await.expect("queued");
+    let id = queued.flow_run_id;
+
+    let before = proxy.exchanges().len();
+    let waits_only = Place {
+        cursor: EventCursor {
+            without_logs: true,
+            without_progress: true,
+            ..EventCursor::default()
+        },
+        counter: None,
+    };
+    let reading = next_events(&orchestrator, id, waits_only).await.expect("read");
+    assert!(
+        matches!(&reading.events[..], [FlowRunEvent::State { state, .. }] if state.name == StateName::Scheduled),
+        "{reading:?}"
+    );
+    let started = proxy.exchanges().len();
+    assert_eq!(started - before, 2, "the run and its states");
+
+    let path = format!("/api/flow_runs/{id}");
+    let is_look = move |exchange: &Exchange| exchange.method == "GET" && exchange.path == path;
+    let (seen_by, is_a_look) = (proxy.clone(), is_look.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        seen_by.wait_for("the follower has looked some times", |exchanges| {
+            exchanges[started..]
+                .iter()
+                .filter(|exchange| is_a_look(exchange))
+                .count()
+                >= LOOKS
+        });
+    });
+    let mut following = pin!(next_events(&orchestrator, id, reading.place));
+    tokio::select! {
+        reading = &mut following => panic!("nothing happened, and it says {reading:?}"),
+        looked = looked => looked.expect("it looks"),
+    }
+    let seconds = opened.elapsed().as_secs();
+    let asked = proxy.exchanges()[started..].to_vec();
+    assert!(asked.iter().all(&is_look), "nothing else is asked: {asked:#?}");
+    // A slow machine looks later, never more often.
+    let turns = usize::try_from(seconds / SECONDS_BETWEEN_LOOKS).expect("a small number") + 1;
+    assert!(asked.len() <= turns, "{} looks within {seconds} s", asked.len());
+
+    let (cancelled, reading) = tokio::join!(orchestrator.cancel_flow_run(id), following);
+    cancelled.expect("cancelled");
+    let reading = reading.expect("read");
+    assert!(
+        matches!(&reading.events[..], [FlowRunEvent::State { state, .. }] if state.name == StateName::Cancelled),
+        "{reading:?}"
+    );
+    let last = next_events(&orchestrator, id, reading.place).await.expect("read");
+    assert!(last.done && last.events.is_empty(), "{last:?}");
+}
+
+fn new_flow_run() -> NewFlowRun {
+    let flow = Flows::builtin().get("full-frames").expect("built in").clone();
+    let given = json!({"video-id": "v", "video-path": "/v.mp4", "db-path": "/a.db", "output-dir": "/o"});
+    let arguments = flow
+        .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
+        .expect("valid");
+    NewFlowRun {
+        flow,
+        arguments,
+        idempotency_key: None,
+        patience: None,
+        when_unreachable: None,
+    }
+}
