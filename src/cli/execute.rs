@@ -16,8 +16,8 @@ use super::failure::Failure;
 use super::{block_on, exit};
 use crate::error::OrchestratorError;
 use crate::flow_run::FlowRunId;
-use crate::orchestrator::Orchestrator;
 use crate::orchestrator::prefect::PrefectOrchestrator;
+use crate::orchestrator::{Claim, Orchestrator};
 use crate::settings::{OrchestratorChoice, Settings};
 use crate::state::StateType;
 use crate::worker::attempt::{Shared, Wish, supervise};
@@ -25,8 +25,13 @@ use crate::worker::console::Console;
 
 /// Where Prefect's worker puts the run's id.
 const FLOW_RUN_ID: &str = "PREFECT__FLOW_RUN_ID";
-/// How long the server is waited for at the end.
+/// How long the server is waited for at the start: the worker that started this program takes its end for a crash.
+const START_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long the server is waited for at the end. What it has not heard by then is told by whatever program of this
+/// machine speaks to the same server next.
 const TELLING_TIMEOUT: Duration = Duration::from_mins(5);
+/// How often a server that is away is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a cancellation is looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,7 +71,20 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         let [Ok(terminate), Ok(interrupt), Ok(hangup)] = signals else {
             return Err(OrchestratorError::Internal("signals can not be received".to_owned()).into());
         };
-        let Some(claim) = orchestrator.take_over(id, &worker_name).await? else {
+        let mut signals = Signals {
+            terminate,
+            interrupt,
+            hangup,
+        };
+        let claim = tokio::select! {
+            claim = take_over(&orchestrator, id, &worker_name) => claim?,
+            () = signals.recv() => {
+                // Nothing was begun. A run that is being cancelled is its worker's to report.
+                orchestrator.give_back(id, "given back: its worker was stopped").await?;
+                return Ok(exit::DONE);
+            }
+        };
+        let Some(claim) = claim else {
             info!(flow_run_id = %id, "The run is not to be executed now.");
             return Ok(exit::DONE);
         };
@@ -78,11 +96,6 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         let (wish, receiver) = watch::channel(Wish::Run);
         let attempt = supervise(shared, claim, receiver);
         tokio::pin!(attempt);
-        let mut signals = Signals {
-            terminate,
-            interrupt,
-            hangup,
-        };
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         loop {
             tokio::select! {
@@ -115,6 +128,28 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         }
         tell(&orchestrator).await
     })
+}
+
+/// Takes the run over, once the server answers.
+async fn take_over(
+    orchestrator: &PrefectOrchestrator,
+    id: FlowRunId,
+    worker_name: &str,
+) -> Result<Option<Claim>, OrchestratorError> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match orchestrator.take_over(id, worker_name).await {
+            Err(error) if error.retryable() && Instant::now() < deadline => {
+                warn!(
+                    code = error.code(),
+                    "The run can not be taken over yet: {}",
+                    error.to_line()
+                );
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 struct Signals {
@@ -157,7 +192,7 @@ async fn tell(orchestrator: &PrefectOrchestrator) -> Result<ExitCode, Failure> {
                     "The server has not heard everything yet: {}",
                     error.to_line()
                 );
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }

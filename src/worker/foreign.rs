@@ -25,6 +25,7 @@ use super::attempt::Wish;
 use super::output::{printable, read_line};
 use crate::orchestrator::prefect::client::{Call, PrefectClient, segment};
 use crate::orchestrator::prefect::error::PrefectError;
+use crate::orchestrator::prefect::foreign::marker_of;
 use crate::orchestrator::prefect::model::{ApiDeployment, ApiFlowRun, Proposal};
 use crate::orchestrator::prefect::settings::Credentials;
 use crate::process_identity::ProcessIdentity;
@@ -270,7 +271,7 @@ pub async fn supervise_foreign(
     kill_grace: Duration,
     mut wish: watch::Receiver<Wish>,
 ) -> ForeignEnd {
-    let marker = format!("foreign:{}", run.id);
+    let marker = marker_of(run.id);
     let control = ControlChannel::open().await;
     let started = match start(client, run, worker_name, &marker, control.as_ref()).await {
         Ok(started) => started,

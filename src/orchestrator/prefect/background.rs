@@ -121,7 +121,7 @@ impl Inner {
         let new = NewFlowRun {
             flow,
             arguments,
-            idempotency_key: Some(key.clone()),
+            idempotency_key: super::calling::given_key(&key),
             patience: None,
             when_unreachable: None,
         };

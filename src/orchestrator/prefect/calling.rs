@@ -1,5 +1,6 @@
 //! The callers' half: queueing, reading, cancelling and retrying runs at the server.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,12 @@ use crate::state::{StateName, StateType};
 const POOL_FRESHNESS: Duration = Duration::from_secs(30);
 /// Most log lines of one reading.
 const LOG_PAGE: usize = PAGE as usize;
+/// The label of the call that made a run, where equal runs share their key.
+const MADE_BY: &str = "captionacc.made-by";
+/// What keys of calls without one begin with.
+const GENERATED: &str = "call-";
+/// The namespace of the keys that equal runs share: any UUID, for ever the same.
+const EQUALS: Uuid = Uuid::from_u128(0x5b0d_6c1e_77c4_4f6e_9a53_20c8_d9a1_4be7);
 const ACTIVE: [StateType; 3] = [StateType::Pending, StateType::Running, StateType::Cancelling];
 
 impl Inner {
@@ -41,7 +48,7 @@ impl Inner {
         let key = new
             .idempotency_key
             .clone()
-            .unwrap_or_else(|| Uuid::new_v4().to_string());
+            .unwrap_or_else(|| format!("{GENERATED}{}", Uuid::new_v4()));
         match self.create_at_server(&new, &key, Some(intent), deadline).await {
             Err(OrchestratorError::Prefect(PrefectError::Unreachable { .. }))
                 if when_unreachable == WhenUnreachable::Store =>
@@ -78,40 +85,59 @@ impl Inner {
             work_queue: flow.work_queue,
             created,
         };
-        if !flow.latest_wins && video_id.is_some() && new.idempotency_key.is_none() {
-            let waiting = self.runs_of_video(flow, video_id, &[StateType::Scheduled]).await?;
-            let equal = waiting
-                .into_iter()
-                .find(|run| conversion::arguments(&run.parameters) == new.arguments);
+        // Equal runs share a key at the server, so that one call finds the run that waits or makes it.
+        let is_shared = !flow.latest_wins && video_id.is_some() && new.idempotency_key.is_none();
+        let mut server_key = if is_shared {
+            self.key_of_equals(new)
+        } else {
+            key.to_owned()
+        };
+        let mut body = json!({ "parameters": new.arguments, "tags": flow.tags(&new.arguments) });
+        if is_shared {
+            body["labels"] = json!({ MADE_BY: key });
+        }
+        let mut is_committed = false;
+        let mut is_looked_up_again = false;
+        let (run, is_created) = loop {
+            let deployment = self.names.own_deployment(&self.client, &flow.name);
+            let deployment = self.within(deadline, deployment).await?;
+            if !is_committed && intent.is_some_and(|intent| !intent.commit()) {
+                return Err(OrchestratorError::Aborted);
+            }
+            is_committed = true;
+            body["idempotency_key"] = json!(server_key);
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let (run, is_created) = match self.client.create_flow_run(deployment, &body, patience).await {
+                // Deployed anew since, under another id.
+                Err(PrefectError::NotFound { .. }) if !is_looked_up_again => {
+                    is_looked_up_again = true;
+                    self.names.forget_own(&flow.name);
+                    continue;
+                }
+                outcome => outcome?,
+            };
+            // An answer that was lost on the way is the same call's all the same.
+            if !is_shared || is_created || run.label(MADE_BY).as_deref() == Some(key) {
+                break (run, is_created);
+            }
+            let is_equal = |run: &ApiFlowRun| {
+                run.deployment_id == Some(deployment) && conversion::arguments(&run.parameters) == new.arguments
+            };
+            let equal = if is_equal(&run) && is_waiting(&run) {
+                Some(run)
+            } else {
+                // The key belongs to a run that has begun; later ones have keys of their own.
+                let waiting = self.runs_of_video(flow, video_id, &[StateType::Scheduled]);
+                self.within(deadline, waiting).await?.into_iter().find(is_equal)
+            };
             if let Some(equal) = equal {
-                let name = equal.state.as_ref().map(super::model::ApiState::state_name);
                 // Whoever asks again does not want to wait for the rest of a retry's delay.
-                if name == Some(StateName::AwaitingRetry) {
+                if equal.state.as_ref().map(super::model::ApiState::state_name) == Some(StateName::AwaitingRetry) {
                     self.schedule_now(equal.id, "queued again").await?;
                 }
                 return Ok(queued(equal.id, false));
             }
-        }
-        let body = json!({
-            "parameters": new.arguments,
-            "tags": flow.tags(&new.arguments),
-            "idempotency_key": key,
-        });
-        let mut is_second = false;
-        let (run, is_created) = loop {
-            let deployment = self.names.own_deployment(&self.client, &flow.name).await?;
-            if !is_second && intent.is_some_and(|intent| !intent.commit()) {
-                return Err(OrchestratorError::Aborted);
-            }
-            let patience = deadline.saturating_duration_since(Instant::now());
-            match self.client.create_flow_run(deployment, &body, patience).await {
-                // Deployed anew since, under another id.
-                Err(PrefectError::NotFound { .. }) if !is_second => {
-                    is_second = true;
-                    self.names.forget_own(&flow.name);
-                }
-                outcome => break outcome?,
-            }
+            key.clone_into(&mut server_key);
         };
         if !is_created && new.idempotency_key.is_some() {
             return if conversion::arguments(&run.parameters) == new.arguments {
@@ -139,6 +165,24 @@ impl Inner {
             }
         }
         Ok(queued(run.id, true))
+    }
+
+    /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
+    fn key_of_equals(&self, new: &NewFlowRun) -> String {
+        let arguments: BTreeMap<_, _> = new.arguments.as_map().iter().collect();
+        let content = json!([new.flow.name, self.settings().deployment_name, arguments]).to_string();
+        format!("equal-{}", Uuid::new_v5(&EQUALS, content.as_bytes()))
+    }
+
+    /// What `call` answers by then.
+    async fn within<T>(
+        &self,
+        deadline: Instant,
+        call: impl Future<Output = Result<T, PrefectError>>,
+    ) -> Result<T, PrefectError> {
+        tokio::time::timeout_at(deadline.into(), call)
+            .await
+            .unwrap_or_else(|_| Err(self.client.unreachable("no answer in time".to_owned())))
     }
 
     async fn observe(&self, run: &ApiFlowRun, flow: &FlowDefinition) -> Result<(), OrchestratorError> {
@@ -743,6 +787,16 @@ impl Inner {
         self.check_wanted.store(true, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// The key that a caller gave to a run that was kept here; none, if it gave none.
+pub(super) fn given_key(key: &str) -> Option<String> {
+    (!key.starts_with(GENERATED)).then(|| key.to_owned())
+}
+
+fn is_waiting(run: &ApiFlowRun) -> bool {
+    let state = run.state.as_ref();
+    state.is_none_or(|state| state.state_type() == StateType::Scheduled && state.state_type != "PAUSED")
 }
 
 enum Found {

@@ -17,6 +17,7 @@ use super::Inner;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, superseded_by};
 use super::error::PrefectError;
+use super::foreign;
 use super::model::{ApiDeployment, ApiFlowRun, ApiState, Proposal, Verdict};
 use crate::error::OrchestratorError;
 use crate::flow::FlowDefinition;
@@ -29,6 +30,8 @@ use crate::state::{StateName, StateType};
 const SAFETY_POLL: Duration = Duration::from_secs(10);
 /// How often the states of our runs are asked for, whatever the events say.
 const SAFETY_CHECK: Duration = Duration::from_secs(5);
+/// How long a run whose claim was refused is left alone.
+const REFUSED_WAIT: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Most runs of one offer.
 const OFFERS: u32 = 20;
 
@@ -61,6 +64,16 @@ impl Inner {
             Err(error) => Err(error),
             Ok(claim) => {
                 self.note::<_, PrefectError>(&Ok(()));
+                if claim.is_some() {
+                    if taken == 0 {
+                        // The state of the only run at work is known from its claim.
+                        self.clocks().checked = Some(Instant::now());
+                    }
+                    let one_less = |announced: u32| Some(announced.saturating_sub(1));
+                    let _ = self
+                        .announced
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+                }
                 Ok(claim)
             }
         }
@@ -127,6 +140,7 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
+        ids.extend(self.names.served_deployments(&self.client).await?);
         let mut runs = self.client.poll_deployments(&ids, OFFERS).await?;
         // There are no queues here: whom a person waits for goes first all the same.
         runs.sort_by_key(|run| {
@@ -152,9 +166,7 @@ impl Inner {
         };
         if let Some(due) = due_later(&run, self.client.server_now()) {
             let wait = due.duration_since(self.client.server_now());
-            let mut clocks = self.clocks();
-            let at = Timestamp::now() + wait;
-            clocks.offered = Some(clocks.offered.map_or(at, |before| before.min(at)));
+            self.look_again_after(wait);
             return Ok(Offer::Passed);
         }
         let deployment = self.names.deployment(&self.client, deployment_id).await?;
@@ -195,6 +207,13 @@ impl Inner {
         self.adopt(run, flow, &deployment, lease_id, worker_name).await
     }
 
+    /// Polls again then, whatever happens until then.
+    fn look_again_after(&self, wait: jiff::SignedDuration) {
+        let at = Timestamp::now() + wait;
+        let mut clocks = self.clocks();
+        clocks.offered = Some(clocks.offered.map_or(at, |before| before.min(at)));
+    }
+
     /// Proposes PENDING for a run that has its slot here. `None`: it is another worker's, and the slot is given back.
     pub(super) async fn propose_pending(
         &self,
@@ -211,6 +230,7 @@ impl Inner {
             Err(error @ (PrefectError::NotFound { .. } | PrefectError::Rejected { .. })) => {
                 self.journal.release(id).await?;
                 warn!(flow_run_id = %id, "A run could not be claimed: {error}.");
+                self.look_again_after(REFUSED_WAIT);
                 return Ok(None);
             }
             Err(error) => {
@@ -383,13 +403,18 @@ impl Inner {
         }
     }
 
-    /// Claims of which nobody knows how they ended: the run is given back if the server took them.
+    /// Claims of which nobody knows how they ended: the run is given back if the server took them. Runs of others'
+    /// deployments whose worker is dead get their end.
     pub(super) async fn settle_claims(&self) -> Result<(), OrchestratorError> {
         let mut open = self.journal.broken_intents().await?;
         open.append(&mut self.doubtful.lock().unwrap_or_else(PoisonError::into_inner));
         for (index, &(id, transition_id)) in open.iter().enumerate() {
-            match self.give_back_if_ours(id, transition_id).await {
-                Ok(()) => self.journal.release(id).await?,
+            match self.settle_claim(id, transition_id).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.journal.release(id).await?;
+                    self.want_poll();
+                }
                 Err(error) => {
                     let left = open[index..].iter().copied();
                     self.doubtful
@@ -403,13 +428,21 @@ impl Inner {
         Ok(())
     }
 
-    async fn give_back_if_ours(&self, id: FlowRunId, transition_id: Uuid) -> Result<(), PrefectError> {
+    /// Whether the claim's slot is free.
+    async fn settle_claim(&self, id: FlowRunId, transition_id: Uuid) -> Result<bool, PrefectError> {
         let run = match self.client.read_flow_run(id.as_uuid()).await {
             Ok(run) => run,
-            Err(PrefectError::NotFound { .. }) => return Ok(()),
+            Err(PrefectError::NotFound { .. }) => return Ok(foreign::end_left_behind(id).await),
             Err(error) => return Err(error),
         };
-        let Some(state) = run.state else { return Ok(()) };
+        let Some(state) = run.state else { return Ok(true) };
+        if state.state_type() == StateType::Cancelling && !foreign::end_left_behind(id).await {
+            return Ok(false);
+        }
+        // A run of another program's deployment goes on without its worker.
+        if foreign::is_left_behind(id) {
+            return Ok(false);
+        }
         if state.state_type() == StateType::Pending && state.state_details.transition_id == Some(transition_id) {
             let message = "given back: its worker did not hear that it had it".to_owned();
             let proposal =
@@ -418,9 +451,36 @@ impl Inner {
                 .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
                 .await?;
             info!(flow_run_id = %id, "A run was given back whose claim was not heard of.");
-            self.want_poll();
+        } else if matches!(state.state_type(), StateType::Running | StateType::Cancelling)
+            && self.is_of_claim(id, transition_id).await?
+        {
+            // One of ours begins only after its claim is settled: this is another program's.
+            let name = if state.state_type() == StateType::Running {
+                StateName::Crashed
+            } else {
+                StateName::Cancelled
+            };
+            let message = match name {
+                StateName::Crashed => "its worker and its process died".to_owned(),
+                _ => state.message.unwrap_or_else(|| "cancelled on request".to_owned()),
+            };
+            let proposal = Proposal::new(name, Some(message), Uuid::new_v4());
+            self.client
+                .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
+                .await?;
+            info!(flow_run_id = %id, state = name.as_str(), "The run of another program's deployment lost its worker and its process.");
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the run began by the claim of this transition, and not by another worker's.
+    async fn is_of_claim(&self, id: FlowRunId, transition_id: Uuid) -> Result<bool, PrefectError> {
+        let states = self.client.read_flow_run_states(id.as_uuid()).await?;
+        let claim = states
+            .iter()
+            .filter(|state| state.state_type() == StateType::Pending)
+            .max_by_key(|state| state.timestamp);
+        Ok(claim.is_some_and(|state| state.state_details.transition_id == Some(transition_id)))
     }
 
     /// A run that waits here but was cancelled at the server is cancelled here, for its status row's sake.

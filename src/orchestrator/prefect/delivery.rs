@@ -1,13 +1,13 @@
 //! Telling the server what the outbox holds: states before everything else, everything else before a final state where
 //! the server can take it, and nothing twice that would count twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::Inner;
@@ -31,6 +31,8 @@ const CLOUD_LINES_PER_MINUTE: f64 = 1600.0;
 const MAX_LOG_CHARACTERS: usize = 20_000;
 /// How long the server may ask to wait with a run that is not due yet by its clock.
 const MAX_EARLY: Duration = Duration::from_secs(5);
+/// How often a state may be refused before it is left out. A server refuses none of ours; what stands before it may.
+const MAX_REFUSALS: u32 = 10;
 /// A deployment's slot is held so long without being renewed.
 const CONCURRENCY_LEASE_SECONDS: u32 = 300;
 
@@ -50,6 +52,8 @@ pub(super) struct Mailroom {
     locks: Mutex<BTreeMap<FlowRunId, Arc<tokio::sync::Mutex<()>>>>,
     /// Artifacts that may be there already: the answer was lost.
     doubtful: Mutex<HashSet<Uuid>>,
+    /// How often a state was refused.
+    refusals: Mutex<HashMap<Uuid, u32>>,
     budget: Mutex<Option<(Instant, f64)>>,
 }
 
@@ -58,6 +62,18 @@ impl Mailroom {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         locks.entry(id).or_default().clone()
+    }
+
+    /// Whether a state that was refused once more is to be tried again.
+    fn may_be_tried_again(&self, token: Uuid) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = refusals.entry(token).or_default();
+        *count += 1;
+        let may = *count < MAX_REFUSALS;
+        if !may {
+            refusals.remove(&token);
+        }
+        may
     }
 
     /// How many of `wanted` lines may go now.
@@ -142,9 +158,9 @@ impl Inner {
                 Ok(Told::Done) => self.journal.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),
-                Err(PrefectError::NotFound { .. }) => return self.forget(id).await,
-                Err(error @ PrefectError::Rejected { .. }) => {
-                    warn!(flow_run_id = %id, state = message.name.as_str(), "A state was refused for good: {error}.");
+                Err(PrefectError::NotFound { .. }) if self.is_gone(id).await? => return self.forget(id).await,
+                Err(error @ PrefectError::Rejected { .. }) if !self.mailroom.may_be_tried_again(row.token) => {
+                    error!(flow_run_id = %id, state = message.name.as_str(), "A state is refused again and again, and is left out: {error}.");
                     self.journal.told(vec![row.id]).await?;
                 }
                 Err(error) => return Err(error.into()),
@@ -162,6 +178,15 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether the server says of the run itself that it has none: a 404 of one call may come from what stands before it.
+    async fn is_gone(&self, id: FlowRunId) -> Result<bool, PrefectError> {
+        match self.client.read_flow_run(id.as_uuid()).await {
+            Ok(_) => Ok(false),
+            Err(PrefectError::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     async fn forget(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
@@ -317,16 +342,16 @@ impl Inner {
                 .client
                 .label_flow_run(id.as_uuid(), &labels, remaining(deadline))
                 .await;
-            self.settle(label_rows, told).await?;
+            self.settle(id, label_rows, told).await?;
         }
         for batch in events.chunks(EVENT_BATCH) {
             let (rows, bodies): (Vec<i64>, Vec<Value>) = batch.iter().cloned().unzip();
             let told = self.client.create_events(&bodies).await;
-            self.settle(rows, told).await?;
+            self.settle(id, rows, told).await?;
         }
         for (row, token, artifact) in artifacts {
             let told = self.tell_artifact(id, token, &artifact).await;
-            self.settle(vec![row], told).await?;
+            self.settle(id, vec![row], told).await?;
         }
         let mut rest = &lines[..];
         while !rest.is_empty() {
@@ -342,7 +367,7 @@ impl Inner {
             let (batch, more) = rest.split_at(allowed);
             let (rows, bodies): (Vec<i64>, Vec<ApiLog>) = batch.iter().cloned().unzip();
             let told = self.client.create_logs(&bodies).await;
-            self.settle(rows, told).await?;
+            self.settle(id, rows, told).await?;
             rest = more;
         }
         Ok(())
@@ -350,13 +375,22 @@ impl Inner {
 
     /// Takes rows out of the outbox that were told, or that the server refuses for good: they would be in the way of
     /// everything behind them.
-    async fn settle(&self, rows: Vec<i64>, told: Result<(), PrefectError>) -> Result<(), OrchestratorError> {
-        match told {
-            Ok(()) => {}
-            Err(error @ PrefectError::Rejected { .. }) => {
-                warn!("Something that a run left was refused and is left out: {error}.");
+    async fn settle(
+        &self,
+        id: FlowRunId,
+        rows: Vec<i64>,
+        told: Result<(), PrefectError>,
+    ) -> Result<(), OrchestratorError> {
+        if let Err(error) = told {
+            let is_refused = match error {
+                PrefectError::Rejected { .. } => true,
+                PrefectError::NotFound { .. } => !self.is_gone(id).await?,
+                _ => false,
+            };
+            if !is_refused {
+                return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
+            warn!(flow_run_id = %id, "Something that the run left was refused and is left out: {error}.");
         }
         self.journal.told(rows).await
     }

@@ -15,6 +15,39 @@ use crate::error::OrchestratorError;
 use crate::flow_run::FlowRunId;
 use crate::orchestrator::local::journal::ClaimIntent;
 
+/// How long the processes of a run that is to end may take to be gone.
+#[cfg(feature = "worker")]
+const DEATH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What the processes of such a run are marked with, so that they are found once their worker is dead.
+pub fn marker_of(run: Uuid) -> String {
+    format!("foreign:{run}")
+}
+
+/// Whether processes of such a run live.
+#[cfg(feature = "worker")]
+pub(super) fn is_left_behind(id: FlowRunId) -> bool {
+    !crate::process_tree::marked(&marker_of(id.as_uuid())).is_empty()
+}
+
+/// Ends what lives of such a run; whether nothing is left.
+#[cfg(feature = "worker")]
+pub(super) async fn end_left_behind(id: FlowRunId) -> bool {
+    crate::process_tree::clear(&marker_of(id.as_uuid()), None, DEATH_TIMEOUT).await == 0
+}
+
+/// No worker's process: it has started nothing.
+#[cfg(not(feature = "worker"))]
+pub(super) const fn is_left_behind(_id: FlowRunId) -> bool {
+    false
+}
+
+#[cfg(not(feature = "worker"))]
+#[expect(clippy::unused_async, reason = "as the worker's")]
+pub(super) async fn end_left_behind(_id: FlowRunId) -> bool {
+    true
+}
+
 /// A claimed run of a deployment that is not ours.
 #[derive(Debug, Clone)]
 pub struct ForeignRun {

@@ -16,8 +16,8 @@ use crate::orchestrator::Claim;
 use crate::orchestrator::local::journal::ClaimIntent;
 use crate::state::{StateName, StateType};
 
-/// When a run that is not its turn is offered again.
-const NOT_ITS_TURN_S: i64 = 5;
+/// When a run that was given back is offered again.
+const GIVEN_BACK_S: i64 = 5;
 
 impl PrefectOrchestrator {
     /// Takes over a run that is PENDING because the worker that started this process claimed it. From then on this
@@ -59,7 +59,8 @@ impl PrefectOrchestrator {
         let is_its_turn = inner.is_its_turn(&flow, &run, video_id.as_deref()).await?
             && inner.journal.reserve(intent, u32::MAX).await?;
         if !is_its_turn {
-            self.give_back(id).await?;
+            self.give_back(id, "given back: another run for its video is at work")
+                .await?;
             return Ok(None);
         }
         inner.is_worker.store(true, Ordering::Relaxed);
@@ -79,14 +80,16 @@ impl PrefectOrchestrator {
         }
     }
 
-    /// Another run for the same video is at work, or a newer one has taken this one's place.
-    async fn give_back(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+    /// Gives back a run that was not begun, to be offered again after some seconds.
+    ///
+    /// # Errors
+    /// What kept the server from hearing it.
+    pub async fn give_back(&self, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
         let client = &self.inner.client;
         let state = client.read_flow_run(id.as_uuid()).await?.state;
         if state.is_some_and(|state| state.state_type() == StateType::Pending) {
-            let due = client.server_now() + jiff::SignedDuration::from_secs(NOT_ITS_TURN_S);
-            let message = "given back: another run for its video is at work".to_owned();
-            let proposal = Proposal::new(StateName::Scheduled, Some(message), Uuid::new_v4()).due_at(due);
+            let due = client.server_now() + jiff::SignedDuration::from_secs(GIVEN_BACK_S);
+            let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4()).due_at(due);
             client
                 .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
                 .await?;

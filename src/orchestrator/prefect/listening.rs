@@ -3,8 +3,8 @@
 //! A hint only. It is connected anew for ever, a dead connection is found by its silence, and what it may have missed
 //! is asked for by the safety polls.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -86,7 +86,9 @@ async fn listen(inner: &Arc<Inner>) -> Result<(), String> {
             }
             () = sleep_until(second_look) => {
                 second_look = None;
-                inner.want_poll();
+                if inner.announced.swap(0, Ordering::Relaxed) > 0 {
+                    inner.want_poll();
+                }
             }
         }
     }
@@ -110,6 +112,10 @@ async fn resources(inner: &Inner) -> Result<Vec<String>, String> {
             resources.push(format!("prefect.deployment.{id}"));
         }
     }
+    // One that asks later is polled for until the next connection.
+    let served = inner.names.served_deployments(&inner.client).await;
+    let served = served.map_err(|error| error.to_string())?;
+    resources.extend(served.iter().map(|id| format!("prefect.deployment.{id}")));
     Ok(resources)
 }
 
@@ -195,6 +201,13 @@ struct Heard {
 #[derive(Deserialize)]
 struct HeardEvent {
     event: String,
+    resource: HeardResource,
+}
+
+#[derive(Deserialize)]
+struct HeardResource {
+    #[serde(rename = "prefect.resource.id")]
+    id: String,
 }
 
 /// Takes an event for what it may mean; whether a run may be ready that a poll does not see yet.
@@ -217,8 +230,12 @@ fn hear(inner: &Inner, text: &str) -> bool {
             false
         }
         "Scheduled" | "Late" | "AwaitingRetry" | "AwaitingConcurrencySlot" | "Resuming" => {
+            inner.announced.fetch_add(1, Ordering::Relaxed);
             inner.want_poll();
             true
+        }
+        "Completed" | "Failed" | "Crashed" | "Cancelled" | "TimedOut" if is_known_end(inner, &event.resource.id) => {
+            false
         }
         // An end: a slot is free, or one of ours was ended from elsewhere.
         _ => {
@@ -227,4 +244,14 @@ fn hear(inner: &Inner, text: &str) -> bool {
             false
         }
     }
+}
+
+/// Whether this process told of the end itself.
+fn is_known_end(inner: &Inner, resource: &str) -> bool {
+    let mut ended = inner.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    let id = resource
+        .strip_prefix("prefect.flow-run.")
+        .and_then(|id| id.parse().ok());
+    let at = ended.iter().position(|known| Some(*known) == id);
+    at.and_then(|at| ended.remove(at)).is_some()
 }

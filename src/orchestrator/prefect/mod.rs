@@ -24,9 +24,9 @@ mod handover;
 mod listening;
 mod names;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,9 @@ const START_PATIENCE: Duration = Duration::from_secs(3);
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a reader waits for what this process has not told yet.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// Ends whose event has not come are forgotten beyond so many.
+const MAX_EXPECTED_ENDS: usize = 100;
+
 /// How often a follower of a run asks the server for news.
 const NEWS_INTERVAL: Duration = Duration::from_secs(2);
 /// The same where calls are counted; also what Prefect's own client does.
@@ -83,6 +86,10 @@ struct Inner {
     /// One of our runs may be in another state at the server.
     check_wanted: AtomicBool,
     clocks: Mutex<Clocks>,
+    /// Runs that events told of, less those that were claimed since.
+    announced: AtomicU32,
+    /// Runs whose end this process tells: it needs no event for that.
+    ended: Mutex<VecDeque<Uuid>>,
     /// Claims whose answer was lost: to be looked after.
     doubtful: Mutex<Vec<(FlowRunId, Uuid)>>,
     /// Runs of deployments that are not ours.
@@ -124,6 +131,8 @@ impl PrefectOrchestrator {
                 poll_wanted: AtomicBool::new(true),
                 check_wanted: AtomicBool::new(false),
                 clocks: Mutex::default(),
+                announced: AtomicU32::new(0),
+                ended: Mutex::default(),
                 doubtful: Mutex::default(),
                 foreign: Mutex::default(),
                 is_worker: AtomicBool::new(false),
@@ -187,6 +196,15 @@ impl Inner {
     fn want_poll(&self) {
         self.poll_wanted.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// An event will tell of the run's end, of which this process knows.
+    fn expect_end(&self, id: FlowRunId) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= MAX_EXPECTED_ENDS {
+            ended.pop_front();
+        }
+        ended.push_back(id.as_uuid());
     }
 
     fn clocks(&self) -> std::sync::MutexGuard<'_, Clocks> {
@@ -392,6 +410,9 @@ impl Orchestrator for PrefectOrchestrator {
 
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
         let run = self.inner.journal.finish(lease, ending).await?;
+        if run.state.state_type.is_final() {
+            self.inner.expect_end(run.flow_run_id);
+        }
         let told = self
             .inner
             .deliver(lease.flow_run_id, delivery::Scope::Everything, FINISH_PATIENCE)

@@ -2,13 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use serde_json::json;
 use uuid::Uuid;
 
+use super::api::PAGE;
 use super::client::PrefectClient;
 use super::error::PrefectError;
 use super::model::ApiDeployment;
 
+/// A deployment without a pool that carries this tag is served by workers in runner mode, whatever program it is of.
+/// Others have a program of their own that serves them.
+pub(super) const SERVED_TAG: &str = "captionacc";
+/// How long what is known of those deployments is believed.
+const SERVED_FRESHNESS: Duration = Duration::from_mins(1);
 /// More are not kept: a workspace has some dozens.
 const MAX_KEPT: usize = 10_000;
 
@@ -19,6 +27,8 @@ pub(super) struct Names {
     deployments: Mutex<HashMap<Uuid, ApiDeployment>>,
     /// Deployments of ours by their flow.
     own: Mutex<HashMap<String, Uuid>>,
+    /// Deployments that ask for our workers, and since when they are known.
+    served: Mutex<Option<(Instant, Vec<Uuid>)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -62,6 +72,25 @@ impl Names {
         lock(&self.own).insert(flow.to_owned(), id);
         self.keep(deployment);
         Ok(id)
+    }
+
+    /// Deployments without a pool that ask to be served by our workers, as of at most a minute ago.
+    pub(super) async fn served_deployments(&self, client: &PrefectClient) -> Result<Vec<Uuid>, PrefectError> {
+        let known = lock(&self.served).clone();
+        if let Some((at, ids)) = known
+            && at.elapsed() < SERVED_FRESHNESS
+        {
+            return Ok(ids);
+        }
+        let filter = json!({ "deployments": { "tags": { "all_": [SERVED_TAG] } }, "limit": PAGE });
+        let found = client.filter_deployments(&filter).await?;
+        let ids: Vec<Uuid> = found
+            .into_iter()
+            .filter(|deployment| deployment.work_pool_name.is_none())
+            .map(|deployment| deployment.id)
+            .collect();
+        *lock(&self.served) = Some((Instant::now(), ids.clone()));
+        Ok(ids)
     }
 
     /// It is gone: it was deleted, or made anew under another id.
