@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::judge::Judge;
-use super::proxy::{Fault, Plan, Proxy};
+use super::proxy::{CloudStandIn, Fault, Plan, Proxy};
 use super::server::Server;
 use crate::studio::{Studio, ocr_models};
 use crate::world::{Worker, kill};
@@ -25,8 +25,11 @@ pub const FINAL: [&str; 4] = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
 pub struct PrefectWorld {
     folder: tempfile::TempDir,
     pub name: String,
-    pub api_url: String,
     pub judge: Judge,
+    /// The API of the server itself, whatever our programs speak to.
+    pub server_url: String,
+    /// What tells our programs where the API is.
+    api: (&'static str, String),
 }
 
 /// A flow `NAME` that runs a shell script; `$1` is a folder of the test, `$2` the video's id.
@@ -50,17 +53,33 @@ impl PrefectWorld {
 
     /// Our programs speak to `api_url`, the judge to `judge_url`.
     pub fn at(judge_url: &str, api_url: &str, config: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("captionacc.toml"), config).expect("written");
-        let world = Self {
-            folder,
-            name: format!("e2e-{}", Uuid::new_v4().simple()),
-            api_url: api_url.to_owned(),
-            judge: Judge::start(judge_url),
-        };
+        let world = Self::bare(judge_url, ("PREFECT_API_URL", api_url.to_owned()), config);
         world.succeed(&["setup", "--orchestrator", "server", "--api-url", judge_url]);
         world.succeed(&["deploy"]);
         world
+    }
+
+    /// Our programs speak to a stand-in for Cloud, the judge to the server behind it.
+    pub fn on_cloud(server: &Server, proxy: &Proxy, cloud: &CloudStandIn, config: &str) -> Self {
+        let world = Self::bare(server.api_url(), ("PREFECT_CLOUD_API_URL", proxy.base_url()), config);
+        let key = world.path("key");
+        fs::write(&key, &cloud.api_key).expect("written");
+        let key = key.to_str().expect("UTF-8");
+        world.succeed(&["setup", "--orchestrator", "cloud", "--api-key-file", key]);
+        world.succeed(&["deploy"]);
+        world
+    }
+
+    fn bare(judge_url: &str, api: (&'static str, String), config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("captionacc.toml"), config).expect("written");
+        Self {
+            folder,
+            name: format!("e2e-{}", Uuid::new_v4().simple()),
+            judge: Judge::start(judge_url),
+            server_url: judge_url.to_owned(),
+            api,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -79,14 +98,14 @@ impl PrefectWorld {
             .env("CAPTIONACC_OCR_MODELS", ocr_models())
             .env("CAPTIONACC_KILL_GRACE_MS", "3000")
             .env("CAPTIONACC_RETRY_DELAY_MS", "100")
-            .env("PREFECT_API_URL", &self.api_url)
+            .env(self.api.0, &self.api.1)
             .env("RUST_LOG", "warn,captionacc=debug")
             .current_dir(self.folder.path())
             .args(arguments);
         command
     }
 
-    fn succeed(&self, arguments: &[&str]) -> String {
+    pub fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("it starts");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).expect("UTF-8")
@@ -135,6 +154,16 @@ impl PrefectWorld {
             assert!(Instant::now() < deadline, "{name} did not come to be");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Runs of the pool that are not final, as the server counts them; with those that wait.
+    pub fn unfinished(&mut self) -> u64 {
+        let filter = json!({
+            "work_pools": {"name": {"any_": [self.name]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}},
+        });
+        let body = json!({"method": "POST", "path": "/flow_runs/count", "body": filter});
+        self.judge.ask("request", body).as_u64().expect("a count")
     }
 
     /// Runs that hold a slot of the pool, as the server counts them.
@@ -283,12 +312,13 @@ fn a_run_cancelled_in_prefect_ends_with_its_process_tree() {
         .expect("a pid");
     world.wait(&id, &["RUNNING"]);
     world.judge.ask("cancel", json!({ "id": id }));
-    let asked = Instant::now();
     let run = world.wait(&id, &FINAL);
-    println!("CANCELLED {} ms after the request", asked.elapsed().as_millis());
     assert_eq!(run["state"]["type"], "CANCELLED", "{run}");
     assert!(ProcessIdentity::of(child).is_none());
-    assert!(marked(&id).is_empty());
+    assert!(!marked_any(&id));
+    let states = world.state_types(&id);
+    assert_eq!(states, ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "CANCELLED"]);
+    assert_eq!(world.slots(), 0);
     worker.stop();
 }
 
@@ -363,36 +393,36 @@ fn marked_any(id: &str) -> bool {
     (1..20).any(|token| !marked(&format!("{id}:{token}")).is_empty())
 }
 
-#[test]
-fn no_fault_of_the_network_loses_a_state_or_runs_a_run_twice() {
+/// What a worker says of a run beside its states.
+const CONTENT: [(&str, &str); 3] = [("PATCH", "/labels"), ("POST", "/events"), ("POST", "/logs/")];
+
+/// How a worker asks for runs.
+const POLL: (&str, &str) = ("POST", "/get_scheduled_flow_runs");
+
+/// Each of these faults meets a run in every state that is told and in these calls, once each; the run completes, and
+/// its program ran once.
+fn survives(faults: Vec<Fault>, calls: &[(&'static str, &'static str)]) {
     let server = Server::shared();
     let proxy = Proxy::to(server.address());
     let script = "echo ran >>\"$1/ran-$2\"";
     let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("once", script, ""));
     let worker = world.start_worker();
-    let faults = [
-        Fault::Reset,
-        Fault::LoseAnswer,
-        Fault::Truncate,
-        Fault::BadJson,
-        Fault::status(500),
-        Fault::status(502),
-        Fault::status(503),
-        Fault::rate_limited(1),
-    ];
     for (number, fault) in faults.into_iter().enumerate() {
         let said = format!("{fault:?}");
         for state in ["PENDING", "RUNNING", "COMPLETED"] {
             let state = format!("\"type\":\"{state}\"");
             proxy.plan(Plan::on("POST", "/set_state", fault.clone()).with_body(state).times(1));
         }
-        proxy.plan(Plan::on("POST", "/get_scheduled_flow_runs", fault.clone()).times(1));
-        proxy.plan(Plan::on("POST", "/logs/", fault).times(1));
+        for &(method, path) in calls {
+            proxy.plan(Plan::on(method, path, fault.clone()).times(1));
+        }
         proxy.drop_websockets();
         let video = world.video(number);
         let id = world.queue("once", &video);
         let run = world.wait(&id, &FINAL);
         assert_eq!(run["state"]["type"], "COMPLETED", "{said}: {run}");
+        let states = world.state_types(&id);
+        assert!(states.contains(&"RUNNING".to_owned()), "{said}: {states:?}");
         assert_eq!(
             fs::read_to_string(world.path(&format!("ran-{video}"))).expect("it ran"),
             "ran\n",
@@ -404,7 +434,39 @@ fn no_fault_of_the_network_loses_a_state_or_runs_a_run_twice() {
     worker.stop();
 }
 
-/// `CAPTIONACC_CHAOS_KILLS` sets how many deaths (50), `CAPTIONACC_CHAOS_SEED` repeats a run's choices.
+#[test]
+fn no_fault_of_the_network_loses_a_state_or_runs_a_run_twice() {
+    let faults = vec![
+        Fault::Reset,
+        Fault::LoseAnswer,
+        Fault::Truncate,
+        Fault::BadJson,
+        Fault::status(408),
+        Fault::status(500),
+        Fault::status(502),
+        Fault::status(503),
+        Fault::rate_limited(1),
+    ];
+    survives(faults, &[&CONTENT[..], &[POLL]].concat());
+}
+
+#[test]
+fn no_refusal_in_mid_run_loses_a_state_or_runs_a_run_twice() {
+    let faults = [401, 403, 404, 409, 422].map(Fault::status);
+    survives(faults.to_vec(), &[&CONTENT[..], &[POLL]].concat());
+}
+
+#[test]
+fn no_silence_in_mid_run_loses_a_state_or_runs_a_run_twice() {
+    survives(vec![Fault::Stall], &CONTENT[2..]);
+}
+
+#[test]
+fn no_answer_of_one_byte_a_second_loses_a_state_or_runs_a_run_twice() {
+    survives(vec![Fault::Slow], &CONTENT[2..]);
+}
+
+/// Every second death is -9, the others are SIGTERM. `CAPTIONACC_CHAOS_KILLS` sets how many there are (50), `CAPTIONACC_CHAOS_SEED` repeats a run's choices.
 #[test]
 fn after_50_deaths_and_stops_no_run_is_lost_stuck_or_completed_twice() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
@@ -422,8 +484,20 @@ fn after_50_deaths_and_stops_no_run_is_lost_stuck_or_completed_twice() {
     let server = Server::shared();
     let config = flow("work", "sleep 0.2", "retries = 1000\nretry-delay-ms = 1");
     let mut world = PrefectWorld::new(&server, &config);
+    let deaths = number("CAPTIONACC_CHAOS_KILLS").unwrap_or(50);
     let mut ids = Vec::new();
-    for death in 0..number("CAPTIONACC_CHAOS_KILLS").unwrap_or(50) {
+    let mut studios = Vec::new();
+    for death in 0..deaths {
+        // A run that is interrupted 20 times is taken for the cause.
+        if deaths - death <= 15 && (deaths - death) % 5 == 0 {
+            let studio = Studio::new(&world.path("videos"), &world.video(1000 + studios.len()));
+            let question = json!({
+                "deployment": format!("full-frames/{}", world.name), "parameters": studio.full_frames(),
+            });
+            let run = world.judge.ask("queue", question);
+            ids.push(run["id"].as_str().expect("an id").to_owned());
+            studios.push(studio);
+        }
         let worker = world.start_worker();
         ids.push(world.queue("work", &world.video(ids.len())));
         std::thread::sleep(Duration::from_millis(below(900)));
@@ -447,6 +521,8 @@ fn after_50_deaths_and_stops_no_run_is_lost_stuck_or_completed_twice() {
         let run = world.wait(id, &FINAL);
         assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     }
+    // What a worker still does for an ended run would be seen in its states.
+    worker.stop();
     for id in &ids {
         let states = world.state_types(id);
         assert_eq!(
@@ -457,6 +533,12 @@ fn after_50_deaths_and_stops_no_run_is_lost_stuck_or_completed_twice() {
         assert_eq!(last(&states), "COMPLETED");
         assert!(!marked_any(id));
     }
-    assert_eq!(world.slots(), 0);
-    worker.stop();
+    assert_eq!(world.unfinished(), 0);
+    let path = format!("/work_pools/{}", world.name);
+    let pool = world.judge.ask("request", json!({"method": "GET", "path": path}));
+    assert_eq!(pool["active_slots"], 0, "{pool}");
+    for studio in &studios {
+        assert_eq!(studio.frames("full_frames").len(), 2, "{}", studio.id);
+        assert!(studio.is_sound(), "{}", studio.id);
+    }
 }

@@ -5,10 +5,12 @@ use std::process::{Child, Stdio};
 
 use captionacc::process_tree::marked;
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
+use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::{Server, environment, prefect_command};
+use crate::world::{Worker, kill};
 
 /// `prefect worker start --type process`, killed with its group when it is dropped.
 struct StockWorker(Child);
@@ -18,7 +20,7 @@ impl StockWorker {
         let home = world.path("stock");
         fs::create_dir_all(&home).expect("a folder");
         let log = fs::File::create(home.join("log")).expect("a file");
-        let mut command = prefect_command("prefect", &home, Some(&world.api_url));
+        let mut command = prefect_command("prefect", &home, Some(&world.server_url));
         command
             .args(["worker", "start", "--type", "process", "--pool", &world.name])
             .env("PREFECT_WORKER_QUERY_SECONDS", "1")
@@ -42,6 +44,25 @@ impl Drop for StockWorker {
         }
         let _ = self.0.wait();
     }
+}
+
+/// Registers a flow of the world's `flows.py` and queues a run of it; its id.
+pub fn queue_python(world: &mut PrefectWorld, flow: &str, place: &Value) -> String {
+    let python = environment().join("bin/python");
+    let post = |path: &str, body| json!({"method": "POST", "path": path, "body": body});
+    let made = world.judge.ask("request", post("/flows/", json!({"name": flow})));
+    let mut deployment = json!({
+        "name": world.name, "flow_id": made["id"], "entrypoint": format!("flows.py:{flow}"), "path": world.path(""),
+        "parameter_openapi_schema": {"type": "object", "properties": {}},
+        "job_variables": {"command": format!("{} -m prefect.engine", python.display()), "working_dir": world.path("")},
+    });
+    for (name, value) in place.as_object().expect("an object") {
+        deployment[name] = value.clone();
+    }
+    world.judge.ask("request", post("/deployments/", deployment));
+    let name = format!("{flow}/{}", world.name);
+    let run = world.judge.ask("queue", json!({"deployment": name}));
+    run["id"].as_str().expect("an id").to_owned()
 }
 
 #[test]
@@ -91,22 +112,8 @@ fn our_worker_runs_a_python_flow_of_its_pool_beside_our_own() {
                  @flow\ndef endless():\n    child = subprocess.Popen(['sleep', '600'])\n    \
                  Path('started-endless').write_text(str(child.pid))\n    time.sleep(600)\n";
     fs::write(world.path("flows.py"), flows).expect("written");
-    let python = environment().join("bin/python");
-    let mut ids = Vec::new();
-    for flow in ["training", "endless"] {
-        let post = |path: &str, body| json!({"method": "POST", "path": path, "body": body});
-        let made = world.judge.ask("request", post("/flows/", json!({"name": flow})));
-        let deployment = json!({
-            "name": world.name, "flow_id": made["id"], "work_pool_name": world.name,
-            "entrypoint": format!("flows.py:{flow}"), "path": world.path(""),
-            "parameter_openapi_schema": {"type": "object", "properties": {}},
-            "job_variables": {"command": format!("{} -m prefect.engine", python.display()), "working_dir": world.path("")},
-        });
-        world.judge.ask("request", post("/deployments/", deployment));
-        let name = format!("{flow}/{}", world.name);
-        let run = world.judge.ask("queue", json!({"deployment": name}));
-        ids.push(run["id"].as_str().expect("an id").to_owned());
-    }
+    let place = json!({"work_pool_name": world.name});
+    let ids = ["training", "endless"].map(|flow| queue_python(&mut world, flow, &place));
     let worker = world.start_worker();
     let own = world.queue("hello", &world.video(0));
     let run = world.wait(&ids[0], &FINAL);
@@ -124,4 +131,98 @@ fn our_worker_runs_a_python_flow_of_its_pool_beside_our_own() {
     assert!(captionacc::process_identity::ProcessIdentity::of(child).is_none());
     worker.stop();
     assert_eq!(world.slots(), 0);
+}
+
+#[test]
+fn a_python_run_whose_worker_and_process_die_is_crashed_and_its_slot_free() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, "");
+    let flows = "import os, time\nfrom pathlib import Path\nfrom prefect import flow\n\n\
+                 @flow\ndef endless():\n    Path('started').write_text(str(os.getpid()))\n    time.sleep(600)\n";
+    fs::write(world.path("flows.py"), flows).expect("written");
+    let worker = world.start_worker();
+    let place = json!({"work_pool_name": world.name});
+    let id = queue_python(&mut world, "endless", &place);
+    world.wait_for_file("started");
+    world.wait(&id, &["RUNNING"]);
+    worker.kill();
+    for pid in marked(&format!("foreign:{id}")) {
+        kill(pid, Signal::KILL);
+    }
+    let worker = world.start_worker();
+    let run = world.wait(&id, &FINAL);
+    assert_eq!(run["state"]["type"], "CRASHED", "{run}");
+    assert_eq!(world.slots(), 0);
+    // It may not listen to signals yet.
+    worker.kill();
+}
+
+#[test]
+fn a_python_run_whose_worker_died_goes_on_and_the_next_one_cancels_it() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, "");
+    let flows = "import time\nfrom pathlib import Path\nfrom prefect import flow\n\n\
+                 @flow\ndef patient():\n    Path('started').touch()\n    \
+                 while not Path('go').exists():\n        time.sleep(0.05)\n\n\
+                 @flow\ndef endless():\n    Path('started-endless').touch()\n    time.sleep(600)\n";
+    fs::write(world.path("flows.py"), flows).expect("written");
+    let worker = world.start_worker();
+    let place = json!({"work_pool_name": world.name});
+    let ids = ["patient", "endless"].map(|flow| queue_python(&mut world, flow, &place));
+    for file in ["started", "started-endless"] {
+        world.wait_for_file(file);
+    }
+    for id in &ids {
+        world.wait(id, &["RUNNING"]);
+    }
+    worker.kill();
+    let worker = world.start_worker();
+    fs::write(world.path("go"), "").expect("written");
+    let run = world.wait(&ids[0], &FINAL);
+    assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
+    world.judge.ask("cancel", json!({ "id": ids[1] }));
+    let run = world.wait(&ids[1], &FINAL);
+    assert_eq!(run["state"]["type"], "CANCELLED", "{run}");
+    assert!(marked(&format!("foreign:{}", ids[1])).is_empty());
+    worker.stop();
+    assert_eq!(world.slots(), 0);
+}
+
+#[test]
+fn a_run_under_prefects_own_worker_outlives_an_outage_at_its_start_and_at_its_end() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("wait", UNTIL_GO, ""));
+    let video = world.video(0);
+    let id = world.queue("wait", &video);
+    // As that worker claims it.
+    let state = json!({"state": {"type": "PENDING"}});
+    let path = format!("/flow_runs/{id}/set_state");
+    world
+        .judge
+        .ask("request", json!({"method": "POST", "path": path, "body": state}));
+    let resets = |exchanges: &[Exchange]| exchanges.iter().filter(|exchange| exchange.status == 0).count();
+    proxy.plan(Plan::on("*", "", Fault::Reset));
+    let mut command = world.command(&["execute"]);
+    command
+        .env("PREFECT__FLOW_RUN_ID", &id)
+        .env("PREFECT__WORKER_NAME", "stock");
+    let executing = Worker::spawn(command);
+    // More than one call makes with its repetitions.
+    proxy.wait_for("it asks again and again", |exchanges| resets(exchanges) > 12);
+    proxy.calm();
+    world.wait_for_file(&format!("started-{video}"));
+    world.wait(&id, &["RUNNING"]);
+    let before = resets(&proxy.exchanges());
+    proxy.plan(Plan::on("*", "", Fault::Reset));
+    fs::write(world.path("go"), "").expect("written");
+    proxy.wait_for("it tells again and again", |exchanges| resets(exchanges) > before + 12);
+    proxy.calm();
+    let (status, log) = executing.wait();
+    assert!(status.success(), "{status}: {log}");
+    let states = world.state_types(&id);
+    assert_eq!(states, ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
+    let all = world.everything(&id);
+    let logs = all["logs"].as_array().expect("logs");
+    assert!(logs.iter().any(|log| log["message"] == "gone"), "{logs:?}");
 }

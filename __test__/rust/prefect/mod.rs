@@ -8,6 +8,8 @@ mod foreign;
 mod interop;
 pub mod judge;
 pub mod proxy;
+mod queueing;
+mod runner;
 pub mod server;
 mod setup;
 pub mod subject;

@@ -1,0 +1,88 @@
+//! The queue call at a real server: one request where it can be one, one run whatever happens on the way.
+
+use serde_json::{Value, json};
+
+use super::end_to_end::{FINAL, PrefectWorld};
+use super::proxy::{Exchange, Fault, Plan, Proxy};
+use super::server::Server;
+use crate::studio::Studio;
+
+struct Bed {
+    world: PrefectWorld,
+    proxy: Proxy,
+    studio: Studio,
+    _server: Server,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let server = Server::shared();
+        let proxy = Proxy::to(server.address());
+        let world = PrefectWorld::at(server.api_url(), &proxy.api_url(), "");
+        let studio = Studio::new(&world.path("videos"), &world.video(0));
+        Self {
+            world,
+            proxy,
+            studio,
+            _server: server,
+        }
+    }
+
+    /// Queues full-frames of the video with our command: the run's id and the requests that it took.
+    fn queue(&self) -> (String, Vec<Exchange>) {
+        let before = self.proxy.exchanges().len();
+        let arguments = self.studio.full_frames();
+        let mut words = vec!["queue".to_owned(), "full-frames".to_owned()];
+        for (name, value) in arguments.as_object().expect("an object") {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            words.extend([format!("--{name}"), value]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let said: Value = serde_json::from_str(&self.world.succeed(&words)).expect("JSON");
+        let id = said["flowRunId"].as_str().expect("an id").to_owned();
+        (id, self.proxy.exchanges()[before..].to_vec())
+    }
+
+    fn runs(&mut self) -> usize {
+        let tag = format!("video:{}", self.studio.id);
+        let runs = self.world.judge.ask("list_runs", json!({ "tag": tag }));
+        runs.as_array().expect("runs").len()
+    }
+}
+
+#[test]
+fn an_equal_run_that_waits_is_found_and_one_that_has_ended_is_not_in_the_way() {
+    let mut bed = Bed::new();
+    let (first, asked) = bed.queue();
+    let creates = |asked: &[Exchange]| asked.iter().filter(|exchange| exchange.method == "POST").count();
+    assert_eq!(creates(&asked), 1, "{asked:#?}");
+    let (second, asked) = bed.queue();
+    assert_eq!(first, second);
+    assert_eq!(creates(&asked), 1, "{asked:#?}");
+    let worker = bed.world.start_worker();
+    let run = bed.world.wait(&first, &FINAL);
+    assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
+    worker.stop();
+    let (third, _) = bed.queue();
+    assert_ne!(first, third);
+    let (fourth, _) = bed.queue();
+    assert_eq!(third, fourth);
+    assert_eq!(bed.runs(), 2);
+}
+
+#[test]
+fn a_run_whose_answer_was_lost_is_one_run_also_after_an_equal_one_has_ended() {
+    let mut bed = Bed::new();
+    let lost = || Plan::on("POST", "/create_flow_run", Fault::LoseAnswer).times(1);
+    bed.proxy.plan(lost());
+    let (first, _) = bed.queue();
+    assert_eq!(bed.runs(), 1);
+    let worker = bed.world.start_worker();
+    let run = bed.world.wait(&first, &FINAL);
+    assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
+    worker.stop();
+    bed.proxy.plan(lost().after(1));
+    let (second, _) = bed.queue();
+    assert_ne!(first, second);
+    assert_eq!(bed.runs(), 2);
+}
