@@ -270,6 +270,11 @@ fn the_orchestrator(settings: &Settings, findings: &mut Findings) {
             embedded(settings, &queue, findings);
         }
         (OrchestratorChoice::Prefect, Some(prefect)) => {
+            let found = if prefect.reason == *because {
+                String::new()
+            } else {
+                format!(", from {}", prefect.reason)
+            };
             let mode = if prefect.runner_mode {
                 "runner mode, without a work pool"
             } else {
@@ -277,7 +282,7 @@ fn the_orchestrator(settings: &Settings, findings: &mut Findings) {
             };
             findings.ok(
                 CHECK,
-                format!("Prefect ({}), {mode}; because: {because}", prefect.api_url),
+                format!("Prefect ({}{found}), {mode}; because: {because}", prefect.api_url),
             );
             the_prefect_api(settings, prefect, findings);
         }

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use super::judge::Judge;
 use super::proxy::{CloudStandIn, Fault, Plan, Proxy};
 use super::server::Server;
 use super::setup::User;
@@ -76,11 +77,16 @@ fn what_is_missing_or_differs_at_the_server_is_named() {
     let user = User::new();
     user.succeed(&["setup", "--orchestrator", "server", "--api-url", server.api_url()]);
     user.succeed(&["deploy"]);
-    let pool = user.name.as_str();
-    user.prefect(&["work-pool", "pause", pool]);
+    let mut judge = Judge::start(server.api_url());
+    let mut request = |method: &str, path: &str, body: Value| {
+        let path = format!("/work_pools/{}{path}", user.name);
+        judge.ask("request", json!({"method": method, "path": path, "body": body}));
+    };
+    request("PATCH", "", json!({"is_paused": true}));
     assert_found(&user, "work pool", "warning", "paused", "captionacc pool resume");
     user.succeed(&["pool", "resume"]);
-    user.prefect(&["work-queue", "pause", "background", "--pool", pool]);
+    request("PATCH", "/queues/background", json!({"is_paused": true}));
+    request("PATCH", "/queues/user-initiated", json!({"priority": 5}));
     assert_found(
         &user,
         "work queues",
@@ -88,7 +94,8 @@ fn what_is_missing_or_differs_at_the_server_is_named() {
         "background is paused",
         "work-queue resume background",
     );
-    user.prefect(&["work-queue", "delete", "user-initiated", "--pool", pool]);
+    assert_found(&user, "work queues", "warning", "has priority", "captionacc setup");
+    request("DELETE", "/queues/user-initiated", Value::Null);
     assert_found(
         &user,
         "work queues",
@@ -96,7 +103,7 @@ fn what_is_missing_or_differs_at_the_server_is_named() {
         "no work queue user-initiated",
         "captionacc setup",
     );
-    user.prefect(&["work-pool", "clear-concurrency-limit", pool]);
+    request("PATCH", "", json!({"concurrency_limit": null}));
     assert_found(&user, "work pool", "warning", "any number of slots", "--limit 2");
     // Deployed with a pool, and now without one.
     let config = user.path("home/captionacc.toml");
