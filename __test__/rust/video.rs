@@ -223,6 +223,11 @@ fn clips() -> Vec<Clip> {
         // No presentation times at all. ffmpeg's own command counts from the decoder's delay here, two pictures late.
         clip("h264-b", "avi", X264),
         clip("mpeg4-b", "avi", "-c:v mpeg4 -q:v 3 -g 24 -bf 2"),
+        clip("mpeg1", "mpg", "-c:v mpeg1video -q:v 3 -g 24 -bf 2"),
+        clip("mpeg2", "mpg", "-c:v mpeg2video -q:v 3 -g 24 -bf 2"),
+        clip("mpeg2", "m2v", "-c:v mpeg2video -q:v 3 -g 24 -bf 2"),
+        clip("h264", "mpg", X264),
+        clip("theora", "ogg", "-c:v libtheora -q:v 7 -g 24"),
     ]
 }
 
@@ -781,6 +786,168 @@ fn pictures_that_the_demuxer_passes_over_in_silence_are_missed() {
     assert_refused("a lost cluster", sampled(&path, 10.0, None), "CORRUPT_VIDEO", &says);
 }
 
+/// Where `needle` is first found in the second half.
+fn after_middle(bytes: &[u8], needle: &[u8]) -> usize {
+    let middle = bytes.len() / 2;
+    let found = bytes[middle..]
+        .windows(needle.len())
+        .position(|window| window == needle);
+    middle + found.expect("the element that is to be damaged")
+}
+
+/// The first tag of the second half of an FLV file, and where it ends.
+fn flv_tag(bytes: &[u8]) -> (usize, usize) {
+    let mut at = 13;
+    loop {
+        let size = u32::from_be_bytes([0, bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let end = at + 11 + usize::try_from(size).expect("24 bits");
+        if at > bytes.len() / 2 {
+            return (at, end);
+        }
+        at = end + 4;
+    }
+}
+
+#[test]
+fn damage_that_a_container_gives_away_is_found_where_it_is() {
+    /// Damages a file and returns the byte that is to be named.
+    type Damage = fn(&mut [u8]) -> usize;
+    const CHAIN: &str = "its structure is broken at byte";
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = |name, extension, arguments| Clip {
+        name,
+        extension,
+        arguments,
+        ..H264
+    };
+    let avi = clip("mpeg4", "avi", "-c:v mpeg4 -q:v 3 -g 24");
+    let flv = clip("flv", "flv", X264);
+    let ogg = clip("theora", "ogg", "-c:v libtheora -q:v 7 -g 24");
+    let mkv = clip(
+        "clusters",
+        "mkv",
+        "-c:v libx264 -preset veryfast -g 24 -pix_fmt yuv420p -cluster_time_limit 1000",
+    );
+    let cases: [(&str, Clip, Damage, &str); 7] = [
+        (
+            "the name of an AVI chunk",
+            avi,
+            |bytes| {
+                let at = after_middle(bytes, b"00dc");
+                bytes[at + 1] = b'?';
+                at
+            },
+            CHAIN,
+        ),
+        (
+            "the size of an AVI chunk",
+            avi,
+            |bytes| {
+                let at = after_middle(bytes, b"00dc");
+                bytes[at + 6] ^= 0x40;
+                at
+            },
+            CHAIN,
+        ),
+        (
+            "the kind of an FLV tag",
+            flv,
+            |bytes| {
+                let (at, _) = flv_tag(bytes);
+                bytes[at] = 7;
+                at
+            },
+            CHAIN,
+        ),
+        (
+            "the size of an FLV tag",
+            flv,
+            |bytes| {
+                let (at, end) = flv_tag(bytes);
+                let is_longer = bytes[at + 3] & 1 == 0;
+                bytes[at + 3] ^= 1;
+                if is_longer { end + 1 } else { end - 1 }
+            },
+            CHAIN,
+        ),
+        (
+            "the size after an FLV tag",
+            flv,
+            |bytes| {
+                let (_, end) = flv_tag(bytes);
+                bytes[end + 3] ^= 1;
+                end
+            },
+            CHAIN,
+        ),
+        (
+            "the content of an Ogg page",
+            ogg,
+            |bytes| {
+                let at = after_middle(bytes, b"OggS");
+                bytes[at + 300] ^= 0x55;
+                at
+            },
+            "the checksum does not fit of the page at byte",
+        ),
+        (
+            "the content of a Matroska cluster",
+            mkv,
+            |bytes| {
+                let at = after_middle(bytes, &[0x1f, 0x43, 0xb6, 0x75]);
+                bytes[at + 900] ^= 0x55;
+                at
+            },
+            "the checksum does not fit of the cluster at byte",
+        ),
+    ];
+    for (name, clip, damage, says) in cases {
+        let mut bytes = fs::read(clip.path()).expect("made");
+        let at = damage(&mut bytes);
+        let path = folder.path().join(format!("damaged.{}", clip.extension));
+        fs::write(&path, bytes).expect("written");
+        assert_refused(
+            name,
+            sampled(&path, 10.0, None),
+            "CORRUPT_VIDEO",
+            &format!("{says} {at}"),
+        );
+    }
+}
+
+#[test]
+fn a_picture_that_its_decoder_refuses_is_an_error_where_the_container_is_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, arguments) in [
+        ("vp8", "-c:v libvpx -deadline realtime -cpu-used 8 -g 24 -b:v 2M"),
+        ("vp9", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 24 -b:v 2M"),
+        ("av1", "-c:v libsvtav1 -preset 12 -g 24"),
+    ] {
+        let clip = Clip {
+            name,
+            extension: "ivf",
+            arguments,
+            ..H264
+        };
+        let mut bytes = fs::read(clip.path()).expect("made");
+        // A header of 32 bytes; a picture's size and time, 12 bytes; the picture.
+        let mut at = 32;
+        for _ in 0..clip.pictures / 2 {
+            let size = u32::from_le_bytes(*bytes[at..].first_chunk().expect("a picture"));
+            at += 12 + usize::try_from(size).expect("it is in memory");
+        }
+        bytes[at + 12..at + 16].fill(0xff);
+        let path = folder.path().join(format!("{name}.ivf"));
+        fs::write(&path, bytes).expect("written");
+        assert_refused(name, sampled(&path, 10.0, None), "CORRUPT_VIDEO", "damaged at");
+        assert_eq!(
+            sampled(&clip.path(), 10.0, None).expect("the whole one").len(),
+            60,
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn garbage_never_becomes_a_crash() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -825,6 +992,40 @@ fn pictures_beyond_the_limit_are_refused_before_they_are_decoded() {
         assert!(status.expect("ffmpeg runs").success());
     });
     assert_refused("bomb", sampled(&bomb, 1.0, None), "VIDEO_TOO_LARGE", "12000x8000");
+}
+
+/// This process's line of /proc/self/status, in MiB.
+fn status_mib(line: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let found = status.lines().find_map(|text| text.strip_prefix(line));
+    let kib = found.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a number of kB") / 1024
+}
+
+#[test]
+fn a_giant_group_of_pictures_takes_no_more_memory_than_others() {
+    // One key picture, then 10 s of noise: a group that is a multiple of what may be read ahead.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("giant.mp4");
+    let arguments =
+        "-v error -f lavfi -i color=gray:s=960x540:r=25,noise=alls=100:allf=t -t 10 -c:v mpeg4 -q:v 1 -g 9999";
+    let status = Command::new("ffmpeg")
+        .args(arguments.split_whitespace())
+        .arg(&path)
+        .status();
+    assert!(status.expect("ffmpeg runs").success());
+    let group_mib = fs::metadata(&path).expect("made").len() >> 20;
+    assert!(group_mib > 150, "{group_mib} MiB");
+    let before_mib = status_mib("VmRSS:");
+    let mut taken = 0;
+    let crop = Some(bounds(0, 440, 960, 540));
+    let summary = sample(&path, &request(10.0, crop), &AtomicBool::new(false), &mut |_, _| {
+        taken += 1;
+        Ok(())
+    });
+    assert_eq!((summary.expect("sampled").samples, taken), (100, 100));
+    let taken_mib = status_mib("VmHWM:") - before_mib;
+    assert!(taken_mib < 120, "{taken_mib} MiB for a group of {group_mib} MiB");
 }
 
 #[test]

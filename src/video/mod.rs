@@ -26,6 +26,7 @@ mod jpeg;
 mod picture;
 mod sampler;
 mod source;
+mod structure;
 mod sys;
 mod timeline;
 

@@ -1,7 +1,7 @@
 //! The file: opened without blocking and without libav seeing its path, its packets read.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +10,17 @@ use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, codec, ffi, format, log, media, packet};
 
 use super::picture::Geometry;
+use super::structure::{self, Break};
 use super::sys::{self, StreamHeader};
 use super::timeline::{Fraction, PacketFacts, Timeline};
 use super::{VideoError, VideoInfo};
 
 /// The demuxers that may be used: containers that hold their own data. No playlist, no `concat`, no image sequence.
-const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,m4v,h264,hevc,ivf,obu";
+const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,m4v,h264,hevc,ivf,obu";
 /// Bytes that libav reads at a time.
 const READ_BYTES: usize = 1 << 18;
 /// Pictures of one file, which bounds the memory of the packet pass: 60 Hz for two days.
 const MAX_PACKETS: usize = 10_000_000;
-/// Boxes of an mp4 file that are looked at for its length: a fragment has two.
-const MAX_BOXES: usize = 1_000_000;
-/// Elements of a Matroska file that are looked at: pictures, and the sound between them.
-const MAX_ELEMENTS: usize = 4 * MAX_PACKETS;
 
 /// Keeps libav's own lines off stderr: what matters of them is in our errors.
 pub(super) fn quiet() {
@@ -69,8 +66,8 @@ impl Source {
             path: path.to_owned(),
             source,
         };
-        let cut_off = declared_end(&file).map_err(io)?;
-        let head = head_of(&file).map_err(io)?;
+        let cut_off = structure::declared_end(&file).map_err(io)?;
+        let head = structure::head_of(&file).map_err(io)?;
         if let Some(kind) = playlist_kind(&head) {
             return Err(VideoError::Playlist {
                 path: path.to_owned(),
@@ -144,13 +141,13 @@ impl Source {
         }
     }
 
-    /// The byte at which the file's structure is broken, where libav would pass over that in silence.
-    fn broken_at(&self) -> Result<Option<u64>, VideoError> {
+    /// Where the file's structure is broken, if libav would pass over that in silence.
+    fn broken_at(&self, stop: &AtomicBool) -> Result<Option<Break>, VideoError> {
         if self.cut_off.is_some() {
             return Ok(None);
         }
         let file = open_file(&self.path)?;
-        matroska_break(&file).map_err(|source| VideoError::Io {
+        structure::first_break(&file, stop).map_err(|source| VideoError::Io {
             path: self.path.clone(),
             source,
         })
@@ -173,7 +170,7 @@ impl Source {
     pub(super) fn scan(mut self, stop: &AtomicBool) -> Result<Scan, VideoError> {
         let mut packets = Vec::new();
         let mut damaged: Option<(usize, Option<i64>)> = None;
-        let broken_at = self.broken_at()?;
+        let broken = self.broken_at(stop)?;
         let mut last_before_break = None;
         while let Some(packet) = self.next_packet()? {
             if stop.load(Ordering::Relaxed) {
@@ -188,7 +185,9 @@ impl Source {
             if packet.is_corrupt() && damaged.is_none() {
                 damaged = Some((packets.len(), packet.pts().or(packet.dts())));
             }
-            if broken_at.is_some_and(|at| u64::try_from(packet.position()).is_ok_and(|position| position < at)) {
+            let is_before =
+                |broken: &Break| u64::try_from(packet.position()).is_ok_and(|position| position < broken.at);
+            if broken.as_ref().is_some_and(is_before) {
                 last_before_break = packet.pts().or(last_before_break);
             }
             packets.push(PacketFacts {
@@ -233,14 +232,14 @@ impl Source {
                 detail: "the container marks a packet as damaged".to_owned(),
             });
         }
-        if let Some(at) = broken_at {
+        if let Some(broken) = broken {
             return Err(VideoError::Corrupt {
                 at_seconds: seconds(
                     last_before_break.unwrap_or(origin).saturating_sub(origin),
                     self.time_base,
                 ),
                 path: self.path,
-                detail: format!("its structure is broken at byte {at}"),
+                detail: broken.detail,
             });
         }
         let timeline = timeline.ok_or_else(|| VideoError::NoFrames {
@@ -413,13 +412,6 @@ fn kind_of(metadata: &fs::Metadata) -> Option<&'static str> {
     Some("a device")
 }
 
-fn head_of(file: &File) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut reader = ReadAt { file, position: 0 };
-    reader.by_ref().take(256).read_to_end(&mut head)?;
-    Ok(head)
-}
-
 fn playlist_kind(head: &[u8]) -> Option<&'static str> {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let kinds: [(&[u8], &str); 6] = [
@@ -436,174 +428,9 @@ fn playlist_kind(head: &[u8]) -> Option<&'static str> {
         .map(|(_, kind)| kind)
 }
 
-/// Reads at a position of its own, so that the file's position stays where libav expects it.
-struct ReadAt<'a> {
-    file: &'a File,
-    position: u64,
-}
-
-impl io::Read for ReadAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        #[cfg(unix)]
-        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.position)?;
-        #[cfg(windows)]
-        let read = std::os::windows::fs::FileExt::seek_read(self.file, buffer, self.position)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-/// Whether the file is shorter than its own structure says, and in what words: libav takes a cut-off mp4 for one
-/// that is over.
-fn declared_end(file: &File) -> io::Result<Option<String>> {
-    let length = file.metadata()?.len();
-    let head = head_of(file)?;
-    let end = if head.get(4..8).is_some_and(is_mp4_box) {
-        mp4_end(file, length)?
-    } else if head.starts_with(&[0x1a, 0x45, 0xdf, 0xa3]) {
-        matroska_segment(&head).and_then(|(_, end)| end)
-    } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"AVI ") {
-        head.get(4..8)
-            .and_then(|size| size.try_into().ok())
-            .map(|size| 8 + u64::from(u32::from_le_bytes(size)))
-    } else {
-        None
-    };
-    Ok(end
-        .filter(|end| *end > length)
-        .map(|end| format!("it has {length} bytes and its structure goes on to {end}")))
-}
-
-fn is_mp4_box(kind: &[u8]) -> bool {
-    matches!(
-        kind,
-        b"ftyp" | b"styp" | b"moov" | b"moof" | b"mdat" | b"free" | b"skip" | b"wide" | b"pnot"
-    )
-}
-
-/// Where the last box that matters ends.
-fn mp4_end(file: &File, length: u64) -> io::Result<Option<u64>> {
-    let mut at = 0;
-    for _ in 0..MAX_BOXES {
-        let mut header = Vec::new();
-        ReadAt { file, position: at }.take(16).read_to_end(&mut header)?;
-        let (Some(size), Some(kind)) = (header.first_chunk::<4>(), header.get(4..8)) else {
-            return Ok(None);
-        };
-        let size = match (u32::from_be_bytes(*size), header.last_chunk::<8>()) {
-            // Up to the end of the file.
-            (0, _) => return Ok(None),
-            (1, Some(large)) if header.len() == 16 => u64::from_be_bytes(*large),
-            (size, _) => u64::from(size),
-        };
-        let end = at.saturating_add(size);
-        if size < 8 {
-            return Ok(None);
-        }
-        if end > length {
-            return Ok(matches!(kind, b"moov" | b"moof" | b"mdat").then_some(end));
-        }
-        at = end;
-    }
-    Ok(None)
-}
-
-/// Where the content of the segment begins, and where it ends unless it is of unknown size as in a live recording.
-fn matroska_segment(head: &[u8]) -> Option<(u64, Option<u64>)> {
-    let rest = head.strip_prefix(&[0x1a, 0x45, 0xdf, 0xa3])?;
-    let (header_size, header_length) = ebml_number(rest)?;
-    let segment = 4 + header_length as u64 + header_size?;
-    let rest = head.get(usize::try_from(segment).ok()?..)?;
-    let (size, length) = ebml_number(rest.strip_prefix(&[0x18, 0x53, 0x80, 0x67])?)?;
-    let start = segment + 4 + length as u64;
-    Some((start, size.and_then(|size| size.checked_add(start))))
-}
-
-/// Where the chain of a Matroska file's elements is broken, if it is. libav then goes on with the next cluster that it
-/// finds, and the pictures between are missing without a word.
-fn matroska_break(file: &File) -> io::Result<Option<u64>> {
-    /// The children of a segment and of a cluster (RFC 9559), by identifier; clusters are looked into.
-    const CLUSTER: u32 = 0x1f43_b675;
-    const KNOWN: [u32; 16] = [
-        0x114d_9b74, // SeekHead
-        0x1549_a966, // Info
-        0x1654_ae6b, // Tracks
-        0x1c53_bb6b, // Cues
-        0x1043_a770, // Chapters
-        0x1254_c367, // Tags
-        0x1941_a469, // Attachments
-        0xec,        // Void
-        0xbf,        // CRC-32
-        0xe7,        // Timestamp
-        0x5854,      // SilentTracks
-        0xa7,        // Position
-        0xab,        // PrevSize
-        0xa3,        // SimpleBlock
-        0xa0,        // BlockGroup
-        0xaf,        // EncryptedBlock
-    ];
-    let Some((start, end)) = matroska_segment(&head_of(file)?) else {
-        return Ok(None);
-    };
-    let end_or_length = end.unwrap_or(file.metadata()?.len());
-    let mut at = start;
-    for _ in 0..MAX_ELEMENTS {
-        if at >= end_or_length {
-            return Ok((at > end_or_length && end.is_some()).then_some(at));
-        }
-        let mut header = Vec::with_capacity(12);
-        ReadAt { file, position: at }.take(12).read_to_end(&mut header)?;
-        let identifier_length = header.first().map_or(0, |byte| byte.leading_zeros() as usize + 1);
-        let (Some(identifier), Some(rest)) = (header.get(..identifier_length), header.get(identifier_length..)) else {
-            return Ok(Some(at));
-        };
-        let identifier = identifier
-            .iter()
-            .try_fold(0_u32, |value, byte| Some(value.checked_mul(256)? | u32::from(*byte)));
-        let next = match (identifier, ebml_number(rest)) {
-            (Some(CLUSTER), Some((_, length))) => Some((0, length)),
-            (Some(identifier), Some((Some(size), length))) if KNOWN.contains(&identifier) => Some((size, length)),
-            _ => None,
-        };
-        let Some((size, length)) = next else {
-            return Ok(Some(at));
-        };
-        let element_end = (at + (identifier_length + length) as u64).saturating_add(size);
-        // The end of a recording that was broken off is libav's to tell.
-        if element_end > end_or_length {
-            return Ok(end.is_some().then_some(at));
-        }
-        at = element_end;
-    }
-    Ok(None)
-}
-
-/// A number of EBML (`None` for "unknown") and the bytes that it takes.
-fn ebml_number(bytes: &[u8]) -> Option<(Option<u64>, usize)> {
-    let length = bytes.first()?.leading_zeros() as usize + 1;
-    let bytes = bytes.get(..length).filter(|_| length <= 8)?;
-    let value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-    let bits = 7 * u32::try_from(length).ok()?;
-    let value = value & ((1 << bits) - 1);
-    Some(((value != (1 << bits) - 1).then_some(value), length))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ebml_number, playlist_kind};
-
-    #[test]
-    fn numbers_of_ebml_are_read() {
-        assert_eq!(ebml_number(&[0x81]), Some((Some(1), 1)));
-        assert_eq!(ebml_number(&[0x40, 0x02, 0xff]), Some((Some(2), 2)));
-        assert_eq!(
-            ebml_number(&[0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
-            Some((None, 8))
-        );
-        assert_eq!(ebml_number(&[0x00; 9]), None);
-        assert_eq!(ebml_number(&[0x40]), None);
-        assert_eq!(ebml_number(&[]), None);
-    }
+    use super::playlist_kind;
 
     #[test]
     fn playlists_are_known_by_their_first_words() {

@@ -180,8 +180,12 @@ impl Timeline {
                 shown,
             });
         }
-        // Without presentation times, the decoding times have the same spacing.
-        let times = || decodable().filter_map(|(_, packet)| packet.pts.or(packet.dts));
+        // Without presentation times, the decoding times have the same spacing; a mixture of both has not.
+        let has_decoding_times = decodable().all(|(_, packet)| packet.dts.is_some());
+        let times = || {
+            let presented = move |packet: &PacketFacts| packet.pts.filter(|_| !has_decoding_times);
+            decodable().filter_map(move |(_, packet)| presented(packet).or(packet.dts))
+        };
         let span = match (times().min(), times().max()) {
             (Some(first), Some(last)) => Some(last.saturating_sub(first)),
             _ => None,
@@ -193,7 +197,11 @@ impl Timeline {
         let pictures_long = interval.saturating_mul(i64::try_from(pictures).unwrap_or(i64::MAX));
         Some(Self {
             origin: None,
-            length: span.map_or(pictures_long, |span| span.saturating_add(interval)),
+            // The last ones may be without a time: then all of them are as long as they usually are.
+            length: match span.map(|span| span.saturating_add(interval)) {
+                Some(timed) if times().count() == pictures => timed,
+                timed => timed.unwrap_or(0).max(pictures_long),
+            },
             first_packet,
             pictures,
             interval,
@@ -408,6 +416,22 @@ mod tests {
         untimed[1].dts = Some(40);
         assert_eq!(timeline(&untimed, None).origin, None);
         assert_eq!(timeline(&untimed, None).route(&untimed, clock, 1), Route::Everything);
+    }
+
+    #[test]
+    fn where_some_presentation_times_are_missing_the_length_is_that_of_the_decoding_times() {
+        // I P b b, as a program stream has them: the time of P is not given.
+        let mut packets = [
+            packet(40, true),
+            packet(160, false),
+            packet(80, false),
+            packet(120, false),
+        ];
+        for (at, packet) in packets.iter_mut().enumerate() {
+            packet.dts = i64::try_from(at * 40).ok();
+        }
+        packets[1].pts = None;
+        assert_eq!(timeline(&packets, None).length, 160);
     }
 
     #[test]
