@@ -348,7 +348,8 @@ export interface WaitOptions {
 
 /**
  * Waits until a flow run has reached a final state, whichever it is, and returns the run. A Prefect API is asked for news
- * every 2 s, Prefect Cloud every 5 s; the end of a run that a worker of the same `CAPTIONACC_HOME` has is seen at once.
+ * every 2 s, Prefect Cloud every 5 s; the end of a run that a worker of the same `CAPTIONACC_HOME` has is seen at once. An
+ * API that is away is waited for a minute.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`,
  * `ERR_CAPTIONACC_TIMEOUT`, and those of the store and of Prefect.

@@ -1,6 +1,6 @@
 //! Following a flow run: its events as they happen, at a price that its orchestrator can bear.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,9 @@ use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
 
 /// How often the counter is looked at, which asks nothing of a server.
 const COUNTER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a follower that has seen its run bears with a server that is away.
+const OUTAGE: Duration = Duration::from_mins(1);
 
 /// Where a follower of a run has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,7 +35,8 @@ pub struct Reading {
     pub done: bool,
 }
 
-/// Returns as soon as there are events after `place`, or the run has ended.
+/// Returns as soon as there are events after `place`, or the run has ended. A server that was there before and is away,
+/// or too busy, is waited for a minute.
 ///
 /// # Errors
 /// Those of [`Orchestrator::read_events`]. The same place can be asked for again.
@@ -45,6 +49,8 @@ pub async fn next_events(
         mut cursor,
         counter: mut seen,
     } = place;
+    let is_known = cursor.state > 0;
+    let mut failing_since = None;
     loop {
         // Read before the events: what changes meanwhile is read the next time.
         let counter = orchestrator.news_counter(id).await?;
@@ -52,9 +58,19 @@ pub async fn next_events(
             tokio::time::sleep(COUNTER_INTERVAL).await;
             continue;
         }
-        let (events, next) = orchestrator.read_events(id, cursor).await?;
-        cursor = next;
         seen = Some(counter);
+        let (events, next) = match orchestrator.read_events(id, cursor).await {
+            Err(OrchestratorError::Prefect(error))
+                if is_known
+                    && error.retryable()
+                    && failing_since.get_or_insert_with(Instant::now).elapsed() < OUTAGE =>
+            {
+                continue;
+            }
+            read => read?,
+        };
+        failing_since = None;
+        cursor = next;
         if !events.is_empty() || cursor.has_ended {
             // A page may be full, and after the end nothing announces what is left.
             let has_more = !events.is_empty() && (cursor.has_ended || events.len() >= FULL_PAGE);

@@ -38,13 +38,8 @@ fn a_follower_asks_one_thing_every_two_seconds_while_its_run_waits() {
 }
 
 async fn follow(user: &User, proxy: &Arc<Proxy>) {
-    let mut settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
-    settings.work_pool.clone_from(&user.name);
-    settings.deployment_name.clone_from(&user.name);
     let opened = Instant::now();
-    let orchestrator = PrefectOrchestrator::open(settings, &user.path("home"), Flows::builtin())
-        .await
-        .expect("it opens");
+    let orchestrator = open(user, proxy).await;
     let new = new_flow_run();
     let queued = orchestrator.create_flow_run(new, Arc::default()).await.expect("queued");
     let id = queued.flow_run_id;
@@ -99,6 +94,55 @@ async fn follow(user: &User, proxy: &Arc<Proxy>) {
     );
     let last = next_events(&orchestrator, id, reading.place).await.expect("read");
     assert!(last.done && last.events.is_empty(), "{last:?}");
+}
+
+#[test]
+fn a_follower_that_knows_its_run_bears_with_a_server_that_is_away_and_one_that_does_not_is_told() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let user = User::new();
+    user.succeed(&["setup", "--orchestrator", "server", "--api-url", &proxy.api_url()]);
+    user.succeed(&["deploy"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let orchestrator = open(&user, &proxy).await;
+        let queued = orchestrator.create_flow_run(new_flow_run(), Arc::default()).await;
+        let id = queued.expect("queued").flow_run_id;
+        let known = next_events(&orchestrator, id, Place::default()).await.expect("read");
+        proxy.refuse();
+        // Looks at once, and at nothing but a refused connection.
+        let place = Place {
+            counter: None,
+            ..known.place
+        };
+        let (reading, ()) = tokio::join!(next_events(&orchestrator, id, place), async {
+            for _ in 0..2 {
+                let error = next_events(&orchestrator, id, Place::default())
+                    .await
+                    .expect_err("away");
+                assert_eq!(error.code(), "ERR_CAPTIONACC_PREFECT_UNREACHABLE");
+            }
+            proxy.accept();
+            orchestrator.cancel_flow_run(id).await.expect("cancelled");
+        });
+        let reading = reading.expect("it is back");
+        assert!(
+            matches!(&reading.events[..], [FlowRunEvent::State { state, .. }] if state.name == StateName::Cancelled),
+            "{reading:?}"
+        );
+    });
+}
+
+async fn open(user: &User, proxy: &Proxy) -> PrefectOrchestrator {
+    let mut settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
+    settings.work_pool.clone_from(&user.name);
+    settings.deployment_name.clone_from(&user.name);
+    PrefectOrchestrator::open(settings, &user.path("home"), Flows::builtin())
+        .await
+        .expect("it opens")
 }
 
 fn new_flow_run() -> NewFlowRun {
