@@ -1,12 +1,15 @@
 // Queues both flows for one video and follows the second one. A worker must run: npm run worker.
-// Node 22.18 and newer run this file as it is: node examples/queue.ts VIDEO ANNOTATIONS_DB
+// Node 22.18 and newer run this file as it is: node examples/queue.ts VIDEO ANNOTATIONS_DB CROP_BOUNDS
+// CROP_BOUNDS is the strip with the captions, in pixels: '{"left":0,"top":240,"right":480,"bottom":352}'
 
 import path from 'node:path';
 
 import { OrchestratorError, queuePrefectFlow, waitForFlowRun, watchFlowRun } from '@captionacc/orchestrator';
 
-const [video, database] = process.argv.slice(2);
-if (video === undefined || database === undefined) throw new Error('usage: queue.ts VIDEO ANNOTATIONS_DB');
+const [video, database, cropBounds] = process.argv.slice(2);
+if (video === undefined || database === undefined || cropBounds === undefined) {
+  throw new Error('usage: queue.ts VIDEO ANNOTATIONS_DB CROP_BOUNDS');
+}
 
 const common = {
   'video-id': path.basename(video, path.extname(video)),
@@ -22,7 +25,7 @@ try {
 
   const cropFrames = await queuePrefectFlow('crop-frames', {
     ...common,
-    'crop-bounds': { left: 0, top: 240, right: 480, bottom: 352 },
+    'crop-bounds': cropBounds,
     'crop-bounds-version': 1,
   });
   for await (const event of watchFlowRun(cropFrames.flowRunId)) {
