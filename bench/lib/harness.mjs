@@ -148,7 +148,9 @@ export async function startProgram(program, args, { until, ...options }) {
   return {
     pid: child.pid,
     log: () => log,
+    hasEnded: () => child.exitCode !== null || child.signalCode !== null,
     async stop(signal = 'SIGTERM') {
+      if (child.exitCode !== null || child.signalCode !== null) return;
       child.kill(signal);
       const byForce = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
       await ended;

@@ -218,8 +218,8 @@ fn a_run_under_prefects_own_worker_outlives_an_outage_at_its_start_and_at_its_en
     fs::write(world.path("go"), "").expect("written");
     proxy.wait_for("it tells again and again", |exchanges| resets(exchanges) > before + 12);
     proxy.calm();
-    let (status, log) = executing.wait();
-    assert!(status.success(), "{status}: {log}");
+    let (exit, log) = executing.wait();
+    assert!(exit.success(), "{exit}: {log}");
     let states = world.state_types(&id);
     assert_eq!(states, ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
     let all = world.everything(&id);

@@ -35,13 +35,13 @@ fn a_worker_without_a_pool_runs_and_cancels_and_waits_when_it_is_told_to() {
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     assert!(run["work_pool_name"].is_null(), "{run}");
     let video = world.video(1);
-    let long = world.queue("wait", &video);
+    let endless = world.queue("wait", &video);
     world.wait_for_file(&format!("started-{video}"));
-    world.wait(&long, &["RUNNING"]);
-    world.judge.ask("cancel", json!({ "id": long }));
-    let run = world.wait(&long, &FINAL);
+    world.wait(&endless, &["RUNNING"]);
+    world.judge.ask("cancel", json!({ "id": endless }));
+    let run = world.wait(&endless, &FINAL);
     assert_eq!(run["state"]["type"], "CANCELLED", "{run}");
-    let states = world.state_types(&long);
+    let states = world.state_types(&endless);
     assert_eq!(states, ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "CANCELLED"]);
     let log = worker.stop();
     assert!(!log.contains(&cloud.api_key), "the key is in the log");
@@ -90,12 +90,12 @@ fn python_flows_without_a_pool_are_run_if_their_deployment_asks_for_it() {
     let flows = "from prefect import flow\n\n@flow\ndef asked():\n    return 1\n\n@flow\ndef served():\n    return 1\n";
     fs::write(world.path("flows.py"), flows).expect("written");
     // Somebody else's: served by a program of its own.
-    let served = queue_python(&mut world, "served", &json!({}));
+    let others = queue_python(&mut world, "served", &json!({}));
     let asked = queue_python(&mut world, "asked", &json!({"tags": ["captionacc"]}));
     let worker = world.start_worker();
     let run = world.wait(&asked, &FINAL);
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     worker.stop();
     assert!(marked(&format!("foreign:{asked}")).is_empty());
-    assert_eq!(world.state_types(&served), ["SCHEDULED"]);
+    assert_eq!(world.state_types(&others), ["SCHEDULED"]);
 }
