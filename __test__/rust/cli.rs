@@ -183,6 +183,7 @@ fn a_wrong_call_says_why_and_queues_nothing() {
         (vec!["queue", "full-frames"], INVALID, "\"video-id\": missing"),
         (vec!["queue", "wait", "--video-id", ""], INVALID, "\"video-id\": empty"),
         (vec!["queue", "wait", "--video-id"], INVALID, "a value is required"),
+        (vec!["runs", "show"], INVALID, "not provided: <FLOW_RUN_ID>"),
         (
             vec!["queue", "wait", "--vidoe-id", "v"],
             INVALID,
@@ -308,6 +309,7 @@ fn help_and_version_go_to_stdout() {
         (vec!["queue", "--help"], "Waits"),
         (vec!["queue", "wait", "--help"], "which video [required]"),
         (vec!["queue", "wait", "-h"], "[default: 0]"),
+        (vec!["queue", "wait", "-h"], "captionacc queue wait --video-id TEXT\n"),
         (vec!["runs", "--help"], "Examples:"),
         (vec!["help", "worker"], "Examples:"),
     ] {
@@ -425,7 +427,11 @@ fn a_paused_pool_says_so_until_resumed() {
             .success()
             .starts_with("video-processing-pool: ready, 0 of 2")
     );
-    assert!(Test::new(&world).args(["pool", "pause"]).success().contains("paused"));
+    let paused = Test::new(&world).args(["pool", "pause"]).success();
+    assert!(
+        paused.contains(": paused (captionacc pool resume goes on), 0 of 2"),
+        "{paused}"
+    );
     let pool = Test::new(&world).args(["pool", "show", "--json"]).json();
     assert_eq!(
         (&pool["isPaused"], &pool["concurrencyLimit"]),

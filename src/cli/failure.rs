@@ -127,5 +127,9 @@ fn sentence(error: &clap::Error) -> String {
     let told = text.split("\n\nUsage:").next().unwrap_or(&text);
     let told = told.split("\n\nFor more information").next().unwrap_or(told);
     let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join("; ").trim_start_matches("error: ").to_owned()
+    lines
+        .join("; ")
+        .replace(":; ", ": ")
+        .trim_start_matches("error: ")
+        .to_owned()
 }

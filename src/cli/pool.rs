@@ -54,7 +54,11 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 }
 
 fn text(pool: &WorkPool) -> String {
-    let standing = if pool.is_paused { "paused" } else { "ready" };
+    let standing = if pool.is_paused {
+        "paused (captionacc pool resume goes on)"
+    } else {
+        "ready"
+    };
     let mut text = format!(
         "{}: {standing}, {} of {} slots taken\n\n",
         pool.name, pool.active, pool.concurrency_limit

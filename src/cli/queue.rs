@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::failure::{Failure, context};
 use super::{exit, not_parsed, output, with_orchestrator, working_directory};
 use crate::error::{OrchestratorError, did_you_mean};
-use crate::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind};
+use crate::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
 use crate::orchestrator::NewFlowRun;
 use crate::settings::Settings;
 
@@ -93,21 +93,39 @@ fn flow_command(flow: &FlowDefinition) -> Command {
         .long(IDEMPOTENCY_KEY)
         .value_name("KEY")
         .help("Two calls with one key make one flow run");
+    let examples = match flow.runner {
+        Runner::Command(_) => own_example(flow),
+        Runner::FullFrames | Runner::CropFrames => EXAMPLES.to_owned(),
+    };
     Command::new(flow.name.clone())
         .about(flow.description.clone())
-        .after_help(EXAMPLES)
+        .after_help(examples)
         .args(flow.parameters.iter().map(option).chain([takes_any_value(key)]))
 }
 
-fn option(parameter: &ParameterDefinition) -> Arg {
-    let value_name = match parameter.kind {
+/// The shortest call of a flow that `captionacc.toml` declares.
+fn own_example(flow: &FlowDefinition) -> String {
+    let required = flow.parameters.iter().filter(|parameter| parameter.default.is_none());
+    let options = required.map(|parameter| format!(" --{} {}", parameter.name, value_name(parameter)));
+    format!(
+        "Example:\n  captionacc queue {}{}",
+        flow.name,
+        options.collect::<String>()
+    )
+}
+
+fn value_name(parameter: &ParameterDefinition) -> &'static str {
+    match parameter.kind {
         ParameterKind::Text => "TEXT",
         ParameterKind::Path => "PATH",
         ParameterKind::Number => "NUMBER",
         ParameterKind::FrameRate => "HZ",
         ParameterKind::PositiveInteger => "COUNT",
         ParameterKind::CropBounds => "JSON",
-    };
+    }
+}
+
+fn option(parameter: &ParameterDefinition) -> Arg {
     let presence = match &parameter.default {
         Some(default) => format!("default: {default}"),
         None => "required".to_owned(),
@@ -116,7 +134,7 @@ fn option(parameter: &ParameterDefinition) -> Arg {
     takes_any_value(
         Arg::new(parameter.name.clone())
             .long(parameter.name.clone())
-            .value_name(value_name)
+            .value_name(value_name(parameter))
             .help(help.trim_start().to_owned()),
     )
 }
