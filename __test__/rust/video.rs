@@ -809,6 +809,7 @@ fn flv_tag(bytes: &[u8]) -> (usize, usize) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn damage_that_a_container_gives_away_is_found_where_it_is() {
     /// Damages a file and returns the byte that is to be named.
     type Damage = fn(&mut [u8]) -> usize;
@@ -912,6 +913,32 @@ fn damage_that_a_container_gives_away_is_found_where_it_is() {
             "CORRUPT_VIDEO",
             &format!("{says} {at}"),
         );
+    }
+}
+
+#[test]
+fn damage_that_a_decoder_would_conceal_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, arguments) in [
+        ("mjpeg", "-c:v mjpeg -q:v 3 -pix_fmt yuvj420p"),
+        ("mpeg4", "-c:v mpeg4 -q:v 3 -g 24"),
+    ] {
+        let clip = Clip {
+            name,
+            extension: "avi",
+            arguments,
+            ..H264
+        };
+        let mut bytes = fs::read(clip.path()).expect("made");
+        let chunk = after_middle(&bytes, b"00dc");
+        let size = u32::from_le_bytes(*bytes[chunk + 4..].first_chunk().expect("its size"));
+        let middle = chunk + 8 + usize::try_from(size / 2).expect("it is in memory");
+        for byte in &mut bytes[middle..middle + 32] {
+            *byte ^= 0x55;
+        }
+        let path = folder.path().join(format!("{name}.avi"));
+        fs::write(&path, bytes).expect("written");
+        assert_refused(name, sampled(&path, 25.0, None), "CORRUPT_VIDEO", "damaged at");
     }
 }
 

@@ -93,6 +93,9 @@ pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 /// picture. The picture on display is the last one whose presentation time is not after t; before the first one, it
 /// is the first one. `ffmpeg -vf fps=R:round=up` has the same rule.
 ///
+/// A damaged file is an error where its container, its checksums or its decoder give the damage away. Groups of pictures
+/// that no sample needs are not decoded, and so not judged; what else cannot be known, the module `structure` says.
+///
 /// # Errors
 /// Every [`VideoError`] but [`VideoError::InvalidJpeg`]. [`VideoError::Cancelled`] within about 100 ms after `stop`
 /// is set. When one is returned, what `sink` was given is not the whole and not to be kept.

@@ -8,8 +8,11 @@
 //!
 //! What cannot be known: bytes that were changed within a picture, where the container has no checksum and the decoder
 //! finds what it reads plausible. Codecs with an arithmetic coder (H.264 and HEVC with CABAC, VP8, VP9, AV1) have no
-//! redundancy: the decoder notices only when it runs out of bytes or meets a forbidden value. Streams of MPEG-1 and
-//! MPEG-2 programs have no lengths to follow, and whole packets that are missing there are missed by nobody.
+//! redundancy: the decoder notices only when it runs out of bytes or meets a forbidden value. libav's decoder of
+//! MS-MPEG-4 notices, conceals and does not tell. Of 20 clips of 4 s at 25 Hz, sampled at 10 Hz, with 8 bytes changed
+//! within one picture, so many were refused: VP8, HEVC and MS-MPEG-4 0, VP9 3, MJPEG 9 (of which only the pictures that
+//! are sampled are decoded), H.264 10, AV1 17, MPEG-1 18, MPEG-2 and MPEG-4 20; Theora in Ogg and H.264 in ffmpeg's
+//! Matroska 20. Program streams have no lengths to follow: whole packets that are missing there are missed by nobody.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -217,7 +220,7 @@ impl Walk<'_> {
     }
 
     /// Adds the bytes from `from` up to `end` to a checksum; `false` if it was stopped.
-    fn sum<'t>(&self, sum: &mut Digest<'t, u32, Table<16>>, from: u64, end: u64) -> io::Result<bool> {
+    fn sum(&self, sum: &mut Digest<'_, u32, Table<16>>, from: u64, end: u64) -> io::Result<bool> {
         let mut reader = ReadAt {
             file: self.file,
             position: from,
@@ -300,7 +303,7 @@ impl Walk<'_> {
 
     /// Whether a cluster is as its checksum says; one without is taken as it is.
     fn cluster_fits(&self, content: u64, end: u64) -> io::Result<bool> {
-        const SUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
+        static SUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
         // A checksum comes first in its element, and has 4 bytes (RFC 8794).
         const CRC_32: [u8; 2] = [0xbf, 0x84];
         let first = self.read(content, 6)?;
@@ -388,7 +391,7 @@ impl Walk<'_> {
     fn ogg(&self) -> io::Result<Option<Break>> {
         const HEADER: usize = 27;
         const CHECKSUM: std::ops::Range<usize> = 22..26;
-        const SUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&OGG);
+        static SUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&OGG);
         let mut at = 0;
         for _ in 0..MAX_ELEMENTS {
             let mut header = self.read(at, HEADER)?;

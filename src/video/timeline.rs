@@ -199,8 +199,8 @@ impl Timeline {
             origin: None,
             // The last ones may be without a time: then all of them are as long as they usually are.
             length: match span.map(|span| span.saturating_add(interval)) {
-                Some(timed) if times().count() == pictures => timed,
-                timed => timed.unwrap_or(0).max(pictures_long),
+                Some(length) if times().count() == pictures => length,
+                length => length.unwrap_or(0).max(pictures_long),
             },
             first_packet,
             pictures,
