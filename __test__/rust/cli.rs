@@ -99,7 +99,7 @@ const INVALID: &str = "ERR_CAPTIONACC_INVALID_ARGUMENT";
 const WAITING_FLOW: &str = r#"
 [flows.wait]
 description = "Waits"
-command = ["sh", "-c", "echo running; while [ ! -e go ]; do sleep 0.02; done; echo gone", "sh", "{video-id}"]
+command = ["sh", "-c", "echo '(1/2) running'; while [ ! -e go ]; do sleep 0.02; done; echo gone", "sh", "{video-id}"]
 assets = ["models://m-{video-id}"]
 upstream-assets = ["video://{video-id}"]
 [flows.wait.parameters.video-id]
@@ -348,12 +348,13 @@ fn a_run_is_followed_to_its_end() {
     for expected in ["deployment    wait/production", "video-id = v1", "Completed", "States"] {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
+    assert!(!shown.contains("progress"), "a completed run is not at 50 %: {shown}");
     let logs = Test::new(&world).args(["runs", "logs", &id, "--json"]).success();
     let messages: Vec<Value> = logs
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["message"].clone())
         .collect();
-    assert_eq!(messages, ["running", "gone"]);
+    assert_eq!(messages, ["(1/2) running", "gone"]);
     worker.stop();
 }
 

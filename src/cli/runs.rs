@@ -173,24 +173,24 @@ fn row(run: &FlowRun) -> [String; 9] {
         run.parameters.text("video-id").unwrap_or("-").to_owned(),
         run.state.name.as_str().to_owned(),
         run.attempt.to_string(),
-        progress_text(run),
+        progress_text(run).unwrap_or_else(|| "-".to_owned()),
         time(run.created_at),
         took(run).unwrap_or_else(|| "-".to_owned()),
         run.state.message.clone().unwrap_or_default(),
     ]
 }
 
-fn progress_text(run: &FlowRun) -> String {
-    let Some(progress) = &run.progress else {
-        return "-".to_owned();
-    };
+/// How far it is, or was when it ended early; nothing of a completed run, whose last progress says less than its state.
+fn progress_text(run: &FlowRun) -> Option<String> {
+    let is_completed = run.state.state_type == StateType::Completed;
+    let progress = run.progress.as_ref().filter(|_| !is_completed)?;
     let total = progress.total.map_or_else(|| "?".to_owned(), |total| total.to_string());
-    format!(
+    Some(format!(
         "{:.0} % ({}/{total} {})",
         progress.fraction * 100.0,
         progress.done,
         progress.unit
-    )
+    ))
 }
 
 /// From its start to its end, or to now.
@@ -222,8 +222,8 @@ fn details_text(details: &FlowRunDetails) -> String {
         field("message", message);
     }
     field("attempt", &format!("{} ({} failed)", run.attempt, run.failed_attempts));
-    if run.progress.is_some() {
-        field("progress", &progress_text(run));
+    if let Some(progress) = progress_text(run) {
+        field("progress", &progress);
     }
     if let Some(superseded_by) = run.superseded_by {
         field("superseded by", &superseded_by.to_string());
