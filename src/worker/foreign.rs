@@ -640,7 +640,13 @@ async fn report(client: &PrefectClient, id: Uuid, name: StateName, message: Stri
     loop {
         match client.set_flow_run_state(id, &proposal, REPORT_PATIENCE).await {
             Ok(_) => break,
-            Err(PrefectError::NotFound { .. }) => return ForeignEnd::Reported,
+            Err(error @ PrefectError::NotFound { .. }) => {
+                // A 404 of one call may come from what stands before the server.
+                if let Err(PrefectError::NotFound { .. }) = client.read_flow_run(id).await {
+                    return ForeignEnd::Reported;
+                }
+                wait_after(id, &error).await;
+            }
             Err(error) => wait_after(id, &error).await,
         }
     }
