@@ -4,7 +4,7 @@
 //! libav is made to show what it can: behind damage it looks for the next element that it knows, and the pictures
 //! between are missing without a word. Containers that name the length of every element are followed here from one to
 //! the next: Matroska, AVI, FLV, Ogg. Ogg has a checksum for every page, Matroska may have one for every cluster (those
-//! of ffmpeg do, WebM does not).
+//! of ffmpeg do, `WebM` does not).
 //!
 //! What cannot be known: bytes that were changed within a picture, where the container has no checksum and the decoder
 //! finds what it reads plausible. Codecs with an arithmetic coder (H.264 and HEVC with CABAC, VP8, VP9, AV1) have no
