@@ -100,12 +100,12 @@ describe('queuePrefectFlow', () => {
 
   test('calls that nobody waited for are stored in their order: the last one is the latest', async () => {
     await listFlowRuns();
-    const calls = Array.from({ length: 50 }, (_, left) =>
-      queuePrefectFlow('crop-frames', { ...someArguments(), 'crop-bounds': { ...bounds, left } }),
+    const calls = Array.from({ length: 300 }, (_, left) =>
+      queuePrefectFlow('crop-frames', { ...someArguments(), 'crop-bounds': { ...bounds, left, right: 400 } }),
     );
     const ids = (await Promise.all(calls)).map(({ flowRunId }) => flowRunId);
     expect((await listFlowRuns({ stateTypes: ['SCHEDULED'] })).map((run) => run.flowRunId)).toEqual(ids.slice(-1));
-    expect((await listFlowRuns()).map((run) => run.flowRunId)).toEqual(ids.toReversed());
+    expect((await listFlowRuns({ limit: 300 })).map((run) => run.flowRunId)).toEqual(ids.toReversed());
   });
 
   test('an equal full-frames that still waits is returned', async () => {

@@ -13,6 +13,9 @@ install_stripped() {
 
 prepare_cargo
 need_node_modules
+# Builds that start side by side put their results in place one after the other.
+exec 9>.cache/build.lock
+flock 9
 
 say "building the worker"
 cargo build --release --locked --no-default-features --features worker --bin captionacc >&2

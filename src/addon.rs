@@ -10,15 +10,16 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::task::{self, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::{Env, PromiseRaw, create_custom_tokio_runtime};
 use napi_derive::napi;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{MutexGuard, Notify, OnceCell};
 
 use crate::error::OrchestratorError;
 use crate::flow::WorkQueue;
@@ -34,8 +35,7 @@ const MAX_LISTED: u32 = 1000;
 /// Runs in a list unless told otherwise.
 const DEFAULT_LISTED: u32 = 100;
 
-/// One thread serves all calls: they wait for queue.db's thread anyway, and calls made one after the other, without
-/// waiting for each, are stored in that order, which decides whose crop-frames is the latest.
+/// One thread serves all calls: they wait for queue.db's thread anyway.
 #[napi_derive::module_init]
 fn start_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,10 +111,11 @@ pub fn queue_flow_run<'env>(
     interest: &Interest,
 ) -> napi::Result<PromiseRaw<'env, String>> {
     let interest = interest.shared.clone();
+    let turn = Turn::take();
     answer(env, async move |context| {
         let request: QueueRequest = decode("arguments", &request)?;
         let timeout_ms = request.timeout_ms;
-        let mut creating = pin!(create(context, request, interest.intent.clone()));
+        let mut creating = pin!(create(context, request, turn, interest.intent.clone()));
         tokio::select! {
             biased;
             created = &mut creating => return created,
@@ -141,19 +142,40 @@ struct QueueAnswer {
     priority: WorkQueue,
 }
 
-async fn create(context: Context, request: QueueRequest, intent: Arc<Intent>) -> Answer<QueueAnswer> {
+/// A place in the order of this process's queue calls, taken when the call is made. Calls that nobody waited for are
+/// stored in that order, which decides whose crop-frames is the latest; the runtime promises no order of its tasks.
+struct Turn(Pin<Box<dyn Future<Output = MutexGuard<'static, ()>> + Send>>);
+
+impl Turn {
+    /// Takes the place behind all that were taken before.
+    fn take() -> Self {
+        // Its waiters are served in the order in which they were first polled.
+        static ORDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let mut place = Box::pin(ORDER.lock());
+        match place.as_mut().poll(&mut task::Context::from_waker(Waker::noop())) {
+            Poll::Ready(turn) => Self(Box::pin(std::future::ready(turn))),
+            Poll::Pending => Self(place),
+        }
+    }
+}
+
+async fn create(context: Context, request: QueueRequest, turn: Turn, intent: Arc<Intent>) -> Answer<QueueAnswer> {
+    let called = Instant::now();
     let settings = context.settings().await?;
     let flow = settings.flows.get(&request.flow_type)?.clone();
     let arguments = flow.parse_arguments(&request.arguments, context.working_directory()?)?;
+    let orchestrator = open(&settings).await?;
+    let _turn = turn.0.await;
+    // What is left is enough to store the run here, or to say why not, within the caller's time.
+    let patience = Duration::from_millis(request.timeout_ms) * 9 / 10;
     let new = NewFlowRun {
         flow,
         arguments,
         idempotency_key: request.idempotency_key,
-        // What is left is enough to store the run here, or to say why not, within the caller's time.
-        patience: Some(Duration::from_millis(request.timeout_ms) * 9 / 10),
+        patience: Some(patience.saturating_sub(called.elapsed())),
         when_unreachable: request.when_unreachable,
     };
-    let queued = open(&settings).await?.create_flow_run(new, intent).await?;
+    let queued = orchestrator.create_flow_run(new, intent).await?;
     Ok(QueueAnswer {
         flow_run_id: queued.flow_run_id,
         status: "queued",
