@@ -88,6 +88,8 @@ struct Inner {
     clocks: Mutex<Clocks>,
     /// Runs that events told of, less those that were claimed since.
     announced: AtomicU32,
+    /// Ends that are being told. Each rings the bell before the server has heard of it, and polls once it has.
+    finishing: AtomicU32,
     /// Runs whose end this process tells: it needs no event for that.
     ended: Mutex<VecDeque<Uuid>>,
     /// Claims whose answer was lost: to be looked after.
@@ -132,6 +134,7 @@ impl PrefectOrchestrator {
                 check_wanted: AtomicBool::new(false),
                 clocks: Mutex::default(),
                 announced: AtomicU32::new(0),
+                finishing: AtomicU32::new(0),
                 ended: Mutex::default(),
                 doubtful: Mutex::default(),
                 foreign: Mutex::default(),
@@ -227,6 +230,22 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+/// An end that is being told, until this is dropped.
+struct Finishing<'a>(&'a AtomicU32);
+
+impl<'a> Finishing<'a> {
+    fn begin(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Finishing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -409,6 +428,7 @@ impl Orchestrator for PrefectOrchestrator {
     }
 
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
+        let finishing = Finishing::begin(&self.inner.finishing);
         let run = self.inner.journal.finish(lease, ending).await?;
         if run.state.state_type.is_final() {
             self.inner.expect_end(run.flow_run_id);
@@ -418,6 +438,7 @@ impl Orchestrator for PrefectOrchestrator {
             .deliver(lease.flow_run_id, delivery::Scope::Everything, FINISH_PATIENCE)
             .await;
         self.inner.note(&told);
+        drop(finishing);
         // A slot is free.
         self.inner.changed();
         self.inner.want_poll();
@@ -454,7 +475,7 @@ impl Orchestrator for PrefectOrchestrator {
     async fn wait_for_work(&self, timeout: Duration) {
         tokio::select! {
             heard = self.inner.journal.heard(timeout) => {
-                if heard {
+                if heard && self.inner.finishing.load(Ordering::Relaxed) == 0 {
                     self.inner.poll_wanted.store(true, Ordering::Relaxed);
                 }
             }
