@@ -232,6 +232,15 @@ function descendants(pid) {
   return found;
 }
 
+/** Waits until the process of an ended run is gone: only then its worker's CPU time has it. */
+export async function gone(run) {
+  const deadline = performance.now() + PATIENCE_MS;
+  while (run.infrastructure_pid && existsSync(`/proc/${run.infrastructure_pid}`)) {
+    if (performance.now() > deadline) throw new Error(`process ${run.infrastructure_pid} of an ended run does not end`);
+    await passing(20);
+  }
+}
+
 /** Memory of all processes below this one, in MB (10^6 bytes). */
 export function memoryBelow(pid) {
   const kilobytes = descendants(pid).map((child) => {
