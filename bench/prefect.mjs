@@ -239,7 +239,8 @@ ${parameter('empty', 'video-id', 'text')}`,
           const { id, latencyMs } = await run(side);
           latencies[side].push(latencyMs);
           await gone(await api.wait(id, undefined, side === 'ours' ? 50 : 250));
-          await passing(100); // Its parent waits for it.
+          // Its parent waits for it; that of serve is told of no run's process, which takes a second or two to end.
+          await passing(side === 'serve' ? 3000 : 100);
         }
         const after = cpuOf(workers[side].pid);
         cpu[side].push(((after.own - before.own + after.children - before.children) * 1000) / count);
