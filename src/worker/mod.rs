@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 use jiff::{Timestamp, ToSpan};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::{self, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::error::OrchestratorError;
 use crate::flow_run::FlowRunId;
+use crate::orchestrator::prefect::foreign::ForeignRun;
 use crate::orchestrator::{Claim, Ending, Orchestrator, OrphanedRun, WorkerRecord};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
@@ -72,8 +73,8 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
         }
     };
     match runtime.block_on(Worker::start(options, settings, console)) {
-        Ok(worker) => {
-            runtime.block_on(worker.run());
+        Ok((worker, signals)) => {
+            runtime.block_on(worker.run(signals));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -92,8 +93,10 @@ struct Worker {
     /// of the same run come in any order.
     running: HashMap<task::Id, Running>,
     attempts: JoinSet<()>,
+    /// A claim that was asked for. A task of its own, so that a signal need not wait for a server's answer, and what the
+    /// answer gives is not lost either.
+    claiming: Option<JoinHandle<Result<Option<Claim>, OrchestratorError>>>,
     status_rows: StatusRows,
-    signals: Signals,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
     retention_at: Option<Instant>,
@@ -118,6 +121,15 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
         })
     }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
 }
 
 /// An attempt at work.
@@ -140,7 +152,11 @@ enum Phase {
 }
 
 impl Worker {
-    async fn start(options: &WorkerOptions, settings: Settings, console: Console) -> Result<Self, OrchestratorError> {
+    async fn start(
+        options: &WorkerOptions,
+        settings: Settings,
+        console: Console,
+    ) -> Result<(Self, Signals), OrchestratorError> {
         let orchestrator = crate::orchestrator::open(&settings).await?;
         let process = ProcessIdentity::own();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -190,9 +206,8 @@ impl Worker {
         if pool.is_paused {
             warn!("The work pool is paused: nothing is claimed until `captionacc pool resume`.");
         }
-        Ok(Self {
+        let worker = Self {
             name,
-            signals,
             once: options.once,
             flow_names: settings.flows.iter().map(|flow| flow.name.clone()).collect(),
             status_rows: StatusRows::new(orchestrator.clone(), &settings.flows),
@@ -203,23 +218,34 @@ impl Worker {
             }),
             running: HashMap::new(),
             attempts: JoinSet::new(),
+            claiming: None,
             ancestors,
             phase: Phase::Working,
             retention_at: None,
             complained: None,
-        })
+        };
+        Ok((worker, signals))
     }
 
     fn orchestrator(&self) -> &dyn Orchestrator {
         self.shared.orchestrator.as_ref()
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, mut signals: Signals) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         let mut watchdog_at = Instant::now();
         loop {
-            let wait = match self.turn().await {
+            // A turn may be left at any of its awaits: the next one does what it did not.
+            let turned = tokio::select! {
+                biased;
+                name = signals.next() => {
+                    self.asked_to_stop(name);
+                    continue;
+                }
+                turned = self.turn() => turned,
+            };
+            let wait = match turned {
                 Ok(Some(wait)) => {
                     self.complained = None;
                     wait
@@ -244,9 +270,7 @@ impl Worker {
             let wait = watchdog.map_or(wait, |interval| wait.min(interval));
             let orchestrator = self.shared.orchestrator.clone();
             tokio::select! {
-                _ = self.signals.terminate.recv() => self.asked_to_stop("SIGTERM"),
-                _ = self.signals.interrupt.recv() => self.asked_to_stop("SIGINT"),
-                _ = self.signals.hangup.recv() => self.asked_to_stop("SIGHUP"),
+                name = signals.next() => self.asked_to_stop(name),
                 Some(ended) = self.attempts.join_next_with_id() => self.attempt_ended(ended),
                 () = orchestrator.wait_for_work(wait) => {}
             }
@@ -281,7 +305,8 @@ impl Worker {
                 }
             }
             Phase::Draining { until } => {
-                if self.attempts.is_empty() {
+                self.take_late_claim().await?;
+                if self.is_idle() {
                     return Ok(None);
                 }
                 let left = until.saturating_duration_since(Instant::now());
@@ -296,7 +321,8 @@ impl Worker {
                 wait = wait.min(left.max(Duration::from_millis(1)));
             }
             Phase::Stopping => {
-                if self.attempts.is_empty() {
+                self.take_late_claim().await?;
+                if self.is_idle() {
                     return Ok(None);
                 }
             }
@@ -304,35 +330,89 @@ impl Worker {
         Ok(Some(wait))
     }
 
+    fn is_idle(&self) -> bool {
+        self.attempts.is_empty() && self.claiming.is_none()
+    }
+
     async fn claim(&mut self) -> Result<(), OrchestratorError> {
-        while let Some(claim) = self.orchestrator().claim(&self.name, self.flow_names.clone()).await? {
-            let (wish, receiver) = watch::channel(Wish::Run);
-            let attempt = supervise(self.shared.clone(), claim.clone(), receiver);
-            let task = self.attempts.spawn(async {
-                attempt.await;
-            });
-            let running = Running {
-                id: claim.lease.flow_run_id,
-                claim: Some(claim),
-                wish,
-            };
-            self.running.insert(task.id(), running);
+        loop {
+            if self.claiming.is_none() {
+                let (orchestrator, name) = (self.shared.orchestrator.clone(), self.name.clone());
+                let flow_names = self.flow_names.clone();
+                self.claiming = Some(task::spawn(async move { orchestrator.claim(&name, flow_names).await }));
+            }
+            if !self.claimed().await? {
+                return Ok(());
+            }
         }
+    }
+
+    /// What was asked for before the worker was told to stop may still be given: it goes back.
+    async fn take_late_claim(&mut self) -> Result<(), OrchestratorError> {
+        match tokio::time::timeout(TICK, self.claimed()).await {
+            Ok(claimed) => claimed.map(|_| ()),
+            // The next turn looks again.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits for the claim that was asked for, if one was, and begins what it gave: whether that was anything.
+    async fn claimed(&mut self) -> Result<bool, OrchestratorError> {
+        let Some(claiming) = &mut self.claiming else {
+            return Ok(false);
+        };
+        let claimed = claiming.await;
+        self.claiming = None;
+        let claimed = claimed.map_err(|error| OrchestratorError::Internal(format!("claiming: {error}")))?;
+        // Whatever became of the claim, what came with it is not left lying.
         while let Some(foreign) = self.orchestrator().take_foreign_run() {
-            let id = FlowRunId::from_uuid(foreign.run.id);
-            let (wish, receiver) = watch::channel(Wish::Run);
-            let (shared, name) = (self.shared.clone(), self.name.clone());
-            let task = self.attempts.spawn(async move {
-                let grace = Duration::from_millis(shared.settings.kill_grace_ms);
-                let end = supervise_foreign(&foreign.client, &foreign.run, &name, grace, receiver).await;
-                info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
-                if let Err(error) = shared.orchestrator.foreign_run_ended(id).await {
-                    warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back.");
-                }
-            });
-            self.running.insert(task.id(), Running { id, claim: None, wish });
+            self.begin_foreign(foreign);
         }
-        Ok(())
+        let claim = claimed?;
+        let is_claimed = claim.is_some();
+        if let Some(claim) = claim {
+            self.begin(claim);
+        }
+        Ok(is_claimed)
+    }
+
+    /// What is wished of an attempt that begins now.
+    fn first_wish(&self) -> (watch::Sender<Wish>, watch::Receiver<Wish>) {
+        let (wish, receiver) = watch::channel(Wish::Run);
+        if self.phase != Phase::Working {
+            // A change, which the attempt sees as such.
+            wish.send_replace(Wish::GiveBack);
+        }
+        (wish, receiver)
+    }
+
+    fn begin(&mut self, claim: Claim) {
+        let (wish, receiver) = self.first_wish();
+        let attempt = supervise(self.shared.clone(), claim.clone(), receiver);
+        let task = self.attempts.spawn(async {
+            attempt.await;
+        });
+        let running = Running {
+            id: claim.lease.flow_run_id,
+            claim: Some(claim),
+            wish,
+        };
+        self.running.insert(task.id(), running);
+    }
+
+    fn begin_foreign(&mut self, foreign: ForeignRun) {
+        let id = FlowRunId::from_uuid(foreign.run.id);
+        let (wish, receiver) = self.first_wish();
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        let task = self.attempts.spawn(async move {
+            let grace = Duration::from_millis(shared.settings.kill_grace_ms);
+            let end = supervise_foreign(&foreign.client, &foreign.run, &name, grace, receiver).await;
+            info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
+            if let Err(error) = shared.orchestrator.foreign_run_ended(id).await {
+                warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back.");
+            }
+        });
+        self.running.insert(task.id(), Running { id, claim: None, wish });
     }
 
     async fn nothing_waits(&self) -> Result<bool, OrchestratorError> {

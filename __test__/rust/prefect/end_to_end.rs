@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::judge::Judge;
-use super::proxy::{CloudStandIn, Fault, Plan, Proxy};
+use super::proxy::{CloudStandIn, Exchange, Fault, Plan, Proxy};
 use super::server::Server;
 use crate::studio::{Studio, ocr_models};
 use crate::world::{Worker, kill};
@@ -339,6 +339,31 @@ fn a_worker_that_is_stopped_gives_its_run_back() {
     let run = world.wait(&id, &FINAL);
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     worker.stop();
+}
+
+#[test]
+fn a_server_that_does_not_answer_does_not_keep_a_worker_from_hearing_a_signal() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("wait", UNTIL_GO, ""));
+    let worker = world.start_worker();
+    let (first, second) = (world.video(0), world.video(1));
+    let running = world.queue("wait", &first);
+    world.wait_for_file(&format!("started-{first}"));
+    proxy.plan(Plan::on("POST", "/get_scheduled_flow_runs", Fault::Stall));
+    let waiting = world.queue("wait", &second);
+    let is_unanswered =
+        |exchange: &Exchange| exchange.path.ends_with("/get_scheduled_flow_runs") && exchange.status == 0;
+    proxy.wait_for("a poll has no answer", |exchanges| exchanges.iter().any(is_unanswered));
+    worker.signal(Signal::TERM);
+    fs::write(world.path("go"), "").expect("written");
+    let (status, log) = worker.wait();
+    assert!(status.success(), "{log}");
+    let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("no {text:?} in {log}"));
+    assert!(at("Stopping because of SIGTERM") < at("no answer in time"), "{log}");
+    assert_eq!(world.wait(&running, &FINAL)["state"]["type"], "COMPLETED");
+    let left = world.judge.ask("read", json!({ "id": waiting }));
+    assert_eq!(left["state"]["type"], "SCHEDULED", "{left}");
 }
 
 #[test]
