@@ -5,7 +5,7 @@
  * Ours is measured from the queue call to the final state, everything included; the old pipeline from its start to its
  * end, without its queue. full-frames cannot be run without OCR: "OCR off" is the run less its recognize_text task.
  *
- * Options: --seconds N (length of the clips), --turns N.
+ * Options: --seconds N (length of the clips), --turns N, --flows N (1: crop-frames only).
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -29,7 +29,7 @@ import {
   withFolder,
 } from './lib/harness.mjs';
 
-const options = numberOptions({ seconds: 120, turns: 5 });
+const options = numberOptions({ seconds: 120, turns: 5, flows: 2 });
 const CROP_RATE_HZ = 10;
 const FULL_RATE_HZ = 0.1;
 
@@ -196,6 +196,7 @@ await withFolder(async (folder) => {
           { name: 'decoding alone (ffmpeg -f null)', of: 'decode', ...(isTarget && { target: 1 }) },
         ],
       );
+      if (options.flows < 2) continue;
       // CPU of recognition is not told apart: the CPU column of "OCR off" holds for the whole run of ours.
       const withoutOcr = (result) => ({
         ...result,

@@ -7,8 +7,9 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { cpus, loadavg, release, tmpdir, totalmem } from 'node:os';
+import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
+import { setTimeout as passing } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
@@ -20,8 +21,28 @@ const results = join(root, 'bench', 'results');
 const TICKS_PER_SECOND = 100;
 /** A program that is told to end and does not by then is killed. */
 const STOP_TIMEOUT_MS = 90_000;
-/** Above this load, in the minute before the start, numbers are not worth publishing. */
-const QUIET_LOAD = 0.5;
+/**
+ * Share of all processors that may be busy in the two seconds before the start: above it, numbers are not worth
+ * publishing. Not the load average, which still speaks of the benchmark before.
+ */
+const QUIET_SHARE = 0.1;
+
+async function busyShare() {
+  const spent = () =>
+    cpus().reduce(
+      ({ busy, all }, { times }) => {
+        const total = Object.values(times).reduce((sum, time) => sum + time, 0);
+        return { busy: busy + total - times.idle, all: all + total };
+      },
+      { busy: 0, all: 0 },
+    );
+  const before = spent();
+  await passing(2000);
+  const after = spent();
+  return (after.busy - before.busy) / (after.all - before.all);
+}
+/** Of the moment before the benchmark. */
+const busyAtStart = await busyShare();
 
 /** Options as `--name NUMBER`, with these defaults. */
 export function numberOptions(defaults) {
@@ -224,9 +245,8 @@ export class Report {
     this.samples = {};
     this.notes = [];
     this.startedAt = new Date();
-    this.loadAtStart = loadavg()[0];
-    if (this.loadAtStart > QUIET_LOAD) {
-      this.notes.push(`not for publication: the load was ${this.loadAtStart.toFixed(2)} before the start`);
+    if (busyAtStart > QUIET_SHARE) {
+      this.notes.push(`not for publication: processors were ${(busyAtStart * 100).toFixed(0)} % busy before the start`);
     }
   }
 
@@ -266,8 +286,8 @@ export class Report {
     ].join('\n');
     await mkdir(results, { recursive: true });
     const stem = `${this.name}-${this.startedAt.toISOString().replaceAll(/[:.]/g, '-')}`;
-    const { name, parameters, columns, rows, notes, samples, startedAt, loadAtStart } = this;
-    const record = { name, startedAt, loadAtStart, machine: about, parameters, columns, rows, notes, samples };
+    const { name, parameters, columns, rows, notes, samples, startedAt } = this;
+    const record = { name, startedAt, busyAtStart, machine: about, parameters, columns, rows, notes, samples };
     await writeFile(join(results, `${stem}.json`), `${JSON.stringify(record, null, 1)}\n`);
     await writeFile(join(results, `${stem}.md`), markdown);
     process.stdout.write(`\n${markdown}\n(bench/results/${stem}.json)\n`);

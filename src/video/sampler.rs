@@ -23,8 +23,10 @@ use crate::flow::CropBounds;
 const READ_AHEAD_BYTES: usize = 48 << 20;
 /// What a packet takes besides its data, about.
 const PACKET_OVERHEAD_BYTES: usize = 512;
-/// Pictures that a decoder may be ahead of the sink.
-const PICTURES_AHEAD: usize = 32;
+/// Pictures that the decoders of later groups may be ahead of the sink, in bytes over all decoders, and in pictures of
+/// one. A decoder that may not finish a group while an earlier one is still decoded stands still until then.
+const PICTURES_AHEAD_BYTES: usize = 64 << 20;
+const PICTURES_AHEAD: RangeInclusive<usize> = 32..=1024;
 /// How often the calling thread looks at the stop flag while it waits.
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Decoders, at most: more only take memory.
@@ -185,11 +187,15 @@ impl Run<'_> {
             Ok::<_, VideoError>((decoder, encoder))
         };
         let codecs = (0..workers).map(|_| open_codecs()).collect::<Result<Vec<_>, _>>()?;
+        // A JPEG takes less than half a byte a pixel.
+        let picture_bytes = (width as usize * height as usize / 2).max(1);
+        let ahead =
+            (PICTURES_AHEAD_BYTES / workers / picture_bytes).clamp(*PICTURES_AHEAD.start(), *PICTURES_AHEAD.end());
         let (work_sender, work) = mpsc::channel::<Work>();
         let work = &Mutex::new(work);
         let (group_sender, groups) = mpsc::channel();
         thread::scope(|scope| {
-            let reader = scope.spawn(move || self.read(source, route, &work_sender, &group_sender));
+            let reader = scope.spawn(move || self.read(source, route, &work_sender, &group_sender, ahead));
             for (mut decoder, mut encoder) in codecs {
                 scope.spawn(move || {
                     let mut cutter = Cutter::new(self.geometry, self.bounds);
@@ -214,13 +220,15 @@ impl Run<'_> {
         })
     }
 
-    /// Reads the file and hands its packets to the groups that need them, in order.
+    /// Reads the file and hands its packets to the groups that need them, in order. Each may have `ahead` pictures that
+    /// the sink has not taken.
     fn read(
         &self,
         mut source: Source,
         route: &Route,
         work: &Sender<Work>,
         groups: &Sender<Receiver<Result<Stored, DecodeFailure>>>,
+        ahead: usize,
     ) -> Result<(), VideoError> {
         let everything = [Group {
             first: self.scan.timeline.first_packet,
@@ -249,7 +257,7 @@ impl Run<'_> {
             };
             if let Some(group) = waiting.next_if(|group| group.first == index) {
                 let (packets, received) = mpsc::channel();
-                let (pictures, stored) = mpsc::sync_channel(PICTURES_AHEAD);
+                let (pictures, stored) = mpsc::sync_channel(ahead);
                 let order = is_planned.then(|| (group.start_pts, group.needed.clone()));
                 if work
                     .send(Work {
