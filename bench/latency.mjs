@@ -13,6 +13,7 @@ import { setTimeout as passing } from 'node:timers/promises';
 import {
   Report,
   brief,
+  clock,
   cpuOf,
   median,
   memoryOf,
@@ -28,14 +29,6 @@ import {
 } from './lib/harness.mjs';
 
 const options = numberOptions({ runs: 100, 'idle-seconds': 60, 'empty-runs': 100 });
-
-/** Milliseconds since 1970 to the microsecond; Date.now() has whole ones only. */
-function clock() {
-  const before = Date.now();
-  while (Date.now() === before);
-  const offset = Date.now() - performance.now();
-  return () => performance.now() + offset;
-}
 
 await withFolder(async (folder) => {
   const home = join(folder, 'home');
@@ -54,7 +47,7 @@ command = ["sleep", "60"]
   process.chdir(folder); // No captionacc.toml of the caller's folder.
   const orchestrator = await import('@captionacc/orchestrator');
   const queue = (flow) => orchestrator.queuePrefectFlow(flow, {});
-  const report = new Report('latency', options, ['what', 'value', 'target']);
+  const report = await Report.begin('latency', options, ['what', 'value', 'target']);
   const worker = await startWorker();
   try {
     const started = memoryOf(worker.pid);

@@ -87,7 +87,7 @@ await withFolder(async (folder) => {
   process.chdir(folder);
   const orchestrator = await import('@captionacc/orchestrator');
   const { default: Database } = await import('better-sqlite3');
-  const report = new Report('ocr', options, [
+  const report = await Report.begin('ocr', options, [
     'engine',
     'CER all (exact)',
     'zh / en / mixed',

@@ -38,7 +38,7 @@ await withFolder(async (folder) => {
   process.chdir(folder);
   const orchestrator = await import('@captionacc/orchestrator');
   const { default: Database } = await import('better-sqlite3');
-  const report = new Report('pipelines', options, [
+  const report = await Report.begin('pipelines', options, [
     'flow',
     'clip',
     'side',

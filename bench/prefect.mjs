@@ -8,16 +8,19 @@
  *
  * Options: --programs N and --pairs N (f), --turns N and --idle-seconds N (g), --counted N (h), --seconds N (i, of each
  * side), --cancels N (j). Needs what bench/run.sh prepares: a Prefect server, with its address in
- * CAPTIONACC_TEST_PREFECT_API_URL, and PostgreSQL.
+ * CAPTIONACC_TEST_PREFECT_API_URL. Each side of i) gets a server of its own, because one that has just taken some hundred
+ * runs is slow with whatever comes next.
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as passing } from 'node:timers/promises';
+import { fullFramesOf } from './lib/arguments.mjs';
 import {
   Report,
   brief,
+  clock,
   cpuOf,
   median,
   memoryOf,
@@ -38,7 +41,6 @@ import {
   queueWithProgram,
   registerStock,
   setUp,
-  startOnPostgres,
   startServe,
   startStockWorker,
 } from './lib/prefect.mjs';
@@ -66,14 +68,6 @@ const timed = async (work) => {
   await work();
   return performance.now() - start;
 };
-
-/** Milliseconds since 1970 to the microsecond; Date.now() has whole ones only. */
-function clock() {
-  const before = Date.now();
-  while (Date.now() === before);
-  const offset = Date.now() - performance.now();
-  return () => performance.now() + offset;
-}
 
 await withFolder(async (folder) => {
   const marks = join(folder, 'marks');
@@ -106,7 +100,7 @@ ${parameter('empty', 'video-id', 'text')}`,
   process.chdir(folder); // No settings of the caller's folder.
   const env = environment(address);
   Object.assign(process.env, env);
-  const report = new Report('prefect', options, ['what', 'value', 'ratio or target']);
+  const report = await Report.begin('prefect', options, ['what', 'value', 'ratio or target']);
   const api = new Api(address);
   say('setting up');
   await setUp(address, env);
@@ -120,19 +114,12 @@ ${parameter('empty', 'video-id', 'text')}`,
   // f) The queue call.
 
   const { queuePrefectFlow } = await import('@captionacc/orchestrator');
-  const argumentsOf = (videoId) => ({
-    'video-id': videoId,
-    'video-path': `/data/videos/${videoId}/original.mp4`,
-    'db-path': `/data/videos/${videoId}/annotations.db`,
-    'output-dir': `/data/videos/${videoId}/scratch`,
-    'frame-rate': 0.1,
-  });
   const cropped = { 'crop-bounds': { left: 0, top: 500, right: 1280, bottom: 720 }, 'frame-rate': 10 };
-  const ours = () => timed(() => queuePrefectFlow('full-frames', argumentsOf(randomUUID())));
+  const ours = () => timed(() => queuePrefectFlow('full-frames', fullFramesOf(randomUUID())));
   const oursCropped = () =>
-    timed(() => queuePrefectFlow('crop-frames', { ...argumentsOf(randomUUID()), ...cropped }));
+    timed(() => queuePrefectFlow('crop-frames', { ...fullFramesOf(randomUUID()), ...cropped }));
   const bare = () => {
-    const args = argumentsOf(randomUUID());
+    const args = fullFramesOf(randomUUID());
     return timed(() => api.create(deployments.fullFrames, args, { tags: [`video:${args['video-id']}`, 'background'] }));
   };
   const first = await ours();
@@ -141,7 +128,7 @@ ${parameter('empty', 'video-id', 'text')}`,
   const pairsOf = (turn) => Math.round((options.pairs * (turn + 1)) / options.programs);
   for (let turn = 0; turn < options.programs; turn += 1) {
     say(`queueing: turn ${turn + 1} of ${options.programs}`);
-    const flags = Object.entries(argumentsOf(randomUUID())).flatMap(([key, value]) => [`--${key}`, String(value)]);
+    const flags = Object.entries(fullFramesOf(randomUUID())).flatMap(([key, value]) => [`--${key}`, String(value)]);
     // queue_flow.py queues for a deployment called production; made once, in a pool that nobody serves.
     if (turn === 0) await registerProduction();
     queued.program.push(await timed(() => queueWithProgram(address, folder, ['full-frames', ...flags])));
@@ -349,30 +336,21 @@ ${parameter('empty', 'video-id', 'text')}`,
   // i) Created runs a second.
 
   const created = {};
-  const measureCallers = async (database, url) => {
+  for (const database of ['SQLite', 'PostgreSQL']) {
     for (const count of [1, 16]) {
       for (const side of ['ours', 'bare']) {
         say(`${count} callers, ${side}, ${database}`);
-        const got = await callers(side, count, options.seconds, environment(url));
+        const got = await callers(database, side, count, options.seconds, env);
         created[`${database} ${count} ${side}`] = got;
         const failed = `${got.failed} of ${got.failed + got.created} calls failed`;
         const what = side === 'ours' ? 'queuePrefectFlow' : 'a bare POST, not repeated';
         report.row(`i) ${database}, ${count} callers, ${what}`, `${brief(got.perSecond)} runs/s`, failed);
       }
     }
-  };
-  await measureCallers('SQLite', address);
+  }
   const sixteen = created['SQLite 16 ours'];
   const isMet = sixteen.perSecond >= 10 && sixteen.failed === 0;
   report.target('i) SQLite, 16 callers', sixteen.perSecond, '>= 10 a second, none failed', isMet, 'runs/s');
-  say('starting a server on PostgreSQL');
-  const postgres = await startOnPostgres(folder);
-  try {
-    await setUp(postgres.address, environment(postgres.address));
-    await measureCallers('PostgreSQL', postgres.address);
-  } finally {
-    await postgres.stop();
-  }
   report.samples.created = created;
   const version = await api.call('GET', '/admin/version');
   report.note(`Prefect ${version} on loopback; callers are those of one Node process`);

@@ -13,6 +13,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { fullFramesOf } from './lib/arguments.mjs';
 import {
   Report,
   brief,
@@ -34,19 +35,11 @@ const RUNS_EACH = 200;
 const address = process.env.CAPTIONACC_TEST_PREFECT_API_URL;
 if (!program || !address) throw new Error('no Prefect to measure against: npm run bench:queue');
 
-const argumentsOf = (videoId) => ({
-  'video-id': videoId,
-  'video-path': `/data/videos/${videoId}/original.mp4`,
-  'db-path': `/data/videos/${videoId}/annotations.db`,
-  'output-dir': `/data/videos/${videoId}/scratch`,
-  'frame-rate': '0.1',
-});
-
 await withFolder(async (folder) => {
   useHome(join(folder, 'home'));
   const { queuePrefectFlow } = await import('@captionacc/orchestrator');
   const { default: Database } = await import('better-sqlite3');
-  const report = new Report('queue', options, ['side', 'p50 (p10–p90)', 'ratio']);
+  const report = await Report.begin('queue', options, ['side', 'p50 (p10–p90)', 'ratio']);
 
   const timed = async (work) => {
     const start = performance.now();
@@ -54,7 +47,7 @@ await withFolder(async (folder) => {
     return performance.now() - start;
   };
   const ours = () => {
-    const args = argumentsOf(randomUUID());
+    const args = fullFramesOf(randomUUID());
     return timed(() => queuePrefectFlow('full-frames', args));
   };
 
@@ -76,7 +69,7 @@ await withFolder(async (folder) => {
   const called = [];
   for (let turn = 0; turn < options.programs; turn += 1) {
     say(`turn ${turn + 1} of ${options.programs}: the Python program, then ${options.calls} calls`);
-    const flags = Object.entries(argumentsOf(randomUUID())).flatMap(([name, value]) => [`--${name}`, value]);
+    const flags = Object.entries(fullFramesOf(randomUUID())).flatMap(([name, value]) => [`--${name}`, String(value)]);
     spawned.push(await timed(() => python('queue_flow.py', ['full-frames', ...flags])));
     coldest.push(await ours());
     for (let call = 1; call < options.calls; call += 1) called.push(await ours());
@@ -95,7 +88,7 @@ await withFolder(async (folder) => {
   const paired = [];
   for (let turn = 0; turn < options.pairs; turn += 1) {
     paired.push(await ours());
-    const [id, parameters] = [randomUUID(), JSON.stringify(argumentsOf(randomUUID()))];
+    const [id, parameters] = [randomUUID(), JSON.stringify(fullFramesOf(randomUUID()))];
     inserted.push(await timed(() => insert.run(id, 'full-frames', parameters, Date.now())));
   }
   bare.close();

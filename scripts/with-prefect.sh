@@ -46,7 +46,7 @@ else
   database_port=$(free_port)
   cd "$home/postgres"
   postgres initdb --no-sync --auth=trust --username=prefect -D "$data"
-  options="-c listen_addresses=127.0.0.1 -c port=$database_port -c unix_socket_directories=$home/postgres -c fsync=off"
+  options="-c listen_addresses=127.0.0.1 -c port=$database_port -c unix_socket_directories=$home/postgres"
   postgres pg_ctl start --wait -D "$data" -o "$options" -l "$home/postgres/log"
   postgres createdb -h 127.0.0.1 -p "$database_port" -U prefect prefect
   settings=("PREFECT_SERVER_DATABASE_CONNECTION_URL=postgresql+asyncpg://prefect@127.0.0.1:$database_port/prefect")

@@ -2,21 +2,18 @@
  * Queues runs from some callers at once for some seconds, and prints what came of it as one line of JSON.
  *
  * Usage: callers.mjs ours|bare COUNT SECONDS. `ours` is queuePrefectFlow; `bare` a POST that is never repeated, over
- * as many keep-alive connections as there are callers. The API, pool and deployment come from the environment.
+ * as many keep-alive connections as there are callers. The API is that of scripts/with-prefect.sh; names of pool and
+ * deployment come from the environment.
  */
 import { randomUUID } from 'node:crypto';
-import { Api } from './prefect.mjs';
+import { fullFramesOf } from './arguments.mjs';
+import { Api, setUp } from './prefect.mjs';
 
 const [side, count, seconds] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
-const argumentsOf = (videoId) => ({
-  'video-id': videoId,
-  'video-path': `/data/videos/${videoId}/original.mp4`,
-  'db-path': `/data/videos/${videoId}/annotations.db`,
-  'output-dir': `/data/videos/${videoId}/scratch`,
-  'frame-rate': 0.1,
-});
-
-const api = new Api(process.env.PREFECT_API_URL, count);
+const address = process.env.CAPTIONACC_TEST_PREFECT_API_URL;
+process.env.PREFECT_API_URL = address;
+await setUp(address, process.env);
+const api = new Api(address, count);
 const deployment = await api.deployment('full-frames', process.env.CAPTIONACC_DEPLOYMENT);
 const { queuePrefectFlow } = await import('@captionacc/orchestrator');
 const queue = {
@@ -28,7 +25,7 @@ const queue = {
   },
 }[side];
 // The first call looks up what later ones know.
-await queue(argumentsOf(randomUUID())).catch(() => {});
+await queue(fullFramesOf(randomUUID())).catch(() => {});
 
 const failures = {};
 const latenciesMs = [];
@@ -37,7 +34,7 @@ const caller = async () => {
   while (performance.now() - startedAt < seconds * 1000) {
     const calledAt = performance.now();
     try {
-      await queue(argumentsOf(randomUUID()));
+      await queue(fullFramesOf(randomUUID()));
       latenciesMs.push(performance.now() - calledAt);
     } catch (error) {
       const what = error.code ?? error.message;

@@ -4,6 +4,7 @@
  * pause meanwhile. Prints the longest turn and the longest synchronous part of a call in ms of the clock on the wall.
  */
 import { queuePrefectFlow } from '@captionacc/orchestrator';
+import { fullFramesOf } from './arguments.mjs';
 
 /** How long the event loop turns, at least. */
 const TURNING_MS = 5000;
@@ -20,14 +21,8 @@ const turn = () => {
 };
 let turning = setImmediate(turn);
 for (let run = 0; run < Number(runs); run += 1) {
-  const folder = `/data/videos/${number}-${run}`;
   const start = performance.now();
-  const args = {
-    'video-id': `${number}-${run}`,
-    'video-path': `${folder}/original.mp4`,
-    'db-path': `${folder}/annotations.db`,
-    'output-dir': `${folder}/scratch`,
-  };
+  const args = fullFramesOf(`${number}-${run}`);
   calls.push(
     side === 'queue'
       ? queuePrefectFlow('full-frames', args, { timeoutMs: 120_000 })

@@ -41,8 +41,7 @@ async function busyShare() {
   const after = spent();
   return (after.busy - before.busy) / (after.all - before.all);
 }
-/** Of the moment before the benchmark. */
-const busyAtStart = await busyShare();
+
 
 /** Options as `--name NUMBER`, with these defaults. */
 export function numberOptions(defaults) {
@@ -56,6 +55,14 @@ export function numberOptions(defaults) {
     return [name, number];
   });
   return Object.fromEntries(read);
+}
+
+/** Milliseconds since 1970 to the microsecond; Date.now() has whole ones only. */
+export function clock() {
+  const before = Date.now();
+  while (Date.now() === before);
+  const offset = Date.now() - performance.now();
+  return () => performance.now() + offset;
 }
 
 /** The `q` quantile, 0..1, of numbers (nearest rank). */
@@ -148,8 +155,8 @@ export function useHome(home) {
 }
 
 /**
- * A program that goes on until it is stopped; resolves once it has said `until`, or at once if that is empty. `stop()` ends it with SIGTERM, or by
- * force if it does not.
+ * A program that goes on until it is stopped; resolves once it has said `until`. `stop()` ends it with SIGTERM, or by force if it
+ * does not.
  */
 export async function startProgram(program, args, { until, ...options }) {
   const child = start(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
@@ -164,15 +171,14 @@ export async function startProgram(program, args, { until, ...options }) {
         if (log.includes(until)) settle();
       });
     }
-    if (until === '') child.once('spawn', settle);
   });
   return {
     pid: child.pid,
     log: () => log,
     hasEnded: () => child.exitCode !== null || child.signalCode !== null,
-    async stop(signal = 'SIGTERM') {
+    async stop() {
       if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill(signal);
+      child.kill('SIGTERM');
       const byForce = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
       await ended;
       clearTimeout(byForce);
@@ -237,7 +243,12 @@ function machine() {
 
 /** Collects rows, prints them as a Markdown table and keeps them, with every sample, as JSON in bench/results. */
 export class Report {
-  constructor(name, parameters, columns) {
+  /** Looks at the machine first, which takes two seconds. */
+  static async begin(name, parameters, columns) {
+    return new Report(name, parameters, columns, await busyShare());
+  }
+
+  constructor(name, parameters, columns, busyAtStart) {
     this.name = name;
     this.parameters = parameters;
     this.columns = columns;
@@ -245,6 +256,7 @@ export class Report {
     this.samples = {};
     this.notes = [];
     this.startedAt = new Date();
+    this.busyAtStart = busyAtStart;
     if (busyAtStart > QUIET_SHARE) {
       this.notes.push(`not for publication: processors were ${(busyAtStart * 100).toFixed(0)} % busy before the start`);
     }
@@ -286,7 +298,7 @@ export class Report {
     ].join('\n');
     await mkdir(results, { recursive: true });
     const stem = `${this.name}-${this.startedAt.toISOString().replaceAll(/[:.]/g, '-')}`;
-    const { name, parameters, columns, rows, notes, samples, startedAt } = this;
+    const { name, parameters, columns, rows, notes, samples, startedAt, busyAtStart } = this;
     const record = { name, startedAt, busyAtStart, machine: about, parameters, columns, rows, notes, samples };
     await writeFile(join(results, `${stem}.json`), `${JSON.stringify(record, null, 1)}\n`);
     await writeFile(join(results, `${stem}.md`), markdown);

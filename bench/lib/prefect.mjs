@@ -1,12 +1,11 @@
 /**
  * What the Prefect benchmark measures against: a client that does nothing but its calls, a proxy that counts, Prefect's
- * own worker and `serve`, a server on PostgreSQL.
+ * own worker and `serve`.
  */
-import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { Agent, createServer, request } from 'node:http';
-import { connect, createServer as createListener } from 'node:net';
+import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as passing } from 'node:timers/promises';
 import { binary, output, root, startProgram } from './harness.mjs';
@@ -254,90 +253,11 @@ export function memoryBelow(pid) {
   return (kilobytes.reduce((sum, value) => sum + value, 0) * 1024) / 1e6;
 }
 
-/** A port on loopback where nobody listens. */
-function freePort() {
-  return new Promise((settle) => {
-    const listener = createListener().listen(0, '127.0.0.1', () => {
-      const { port } = listener.address();
-      listener.close(() => settle(port));
-    });
-  });
-}
-
-/** A Prefect server on a PostgreSQL of its own, from Debian's package, in `folder`: `{ address, stop() }`. */
-export async function startOnPostgres(folder) {
-  const versions = existsSync('/usr/lib/postgresql') ? readdirSync('/usr/lib/postgresql') : [];
-  const bin = versions.map((version) => `/usr/lib/postgresql/${version}/bin`).find((path) => existsSync(path));
-  if (!bin) throw new Error('PostgreSQL is missing: apt-get install postgresql');
-  const data = join(folder, 'postgres');
-  mkdirSync(data, { recursive: true, mode: 0o700 });
-  const isRoot = process.getuid() === 0;
-  // It refuses to run as root; Debian's package brings a user for it.
-  if (isRoot) {
-    execFileSync('chown', ['postgres', data]);
-    execFileSync('chmod', ['711', folder]);
-  }
-  const asUser = isRoot ? ['setpriv', '--reuid', 'postgres', '--regid', 'postgres', '--clear-groups', '--'] : [];
-  const run = (name, ...args) => {
-    const [program, ...rest] = [...asUser, join(bin, name), ...args];
-    execFileSync(program, rest, { stdio: ['ignore', 'ignore', 'inherit'], cwd: data });
-  };
-  const port = await freePort();
-  const cluster = join(data, 'cluster');
-  run('initdb', '--no-sync', '--auth=trust', '--username=prefect', '-D', cluster);
-  // Whatever ends this program, ends it too.
-  const args = [...asUser.slice(1, -1), '--pdeathsig', 'KILL', '--', join(bin, 'postgres'), '-D', cluster];
-  const postgres = await startProgram(
-    'setpriv',
-    args.concat('-c', 'listen_addresses=127.0.0.1', '-c', `port=${port}`, '-c', `unix_socket_directories=${data}`),
-    { until: 'ready to accept connections', cwd: data },
-  );
-  try {
-    run('createdb', '-h', '127.0.0.1', '-p', String(port), '-U', 'prefect', 'prefect');
-    const serverPort = await freePort();
-    const address = `http://127.0.0.1:${serverPort}/api`;
-    const { PREFECT_API_URL: _, ...env } = prefectEnvironment(address, join(folder, 'server'));
-    mkdirSync(env.HOME, { recursive: true });
-    const server = await startProgram(
-      'setpriv',
-      ['--pdeathsig', 'KILL', '--', join(prefectBin(), 'prefect'), 'server', 'start', '--no-ui'].concat(
-        ['--host', '127.0.0.1', '--port', String(serverPort)],
-      ),
-      {
-        // Its port alone says when it is ready.
-        until: '',
-        env: {
-          ...env,
-          PREFECT_SERVER_ANALYTICS_ENABLED: 'false',
-          PREFECT_SERVER_DATABASE_CONNECTION_URL: `postgresql+asyncpg://prefect@127.0.0.1:${port}/prefect`,
-        },
-        cwd: folder,
-      },
-    );
-    const api = new Api(address);
-    const deadline = performance.now() + PATIENCE_MS;
-    while ((await api.ask('GET', '/health').catch(() => ({ status: 0 }))).status !== 200) {
-      if (performance.now() > deadline) throw new Error(`the server on PostgreSQL did not start: ${server.log()}`);
-      await passing(200);
-    }
-    api.close();
-    return {
-      address,
-      async stop() {
-        await server.stop('SIGKILL');
-        await postgres.stop('SIGINT');
-      },
-    };
-  } catch (error) {
-    await postgres.stop('SIGINT');
-    throw error;
-  }
-}
-
-/** Runs callers.mjs in a process of its own: `{ created, failed, perSecond, latenciesMs }`. */
-export async function callers(side, count, seconds, env) {
-  const script = join(root, 'bench/lib/callers.mjs');
-  return JSON.parse(await output(process.execPath, [script, side, String(count), String(seconds)], { env }));
+/** Runs callers.mjs with a Prefect server of its own: `{ created, failed, perSecond, latenciesMs }`. */
+export async function callers(database, side, count, seconds, env) {
+  const server = [join(root, 'scripts/with-prefect.sh'), ...(database === 'PostgreSQL' ? ['--on-postgresql'] : [])];
+  const program = [process.execPath, join(root, 'bench/lib/callers.mjs'), side, String(count), String(seconds)];
+  return JSON.parse(await output('bash', [...server, ...program], { env }));
 }
 
 /** `queue_flow.py`: the program that imports Prefect and queues. */
