@@ -42,7 +42,8 @@ fn check<F: Future<Output = ()>>(fact: impl Fn(Subject) -> F) {
     });
 }
 
-fn new(flow: &str, video_id: &str) -> NewFlowRun {
+/// A run of a built-in flow that has never been queued.
+pub fn new(flow: &str, video_id: &str) -> NewFlowRun {
     let flows = Flows::builtin();
     let flow = flows.get(flow).expect("built in").clone();
     let mut given = json!({

@@ -64,18 +64,7 @@ impl Bed {
 #[test]
 fn what_passes_is_survived_and_a_run_is_made_once() {
     let bed = Bed::new();
-    let faults = [
-        Fault::Reset,
-        Fault::LoseAnswer,
-        Fault::Truncate,
-        Fault::BadJson,
-        Fault::status(408),
-        Fault::status(500),
-        Fault::status(502),
-        Fault::status(503),
-        Fault::rate_limited(1),
-    ];
-    for (index, fault) in faults.into_iter().enumerate() {
+    for (index, fault) in Fault::passing().into_iter().enumerate() {
         let said = format!("{fault:?}");
         bed.proxy.plan(Plan::on("POST", "create_flow_run", fault).times(2));
         let (_, _) = bed

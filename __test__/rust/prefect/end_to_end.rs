@@ -369,7 +369,11 @@ fn a_server_that_does_not_answer_does_not_keep_a_worker_from_hearing_a_signal() 
 #[test]
 fn the_run_of_a_killed_worker_is_taken_back_by_the_next() {
     let server = Server::shared();
-    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    takes_back(PrefectWorld::new(&server, &flow("wait", UNTIL_GO, "")));
+}
+
+/// A world whose flow `wait` is [`UNTIL_GO`]: the run of a killed worker is completed by the next, once.
+pub fn takes_back(mut world: PrefectWorld) {
     let video = world.video(0);
     let worker = world.start_worker();
     let id = world.queue("wait", &video);
@@ -461,18 +465,7 @@ fn survives(faults: Vec<Fault>, calls: &[(&'static str, &'static str)]) {
 
 #[test]
 fn no_fault_of_the_network_loses_a_state_or_runs_a_run_twice() {
-    let faults = vec![
-        Fault::Reset,
-        Fault::LoseAnswer,
-        Fault::Truncate,
-        Fault::BadJson,
-        Fault::status(408),
-        Fault::status(500),
-        Fault::status(502),
-        Fault::status(503),
-        Fault::rate_limited(1),
-    ];
-    survives(faults, &[&CONTENT[..], &[POLL]].concat());
+    survives(Fault::passing(), &[&CONTENT[..], &[POLL]].concat());
 }
 
 #[test]

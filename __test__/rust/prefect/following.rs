@@ -1,22 +1,22 @@
 //! What a follower of a run costs the server.
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use captionacc::flow::Flows;
 use captionacc::flow_run::{EventCursor, FlowRunEvent};
+use captionacc::orchestrator::Orchestrator;
 use captionacc::orchestrator::following::{Place, next_events};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::prefect::settings::PrefectSettings;
-use captionacc::orchestrator::{NewFlowRun, Orchestrator};
 use captionacc::state::StateName;
-use serde_json::json;
 
+use super::foreign::runtime;
 use super::proxy::{Exchange, Proxy};
 use super::server::Server;
 use super::setup::User;
+use crate::conformance::new;
 
 /// Looks that are counted.
 const LOOKS: usize = 4;
@@ -27,21 +27,17 @@ const SECONDS_BETWEEN_LOOKS: u64 = 2;
 fn a_follower_asks_one_thing_every_two_seconds_while_its_run_waits() {
     let server = Server::shared();
     let proxy = Arc::new(Proxy::to(server.address()));
-    let user = User::new();
-    user.succeed(&["setup", "--orchestrator", "server", "--api-url", &proxy.api_url()]);
-    user.succeed(&["deploy"]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(follow(&user, &proxy));
+    let user = user_of(&proxy);
+    runtime().block_on(follow(&user, &proxy));
 }
 
 async fn follow(user: &User, proxy: &Arc<Proxy>) {
     let opened = Instant::now();
     let orchestrator = open(user, proxy).await;
-    let new = new_flow_run();
-    let queued = orchestrator.create_flow_run(new, Arc::default()).await.expect("queued");
+    let queued = orchestrator
+        .create_flow_run(new("full-frames", "v"), Arc::default())
+        .await
+        .expect("queued");
     let id = queued.flow_run_id;
 
     let before = proxy.exchanges().len();
@@ -100,16 +96,12 @@ async fn follow(user: &User, proxy: &Arc<Proxy>) {
 fn a_follower_that_knows_its_run_bears_with_a_server_that_is_away_and_one_that_does_not_is_told() {
     let server = Server::shared();
     let proxy = Proxy::to(server.address());
-    let user = User::new();
-    user.succeed(&["setup", "--orchestrator", "server", "--api-url", &proxy.api_url()]);
-    user.succeed(&["deploy"]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    let user = user_of(&proxy);
+    runtime().block_on(async {
         let orchestrator = open(&user, &proxy).await;
-        let queued = orchestrator.create_flow_run(new_flow_run(), Arc::default()).await;
+        let queued = orchestrator
+            .create_flow_run(new("full-frames", "v"), Arc::default())
+            .await;
         let id = queued.expect("queued").flow_run_id;
         let known = next_events(&orchestrator, id, Place::default()).await.expect("read");
         proxy.refuse();
@@ -136,6 +128,14 @@ fn a_follower_that_knows_its_run_bears_with_a_server_that_is_away_and_one_that_d
     });
 }
 
+/// A user with deployments at the server behind the proxy.
+fn user_of(proxy: &Proxy) -> User {
+    let user = User::new();
+    user.succeed(&["setup", "--orchestrator", "server", "--api-url", &proxy.api_url()]);
+    user.succeed(&["deploy"]);
+    user
+}
+
 async fn open(user: &User, proxy: &Proxy) -> PrefectOrchestrator {
     let mut settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
     settings.work_pool.clone_from(&user.name);
@@ -143,19 +143,4 @@ async fn open(user: &User, proxy: &Proxy) -> PrefectOrchestrator {
     PrefectOrchestrator::open(settings, &user.path("home"), Flows::builtin())
         .await
         .expect("it opens")
-}
-
-fn new_flow_run() -> NewFlowRun {
-    let flow = Flows::builtin().get("full-frames").expect("built in").clone();
-    let given = json!({"video-id": "v", "video-path": "/v.mp4", "db-path": "/a.db", "output-dir": "/o"});
-    let arguments = flow
-        .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
-        .expect("valid");
-    NewFlowRun {
-        flow,
-        arguments,
-        idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
-    }
 }

@@ -62,6 +62,21 @@ impl Fault {
         }
     }
 
+    /// All that passes by itself.
+    pub fn passing() -> Vec<Self> {
+        vec![
+            Self::Reset,
+            Self::LoseAnswer,
+            Self::Truncate,
+            Self::BadJson,
+            Self::status(408),
+            Self::status(500),
+            Self::status(502),
+            Self::status(503),
+            Self::rate_limited(1),
+        ]
+    }
+
     /// 429 with `Retry-After`, as Cloud says it.
     pub fn rate_limited(retry_after_s: u32) -> Self {
         Self::Answer {

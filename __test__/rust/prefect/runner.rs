@@ -5,7 +5,7 @@ use std::fs;
 use captionacc::process_tree::marked;
 use serde_json::json;
 
-use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
+use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow, takes_back};
 use super::interop::queue_python;
 use super::proxy::{CloudStandIn, Exchange, Fault, Plan, Proxy};
 use super::server::Server;
@@ -62,23 +62,12 @@ fn a_run_of_a_killed_worker_without_a_pool_is_taken_back_by_the_next() {
     let server = Server::shared();
     let cloud = CloudStandIn::free();
     let proxy = Proxy::cloud(server.address(), cloud.clone());
-    let mut world = PrefectWorld::on_cloud(&server, &proxy, &cloud, &flow("wait", UNTIL_GO, ""));
-    let worker = world.start_worker();
-    let video = world.video(0);
-    let id = world.queue("wait", &video);
-    world.wait_for_file(&format!("started-{video}"));
-    worker.kill();
-    fs::write(world.path("go"), "").expect("written");
-    let worker = world.start_worker();
-    let run = world.wait(&id, &FINAL);
-    assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
-    let states = world.state_types(&id);
-    assert_eq!(
-        states.iter().filter(|state| *state == "COMPLETED").count(),
-        1,
-        "{states:?}"
-    );
-    worker.stop();
+    takes_back(PrefectWorld::on_cloud(
+        &server,
+        &proxy,
+        &cloud,
+        &flow("wait", UNTIL_GO, ""),
+    ));
 }
 
 #[test]
