@@ -75,6 +75,16 @@ fn what_passes_is_survived_and_a_run_is_made_once() {
 }
 
 #[test]
+fn a_server_whose_sqlite_is_locked_again_and_again_is_asked_until_it_is_free() {
+    let bed = Bed::new();
+    bed.proxy
+        .plan(Plan::on("POST", "create_flow_run", Fault::status(503)).times(30));
+    bed.create(&bed.deployment.to_string(), Duration::from_secs(20))
+        .expect("created within the patience");
+    assert_eq!(bed.runs(), 1);
+}
+
+#[test]
 fn what_does_not_pass_is_said_with_its_code_and_not_tried_again() {
     let bed = Bed::new();
     for (status, code) in [

@@ -331,6 +331,8 @@ impl PrefectClient {
                     if !call.is_repeatable && !is_certain {
                         return Err(error);
                     }
+                    let is_locked = status == StatusCode::SERVICE_UNAVAILABLE && !self.settings().is_cloud;
+                    let backoff = if is_locked { backoff_of_locked(tries) } else { backoff };
                     (after.unwrap_or(backoff).min(MAX_RETRY_AFTER), error)
                 }
             };
@@ -520,9 +522,19 @@ impl PrefectClient {
     }
 }
 
-/// Milliseconds at first: a locked SQLite is free again at once. Seconds in the end.
+/// Milliseconds at first, seconds in the end.
 fn backoff(tries: u32) -> Duration {
-    let base_ms = 5_u64 << tries.min(9);
+    jittered(tries.min(9))
+}
+
+/// Where a server of one's own says that it is unavailable, its SQLite is locked: for a moment, and again for whoever
+/// comes at another writer's turn. Many short waits get through, few long ones do not.
+fn backoff_of_locked(tries: u32) -> Duration {
+    jittered(tries.min(6))
+}
+
+fn jittered(doublings: u32) -> Duration {
+    let base_ms = 5_u64 << doublings;
     let jitter = u64::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
     Duration::from_millis(base_ms * (500 + jitter) / 1000)
 }
