@@ -3,7 +3,8 @@
  * (`captionacc worker`), in another process.
  *
  * Every function returns a promise, and every failure is a rejection with an {@link OrchestratorError}, wrong arguments
- * included. No call blocks the event loop, keeps the process alive once it has settled, or opens an `annotations.db`.
+ * included; only what hinders loading (`ERR_CAPTIONACC_LOAD_…`) is thrown when the package is imported or required. No call
+ * blocks the event loop, keeps the process alive once it has settled, or opens an `annotations.db`.
  *
  * Where runs are queued is a matter of settings, read from the environment, `captionacc.toml` and Prefect's own settings:
  * by default `queue.db` in `CAPTIONACC_HOME`, or a Prefect 3 API. The calls and their results are the same.
@@ -477,7 +478,25 @@ export type OrchestratorErrorCode =
   /** Prefect failed, or answered what cannot be understood. */
   | 'ERR_CAPTIONACC_PREFECT_FAULT'
   /** A fault of this package; please report it. */
-  | 'ERR_CAPTIONACC_INTERNAL';
+  | 'ERR_CAPTIONACC_INTERNAL'
+  /** Thrown when the package is imported or required, as are those below: Node is too old. */
+  | 'ERR_CAPTIONACC_LOAD_NODE_VERSION'
+  /** This release is not made for this platform. */
+  | 'ERR_CAPTIONACC_LOAD_PLATFORM'
+  /** The C library of this system is too old, or not glibc. */
+  | 'ERR_CAPTIONACC_LOAD_LIBC'
+  /** A checkout that was not built. */
+  | 'ERR_CAPTIONACC_LOAD_NOT_BUILT'
+  /** The platform's package, an optional dependency, is not installed, or not whole. */
+  | 'ERR_CAPTIONACC_LOAD_NOT_INSTALLED'
+  /** The platform's package has another version than this one. */
+  | 'ERR_CAPTIONACC_LOAD_VERSION'
+  /** Node or the system refuses to load the addon; the `cause` has its words. */
+  | 'ERR_CAPTIONACC_LOAD_REFUSED'
+  /** This process has loaded the addon of another version, or one that was replaced since. */
+  | 'ERR_CAPTIONACC_LOAD_TWO_COPIES'
+  /** A bundle that runs where the package is not installed. */
+  | 'ERR_CAPTIONACC_LOAD_BUNDLED';
 
 /** An operation that did not happen. Only ever made by this package. */
 export class OrchestratorError extends Error {

@@ -1,289 +1,41 @@
 'use strict';
 
-// The JavaScript half of the Node surface: checks what only JavaScript can get wrong, turns calls into JSON for the
-// addon (src/addon.rs) and its answers into values and errors. index.d.ts is the documentation.
+// The entry for `require`; what index.mjs says of itself is true of it, too.
 
-const { addonPath } = require('./lib/platform.js');
+const name = '@captionacc/orchestrator';
 
-const native = require(addonPath());
-
-const DEFAULT_TIMEOUT_MS = 30_000;
-/** The longest time that a timer of Node can wait. */
-const MAX_TIMEOUT_MS = 2 ** 31 - 1;
-const WHEN_UNREACHABLE = ['reject', 'store'];
-
-class OrchestratorError extends Error {
-  constructor(code, message, { retryable = false, cause } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
-    this.code = code;
-    this.retryable = retryable;
-  }
-}
-// On the prototype, as with the errors of the language: it is no property of each error.
-Object.defineProperty(OrchestratorError.prototype, 'name', { value: 'OrchestratorError', configurable: true, writable: true });
-
-const invalid = (argument, problem) =>
-  new OrchestratorError('ERR_CAPTIONACC_INVALID_ARGUMENT', `argument ${JSON.stringify(argument)}: ${problem}`);
-
-const aborted = (signal) =>
-  new OrchestratorError('ERR_CAPTIONACC_ABORTED', 'aborted by the caller before the operation was done', {
-    cause: signal.reason,
-  });
-
-/** What the addon answered; throws the failure that it is. */
-function unwrap(answer) {
-  const { value, error } = JSON.parse(answer);
-  if (error === undefined) return value;
-  const cause = error.causes.reduceRight((inner, message) => new Error(message, inner && { cause: inner }), undefined);
-  throw new OrchestratorError(error.code, error.message, { retryable: error.retryable, cause });
-}
-
-function checkObject(name, value) {
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-    throw invalid(name, `${value === null ? 'null' : Array.isArray(value) ? 'a list' : typeof value} is not an object`);
-  }
-  return value;
-}
-
-function checkText(name, value) {
-  if (typeof value !== 'string') throw invalid(name, `${typeof value} is not text`);
-  if (!value.isWellFormed()) throw invalid(name, 'contains half a character (a lone surrogate)');
-  return value;
-}
-
-/** A value of any type, for an error. */
-const describe = (value) => (typeof value === 'string' ? JSON.stringify(value) : `a value of type ${typeof value}`);
-
-/** The options as they are now; `undefined` counts as absent, an unknown name is a mistake. */
-function checkOptions(options, known) {
-  if (options === undefined) return {};
-  for (const name of Object.keys(checkObject('options', options))) {
-    if (!known.includes(name)) throw invalid(name, `unknown option (there are ${known.join(', ')})`);
-  }
-  const { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress } = options;
-  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal', 'it is not an AbortSignal');
-  if (timeoutMs !== undefined && !(Number.isInteger(timeoutMs) && timeoutMs >= 1 && timeoutMs <= MAX_TIMEOUT_MS)) {
-    throw invalid('timeoutMs', `${String(timeoutMs)} is not a whole number of milliseconds from 1 to ${MAX_TIMEOUT_MS}`);
-  }
-  if (idempotencyKey !== undefined) checkText('idempotencyKey', idempotencyKey);
-  if (whenUnreachable !== undefined && !WHEN_UNREACHABLE.includes(whenUnreachable)) {
-    throw invalid('whenUnreachable', `${describe(whenUnreachable)} is none of ${WHEN_UNREACHABLE.join(', ')}`);
-  }
-  if (onProgress !== undefined && typeof onProgress !== 'function') throw invalid('onProgress', 'it is not a function');
-  return { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress };
-}
-
-/** A flow's arguments as JSON can carry them, nothing lost: what JSON would drop or change is refused here. */
-function toArguments(args) {
-  const plain = {};
-  for (const [name, value] of Object.entries(checkObject('args', args))) {
-    checkText('args', name);
-    switch (typeof value) {
-      case 'string':
-        plain[name] = checkText(name, value);
-        break;
-      case 'number':
-        // JSON has no NaN: as text it reaches the check of the parameter, which names it.
-        plain[name] = Number.isFinite(value) ? value : String(value);
-        break;
-      case 'undefined':
-        break;
-      case 'object':
-      case 'boolean':
-        plain[name] = value;
-        break;
-      default:
-        throw invalid(name, `a ${typeof value} is not a value that an argument can have`);
-    }
-  }
-  return plain;
-}
-
-function toJson(name, value) {
-  try {
-    return JSON.stringify(value);
-  } catch (error) {
-    throw invalid(name, `cannot be written as JSON (${error.message})`);
-  }
-}
-
-/** Calls `call` with an interest that is given up when `signal` is aborted. */
-async function withSignal(signal, call) {
-  if (signal?.aborted) throw aborted(signal);
-  const interest = new native.Interest();
-  const onAbort = () => interest.giveUp();
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    return unwrap(await call(interest));
-  } catch (error) {
-    throw signal?.aborted && error.code === 'ERR_CAPTIONACC_ABORTED' ? aborted(signal) : error;
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-  }
-}
-
-async function queuePrefectFlow(flowType, args, options) {
-  const { signal, timeoutMs = DEFAULT_TIMEOUT_MS, idempotencyKey, whenUnreachable } = checkOptions(options, [
-    'signal',
-    'timeoutMs',
-    'idempotencyKey',
-    'whenUnreachable',
-  ]);
-  const request = toJson('args', {
-    flowType: checkText('flowType', flowType),
-    arguments: toArguments(args),
-    idempotencyKey,
-    timeoutMs,
-    whenUnreachable,
-  });
-  return withSignal(signal, (interest) => native.queueFlowRun(request, interest));
-}
-
-async function getFlowRun(flowRunId) {
-  return unwrap(await native.getFlowRun(checkText('flowRunId', flowRunId)));
-}
-
-async function listFlowRuns(filter = {}) {
-  return unwrap(await native.listFlowRuns(toJson('filter', checkObject('filter', filter))));
-}
-
-async function cancelFlowRun(flowRunId) {
-  return unwrap(await native.cancelFlowRun(checkText('flowRunId', flowRunId)));
-}
-
-async function retryFlowRun(flowRunId) {
-  return unwrap(await native.retryFlowRun(checkText('flowRunId', flowRunId)));
-}
-
-async function getLineage() {
-  return unwrap(await native.getLineage());
-}
-
-/**
- * The iterator of `watchFlowRun`. Written by hand because `return()` of an async generator waits for the `next()` that
- * is pending, which may be for ever: here it ends it.
- */
-class FlowRunWatch {
-  #flowRunId;
-  #signal;
-  #place;
-  #events = [];
-  #interest = null;
-  #isOver = false;
-  #last = Promise.resolve();
-
-  /** `without`: kinds of events that nobody looks at, and that are not asked for. */
-  constructor(flowRunId, signal, without = {}) {
-    this.#flowRunId = flowRunId;
-    this.#signal = signal;
-    this.#place = { cursor: without };
-  }
-
-  [Symbol.asyncIterator]() {
-    return this;
-  }
-
-  next() {
-    // One at a time, in the order of the calls; a failed one does not fail those after it.
-    const next = this.#last.then(() => this.#next());
-    this.#last = next.catch(() => {});
-    return next;
-  }
-
-  async return(value) {
-    this.#isOver = true;
-    this.#events = [];
-    this.#interest?.giveUp();
-    return { done: true, value };
-  }
-
-  async throw(error) {
-    await this.return();
-    throw error;
-  }
-
-  async #next() {
-    if (this.#events.length === 0 && !this.#isOver) await this.#read();
-    if (this.#events.length > 0) return { done: false, value: this.#events.shift() };
-    return { done: true, value: undefined };
-  }
-
-  async #read() {
+function load() {
+  // A module of CommonJS in a bundle of ES modules has neither `require` nor `__filename`.
+  const { createRequire } = process.getBuiltinModule ? process.getBuiltinModule('node:module') : require('node:module');
+  const places = [typeof __filename === 'string' && __filename, process.argv[1]].filter(Boolean);
+  for (const place of places) {
+    let manifest;
     try {
-      const { events, place, done } = await withSignal(this.#signal, (interest) => {
-        this.#interest = interest;
-        return native.nextEvents(checkText('flowRunId', this.#flowRunId), JSON.stringify(this.#place), interest);
-      });
-      if (this.#isOver) return;
-      this.#events = events;
-      this.#place = place;
-      this.#isOver = done;
-    } catch (error) {
-      // `return()` gave it up: that is the end, not a failure.
-      if (this.#isOver && !this.#signal?.aborted) return;
-      this.#isOver = true;
-      throw error;
-    } finally {
-      this.#interest = null;
+      manifest = createRequire(place).resolve(`${name}/package.json`);
+    } catch {
+      continue;
     }
+    return createRequire(manifest)('./lib/main.js');
   }
-}
-if (Symbol.asyncDispose) {
-  Object.defineProperty(FlowRunWatch.prototype, Symbol.asyncDispose, {
-    async value() {
-      await this.return();
-    },
-  });
-}
-
-function watchFlowRun(flowRunId, options) {
-  let signal;
-  try {
-    ({ signal } = checkOptions(options, ['signal']));
-  } catch (error) {
-    // As every failure of this package, it is a rejection: of the first `next()`.
-    const failed = new FlowRunWatch(flowRunId);
-    failed.next = async () => {
-      throw error;
-    };
-    return failed;
-  }
-  return new FlowRunWatch(flowRunId, signal);
+  // The same words as in index.mjs: neither can load anything here.
+  const message =
+    `${name} is not found from ${places[0]} (${process.platform}-${process.arch}, Node ${process.version}): ` +
+    'its code was taken into a bundle, its native addon cannot be. Install the package where the bundle runs ' +
+    `(npm install ${name}), and keep it out of the bundle if it is still not found: Vite and React Router ` +
+    `ssr: { external: ['${name}'] }; esbuild --external:${name}; webpack externals: { '${name}': 'commonjs ${name}' }; ` +
+    `Next serverExternalPackages: ['${name}']`;
+  throw Object.assign(new Error(message), { name: 'OrchestratorError', code: 'ERR_CAPTIONACC_LOAD_BUNDLED', retryable: false });
 }
 
-async function waitForFlowRun(flowRunId, options) {
-  const { signal, timeoutMs, onProgress } = checkOptions(options, ['signal', 'timeoutMs', 'onProgress']);
-  const watch = new FlowRunWatch(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
-  let isTooLate = false;
-  const timer =
-    timeoutMs &&
-    setTimeout(() => {
-      isTooLate = true;
-      watch.return();
-    }, timeoutMs);
-  try {
-    for await (const event of watch) {
-      if (event.type === 'progress') onProgress?.(event.progress);
-    }
-  } finally {
-    clearTimeout(timer);
-  }
-  if (isTooLate) {
-    throw new OrchestratorError(
-      'ERR_CAPTIONACC_TIMEOUT',
-      `waiting for flow run ${flowRunId} was not done within ${timeoutMs} ms: the run goes on; wait again, or cancel it`,
-      { retryable: true },
-    );
-  }
-  return getFlowRun(flowRunId);
-}
+const main = load();
 
-exports.OrchestratorError = OrchestratorError;
-exports.queuePrefectFlow = queuePrefectFlow;
-exports.getFlowRun = getFlowRun;
-exports.listFlowRuns = listFlowRuns;
-exports.cancelFlowRun = cancelFlowRun;
-exports.retryFlowRun = retryFlowRun;
-exports.waitForFlowRun = waitForFlowRun;
-exports.watchFlowRun = watchFlowRun;
-exports.getLineage = getLineage;
+// One by one: tools that read names without running anything see these.
+exports.OrchestratorError = main.OrchestratorError;
+exports.cancelFlowRun = main.cancelFlowRun;
+exports.getFlowRun = main.getFlowRun;
+exports.getLineage = main.getLineage;
+exports.listFlowRuns = main.listFlowRuns;
+exports.queuePrefectFlow = main.queuePrefectFlow;
+exports.retryFlowRun = main.retryFlowRun;
+exports.waitForFlowRun = main.waitForFlowRun;
+exports.watchFlowRun = main.watchFlowRun;

@@ -4,12 +4,12 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   resolve: {
-    alias: { '@captionacc/orchestrator': path.join(import.meta.dirname, 'index.js') },
+    alias: { '@captionacc/orchestrator': path.join(import.meta.dirname, 'index.mjs') },
   },
   test: {
     include: ['__test__/**/*.spec.ts'],
     // The package is loaded by Node itself, as its users load it.
-    server: { deps: { external: [/\/index\.js$/, /\/lib\/.*\.js$/] } },
+    server: { deps: { external: [/\/index\.m?js$/] } },
     // Each file is a process of its own: settings are read from a process's environment.
     pool: 'forks',
     // Real processes on two cores: more of them at once only make each other late.

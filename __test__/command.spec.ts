@@ -20,6 +20,7 @@ function shimOver(script: string): string {
   const folder = temporaryFolder();
   cpSync(path.join(root, 'bin'), path.join(folder, 'bin'), { recursive: true });
   cpSync(path.join(root, 'lib'), path.join(folder, 'lib'), { recursive: true });
+  copyFileSync(path.join(root, 'package.json'), path.join(folder, 'package.json'));
   mkdirSync(path.join(folder, 'dist'));
   writeFileSync(path.join(folder, 'dist/captionacc'), `#!/bin/sh\n${script}\n`);
   chmodSync(path.join(folder, 'dist/captionacc'), 0o755);
@@ -53,17 +54,6 @@ describe('bin/captionacc.js', () => {
   test('a program that dies of a signal takes the command with it, by the same signal', async () => {
     expect(await new Running(process.execPath, [shimOver('kill -KILL $$')]).ended).toMatchObject({ code: null, signal: 'SIGKILL' });
     expect(await new Running(process.execPath, [shimOver('kill -TERM $$')]).ended).toMatchObject({ code: null, signal: 'SIGTERM' });
-  });
-
-  test('without a binary it says what to do', async () => {
-    const folder = temporaryFolder();
-    mkdirSync(path.join(folder, 'bin'));
-    mkdirSync(path.join(folder, 'lib'));
-    copyFileSync(shim, path.join(folder, 'bin/captionacc.js'));
-    copyFileSync(path.join(root, 'lib/platform.js'), path.join(folder, 'lib/platform.js'));
-    const ended = await new Running(process.execPath, [path.join(folder, 'bin/captionacc.js'), 'worker']).ended;
-    expect(ended.code).toBe(1);
-    expect(JSON.parse(ended.stderr)).toEqual({ error: expect.stringContaining('npm run build') });
   });
 
   test('a worker that is started by it drains on SIGTERM', async () => {

@@ -4,14 +4,31 @@
 // Becomes the `captionacc` binary, so that it is the binary that gets the signals. Where Node cannot replace its own
 // process (before 22.15), this process stays beside it, passes signals on and ends as the binary ended.
 
-const { binaryPath } = require('../lib/platform.js');
+const { accessSync, constants } = require('node:fs');
+
+const { loadError } = require('../lib/error.js');
+
+/** Ends with an error as the binary tells its own. */
+function fail({ code, message, retryable }) {
+  process.stderr.write(`${JSON.stringify({ error: { code, message, retryable } })}\n`);
+  process.exit(1);
+}
 
 let binary;
 try {
-  binary = binaryPath();
+  require('../lib/node-version.js').checkNodeVersion();
+  binary = require('../lib/platform.js').binaryPath();
 } catch (error) {
-  process.stderr.write(`${JSON.stringify({ error: error.message })}\n`);
-  process.exit(1);
+  fail(error);
+}
+
+const couldNotStart = (error) => loadError('REFUSED', `${binary} cannot be started: ${error.message}`);
+
+try {
+  // `execve` of what is no program would take Node down with it.
+  accessSync(binary, constants.X_OK);
+} catch (error) {
+  fail(couldNotStart(error));
 }
 const given = process.argv.slice(2);
 
@@ -32,8 +49,7 @@ if (typeof process.execve === 'function') {
   }
   child = spawn(binary, given, { stdio: 'inherit' });
   child.on('error', (error) => {
-    process.stderr.write(`${JSON.stringify({ error: `${binary} could not be started: ${error.message}` })}\n`);
-    process.exit(1);
+    fail(couldNotStart(error));
   });
   child.on('exit', (code, signal) => {
     if (signal === null) process.exit(code);

@@ -1,42 +1,93 @@
 'use strict';
 
-// Where the two binary files of this package lie: in a checkout that was built, or in the package of this platform,
-// which a published version names among its `optionalDependencies`. npm installs only the one that fits.
+// Where the two binary files lie: in a checkout that was built, or in the package of this platform. package.json names
+// those packages among its `optionalDependencies` once it is published; npm installs the one that fits.
 
-const { existsSync } = require('node:fs');
+const { existsSync, readFileSync } = require('node:fs');
 const path = require('node:path');
+
+const { loadError } = require('./error.js');
+const { name, version, optionalDependencies } = require('../package.json');
 
 const root = path.join(__dirname, '..');
 
-/** The packages that could hold binaries for this platform; npm's `libc` field decides between gnu and musl. */
-function packageNames() {
-  const base = `@captionacc/orchestrator-${process.platform}-${process.arch}`;
-  return process.platform === 'linux' ? [`${base}-gnu`, `${base}-musl`] : [base];
+/** The names of the platforms that this release is made for; none in a checkout. */
+const made = Object.keys(optionalDependencies ?? {})
+  .filter((dependency) => dependency.startsWith(`${name}-`))
+  .map((dependency) => dependency.slice(name.length + 1));
+
+/**
+ * The files that are mapped into this process, those of all its threads. `undefined` where the system does not tell.
+ *
+ * @returns {string[] | undefined} a deleted one ends with ` (deleted)`
+ */
+function mappedFiles() {
+  try {
+    const maps = readFileSync('/proc/self/maps', 'utf8');
+    return [...new Set(Array.from(maps.matchAll(/^\S+ \S+ \S+ \S+ \d+ +(\/.*)$/gm), (match) => match[1]))];
+  } catch {
+    return undefined;
+  }
 }
+
+/** The name of the platform that this Node runs on, as the packages are called. */
+function platformName() {
+  const base = `${process.platform}-${process.arch}`;
+  if (process.platform !== 'linux') return base;
+  // The loader of musl is its libc: where it is mapped, nothing that is linked against glibc can run.
+  return mappedFiles()?.some((file) => file.includes('/ld-musl-')) ? `${base}-musl` : `${base}-gnu`;
+}
+
+/** Platform and Node, for an error. */
+const whereWeAre = () => `${platformName()}, Node ${process.version}`;
+
+/** The command that installs a platform's package in the right version. */
+const installCommand = (packageName) => `npm install --include=optional --save-optional ${packageName}@${version}`;
 
 /**
  * The absolute path of a binary file.
  *
  * @param {string} inCheckout its path in a checkout, relative to the root
  * @param {string} inPackage its path in a platform's package
- * @throws {Error} if it is nowhere, saying what to do
+ * @throws {OrchestratorError} if it is nowhere, saying what to do
  */
 function find(inCheckout, inPackage) {
   const built = path.join(root, inCheckout);
   if (existsSync(built)) return built;
-  for (const name of packageNames()) {
-    try {
-      return require.resolve(`${name}/${inPackage}`);
-    } catch {
-      // Not installed: the next one, or the error below.
-    }
+  if (made.length === 0) {
+    throw loadError('NOT_BUILT', `${root} is a checkout that was not built: there is no ${inCheckout} (${whereWeAre()}). Run "npm run build" there`);
   }
-  throw new Error(
-    `@captionacc/orchestrator has no ${inPackage} for ${process.platform}-${process.arch}: looked for ${built} and in ` +
-      `${packageNames().join(', ')}. In a checkout run "npm run build"; in an installation run "npm install" again ` +
-      'without --omit=optional. Binaries exist for Linux and macOS on x64 and arm64.',
-  );
+  const platform = platformName();
+  if (!made.includes(platform)) {
+    const hint = platform.endsWith('-musl') ? '; on Alpine, take an image with glibc, as node:22-bookworm-slim' : '';
+    throw loadError('PLATFORM', `${name} ${version} is made for ${made.join(', ')}, not for ${whereWeAre()}${hint}`);
+  }
+  const packageName = `${name}-${platform}`;
+  let manifest;
+  try {
+    manifest = require.resolve(`${packageName}/package.json`);
+  } catch {
+    throw loadError(
+      'NOT_INSTALLED',
+      `${packageName} is not installed beside ${root} (${whereWeAre()}). It is an optional dependency: npm leaves it out with ` +
+        `--omit=optional, and at times where package-lock.json comes from another platform. Run "${installCommand(packageName)}"`,
+    );
+  }
+  const { version: found } = require(manifest);
+  if (found !== version) {
+    throw loadError(
+      'VERSION',
+      `${name} is version ${version} (${root}) and ${packageName} is version ${found} (${path.dirname(manifest)}); they must be the same ` +
+        `(${whereWeAre()}). Run "${installCommand(packageName)}"`,
+    );
+  }
+  const file = path.join(path.dirname(manifest), inPackage);
+  if (existsSync(file)) return file;
+  throw loadError('NOT_INSTALLED', `${packageName} has no ${inPackage}: looked for ${file} (${whereWeAre()}). Remove node_modules and run "npm ci"`);
 }
 
 exports.addonPath = () => find('captionacc.node', 'captionacc.node');
 exports.binaryPath = () => find('dist/captionacc', 'captionacc');
+exports.isCheckout = made.length === 0;
+exports.mappedFiles = mappedFiles;
+exports.whereWeAre = whereWeAre;

@@ -1,0 +1,10 @@
+import { getFlowRun, OrchestratorError, queuePrefectFlow } from '@captionacc/orchestrator';
+
+/** Queues a run, reads it back, and is refused another one. */
+export async function queue(videoId) {
+  const video = { 'video-path': '/videos/1.mp4', 'db-path': '/videos/annotations.db', 'output-dir': '/videos/scratch' };
+  const { flowRunId } = await queuePrefectFlow('full-frames', { 'video-id': videoId, ...video });
+  const run = await getFlowRun(flowRunId);
+  const refused = await queuePrefectFlow('full-frames', { 'video-id': '', ...video }).catch((error) => error);
+  return JSON.stringify({ flowRunId, state: run.state.name, refused: refused instanceof OrchestratorError });
+}
