@@ -5,25 +5,28 @@
 const name = '@captionacc/orchestrator';
 
 function load() {
-  // A module of CommonJS in a bundle of ES modules has neither `require` nor `__filename`.
-  const { createRequire } = process.getBuiltinModule ? process.getBuiltinModule('node:module') : require('node:module');
+  // A module of CommonJS in a bundle of ES modules has neither `require` nor `__filename`. A Node that does not know the
+  // name node:module still has to be told that it is too old.
+  const { createRequire } = process.getBuiltinModule ? process.getBuiltinModule('node:module') : require('module');
   const places = [typeof __filename === 'string' && __filename, process.argv[1]].filter(Boolean);
   for (const place of places) {
-    let manifest;
+    let main;
     try {
-      manifest = createRequire(place).resolve(`${name}/package.json`);
+      const manifest = createRequire(place).resolve(`${name}/package.json`);
+      main = createRequire(manifest).resolve('./lib/main.js');
     } catch {
       continue;
     }
-    return createRequire(manifest)('./lib/main.js');
+    return createRequire(main)(main);
   }
   // The same words as in index.mjs: neither can load anything here.
   const message =
-    `${name} is not found from ${places[0]} (${process.platform}-${process.arch}, Node ${process.version}): ` +
-    'its code was taken into a bundle, its native addon cannot be. Install the package where the bundle runs ' +
-    `(npm install ${name}), and keep it out of the bundle if it is still not found: Vite and React Router ` +
+    `${name} is not found from ${places[0]}, or not whole there (${process.platform}-${process.arch}, Node ${process.version}): its ` +
+    'code was taken into a bundle, or parts of it were left behind; its native addon goes into no bundle. Install the ' +
+    `package where the bundle runs (npm install ${name}), and if that does not help, keep it out of the bundle: Vite and React Router ` +
     `ssr: { external: ['${name}'] }; esbuild --external:${name}; webpack externals: { '${name}': 'commonjs ${name}' }; ` +
-    `Next serverExternalPackages: ['${name}']`;
+    `Next serverExternalPackages: ['${name}'], with output: 'standalone' also ` +
+    "outputFileTracingIncludes: { '/**': ['./node_modules/@captionacc/**'] }";
   throw Object.assign(new Error(message), { name: 'OrchestratorError', code: 'ERR_CAPTIONACC_LOAD_BUNDLED', retryable: false });
 }
 

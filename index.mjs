@@ -21,21 +21,23 @@ function load() {
   // What webpack calls the URL of this file is one of the machine that built.
   const places = [here(), process.argv[1]].filter(Boolean);
   for (const place of places) {
-    let manifest;
+    let main;
     try {
-      manifest = nodeModule.createRequire(place).resolve(`${name}/package.json`);
+      const manifest = nodeModule.createRequire(place).resolve(`${name}/package.json`);
+      main = nodeModule.createRequire(manifest).resolve('./lib/main.js');
     } catch {
       continue;
     }
-    return nodeModule.createRequire(manifest)('./lib/main.js');
+    return nodeModule.createRequire(main)(main);
   }
   // The same words as in index.js: neither can load anything here.
   const message =
-    `${name} is not found from ${places[0]} (${process.platform}-${process.arch}, Node ${process.version}): ` +
-    'its code was taken into a bundle, its native addon cannot be. Install the package where the bundle runs ' +
-    `(npm install ${name}), and keep it out of the bundle if it is still not found: Vite and React Router ` +
+    `${name} is not found from ${places[0]}, or not whole there (${process.platform}-${process.arch}, Node ${process.version}): its ` +
+    'code was taken into a bundle, or parts of it were left behind; its native addon goes into no bundle. Install the ' +
+    `package where the bundle runs (npm install ${name}), and if that does not help, keep it out of the bundle: Vite and React Router ` +
     `ssr: { external: ['${name}'] }; esbuild --external:${name}; webpack externals: { '${name}': 'commonjs ${name}' }; ` +
-    `Next serverExternalPackages: ['${name}']`;
+    `Next serverExternalPackages: ['${name}'], with output: 'standalone' also ` +
+    "outputFileTracingIncludes: { '/**': ['./node_modules/@captionacc/**'] }";
   throw Object.assign(new Error(message), { name: 'OrchestratorError', code: 'ERR_CAPTIONACC_LOAD_BUNDLED', retryable: false });
 }
 

@@ -191,11 +191,34 @@ describe('an installation that is not whole', () => {
     expect(await expectOfCommand(folder, 'NOT_INSTALLED')).toContain('npm ci');
   });
 
-  test('with an addon that is damaged, and a command that may not be run', async () => {
+  test.each([
+    ['no program', 'it is no program', () => Buffer.from('version https://git-lfs.github.com/spec/v1\n'.repeat(3))],
+    ['cut off', 'its end is missing', (whole: Buffer) => whole.subarray(0, whole.length / 2)],
+    ['of another processor', 'another kind of processor', (whole: Buffer) => Buffer.concat([whole.subarray(0, 18), Buffer.from([243, 0]), whole.subarray(20)])],
+  ])('with files that are damaged, %s: Node does not go down with them', async (_, problem, damage) => {
     const folder = await installation();
-    writeFileSync(installed(folder, platformName, 'captionacc.node'), 'version https://git-lfs.github.com/spec/v1\n');
+    const [addon, command] = ['captionacc.node', 'captionacc'].map((file) => installed(folder, platformName, file)) as [string, string];
+    for (const file of [addon, command]) writeFileSync(file, damage(readFileSync(file)));
+    for (const [file, message] of [[addon, await expectFailure(folder, 'REFUSED')], [command, await expectOfCommand(folder, 'REFUSED')]] as const) {
+      expect(message).toContain(file);
+      expect(message).toContain(problem);
+      expect(message).toContain('npm ci');
+    }
+  });
+
+  test('with an addon that the system does not load: the error has its words', async () => {
+    const folder = await installation();
+    const addon = installed(folder, platformName, 'captionacc.node');
+    // The type of the file: no shared library any more.
+    const file = readFileSync(addon);
+    file.writeUInt16LE(1, 16);
+    writeFileSync(addon, file);
+    expect(await expectFailure(folder, 'REFUSED')).toContain('only ET_DYN and ET_EXEC can be loaded');
+  });
+
+  test('with a command that may not be run', async () => {
+    const folder = await installation();
     chmodSync(installed(folder, platformName, 'captionacc'), 0o644);
-    expect(await expectFailure(folder, 'REFUSED')).toMatch(/invalid ELF header|file too short/);
     expect(await expectOfCommand(folder, 'REFUSED')).toContain('EACCES');
   });
 
@@ -238,11 +261,17 @@ describe('a bundle', () => {
       `--external:${name}`,
       `externals: { '${name}': 'commonjs ${name}' }`,
       `serverExternalPackages: ['${name}']`,
+      "outputFileTracingIncludes: { '/**': ['./node_modules/@captionacc/**'] }",
     ]) {
       expect(message).toContain(hint);
     }
 
-    await installInto(path.dirname(bundle));
+    const copied = path.dirname(bundle);
+    await installInto(copied);
+    // As a tracer of files leaves it, which sees no way from the entry to what it loads.
+    renameSync(installed(copied, name, 'lib'), installed(copied, name, 'left behind'));
+    expect((await new Running(process.execPath, [bundle]).ended).stderr).toContain("code: 'ERR_CAPTIONACC_LOAD_BUNDLED'");
+    renameSync(installed(copied, name, 'left behind'), installed(copied, name, 'lib'));
     expect(await new Running(process.execPath, [bundle]).ended).toMatchObject({ code: 0, stderr: '', stdout: expect.stringContaining('Scheduled') });
   });
 });

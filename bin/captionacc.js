@@ -4,8 +4,6 @@
 // Becomes the `captionacc` binary, so that it is the binary that gets the signals. Where Node cannot replace its own
 // process (before 22.15), this process stays beside it, passes signals on and ends as the binary ended.
 
-const { accessSync, constants } = require('node:fs');
-
 const { loadError } = require('../lib/error.js');
 
 /** Ends with an error as the binary tells its own. */
@@ -22,14 +20,6 @@ try {
   fail(error);
 }
 
-const couldNotStart = (error) => loadError('REFUSED', `${binary} cannot be started: ${error.message}`);
-
-try {
-  // `execve` of what is no program would take Node down with it.
-  accessSync(binary, constants.X_OK);
-} catch (error) {
-  fail(couldNotStart(error));
-}
 const given = process.argv.slice(2);
 
 if (typeof process.execve === 'function') {
@@ -49,7 +39,7 @@ if (typeof process.execve === 'function') {
   }
   child = spawn(binary, given, { stdio: 'inherit' });
   child.on('error', (error) => {
-    fail(couldNotStart(error));
+    fail(loadError('REFUSED', `${binary} cannot be started: ${error.message}`));
   });
   child.on('exit', (code, signal) => {
     if (signal === null) process.exit(code);

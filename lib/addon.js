@@ -7,7 +7,7 @@ const { readFileSync, realpathSync } = require('node:fs');
 const path = require('node:path');
 
 const { loadError } = require('./error.js');
-const { addonPath, isCheckout, mappedFiles, whereWeAre } = require('./platform.js');
+const { addonPath, again, mappedFiles, whereWeAre } = require('./platform.js');
 const { name, version } = require('../package.json');
 
 /** Where the system does not tell what is loaded, the copies of this package in one thread tell each other. */
@@ -57,7 +57,6 @@ function failure(file, error) {
   if (error.code === 'ERR_DLOPEN_DISABLED') {
     return loadError('REFUSED', `${what}: Node was started so that it loads no addons. Start it with --allow-addons, or without --no-addons`, error);
   }
-  const again = isCheckout ? 'Run "npm run build"' : 'If it is damaged or of another platform, remove node_modules and run "npm ci"';
   return loadError('REFUSED', `${what}: ${error.message}. ${again}`, error);
 }
 

@@ -3,7 +3,7 @@
 // Where the two binary files lie: in a checkout that was built, or in the package of this platform. package.json names
 // those packages among its `optionalDependencies` once it is published; npm installs the one that fits.
 
-const { existsSync, readFileSync } = require('node:fs');
+const { accessSync, closeSync, constants, existsSync, fstatSync, openSync, readFileSync, readSync } = require('node:fs');
 const path = require('node:path');
 
 const { loadError } = require('./error.js');
@@ -40,6 +40,9 @@ function platformName() {
 
 /** Platform and Node, for an error. */
 const whereWeAre = () => `${platformName()}, Node ${process.version}`;
+
+/** What to do where files are there and are not what they should be. */
+const again = made.length === 0 ? 'Run "npm run build"' : 'Remove node_modules and run "npm ci"';
 
 /** The command that installs a platform's package in the right version. */
 const installCommand = (packageName) => `npm install --include=optional --save-optional ${packageName}@${version}`;
@@ -83,11 +86,50 @@ function find(inCheckout, inPackage) {
   }
   const file = path.join(path.dirname(manifest), inPackage);
   if (existsSync(file)) return file;
-  throw loadError('NOT_INSTALLED', `${packageName} has no ${inPackage}: looked for ${file} (${whereWeAre()}). Remove node_modules and run "npm ci"`);
+  throw loadError('NOT_INSTALLED', `${packageName} has no ${inPackage}: looked for ${file} (${whereWeAre()}). ${again}`);
 }
 
-exports.addonPath = () => find('captionacc.node', 'captionacc.node');
-exports.binaryPath = () => find('dist/captionacc', 'captionacc');
-exports.isCheckout = made.length === 0;
+/** The machines of Node, as ELF counts them. */
+const machines = { x64: 62, arm64: 183 };
+
+/** What is wrong with a file that is to be mapped as a program; nothing, if it looks like one that is whole. */
+function damage(file) {
+  const header = Buffer.alloc(64);
+  const descriptor = openSync(file, 'r');
+  try {
+    const length = readSync(descriptor, header, 0, header.length, 0);
+    if (header.toString('latin1', 0, 2) === '#!') return undefined;
+    if (length < header.length || header.readUInt32BE(0) !== 0x7f454c46) return 'it is no program';
+    const machine = header.readUInt16LE(18);
+    if (machine !== (machines[process.arch] ?? machine)) return 'it is made for another kind of processor';
+    // The table of its sections, which is the last thing in it: place, length of an entry, entries.
+    const end = Number(header.readBigUInt64LE(40)) + header.readUInt16LE(58) * header.readUInt16LE(60);
+    return fstatSync(descriptor).size < end ? 'its end is missing' : undefined;
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/**
+ * Sees to it that a file may be loaded or started: one that is cut off, or is no program, would take Node down with it.
+ *
+ * @param {number} mode what it must be open for: `constants.R_OK`, `constants.X_OK`
+ * @throws {OrchestratorError} if it may not
+ */
+function checkFile(file, mode) {
+  let problem;
+  try {
+    accessSync(file, mode);
+    problem = process.platform === 'linux' ? damage(file) : undefined;
+  } catch (error) {
+    problem = error.message;
+  }
+  if (problem === undefined) return file;
+  throw loadError('REFUSED', `${file} cannot be used (${whereWeAre()}): ${problem}. ${again}`);
+}
+
+exports.addonPath = () => checkFile(find('captionacc.node', 'captionacc.node'), constants.R_OK);
+exports.binaryPath = () => checkFile(find('dist/captionacc', 'captionacc'), constants.X_OK);
+exports.again = again;
 exports.mappedFiles = mappedFiles;
 exports.whereWeAre = whereWeAre;
