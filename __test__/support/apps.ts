@@ -102,7 +102,7 @@ export function changeManifest(folder: string, change: (manifest: Record<string,
  * @param sources the folder of __test__/apps whose sources it has
  */
 export async function makeApp(way: Way, tools: Tools, sources: Tools = tools): Promise<string> {
-  const folder = mkdtempSync(path.join(await install(tools), 'apps', 'Wébb ápp-'));
+  const folder = mkdtempSync(path.join(await install(tools), 'apps', 'Málaga web app-'));
   afterTest(() => rmSync(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 }));
   cpSync(path.join(fixtures, sources), folder, { recursive: true, filter: (file) => !/package-lock\.json$|\.npmrc$/.test(file) });
   changeManifest(folder, (manifest) => {
