@@ -4,7 +4,7 @@
 import { chmodSync, cpSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 import { changeManifest, install, installInto, nodeOf, platform } from './support/apps.js';
 import { freshHome, temporaryFolder } from './support/home.js';
@@ -13,6 +13,10 @@ import { root, Running, type Ended } from './support/processes.js';
 const name = '@captionacc/orchestrator';
 const platformName = `${name}-${platform}`;
 const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as { version: string };
+
+beforeAll(async () => {
+  for (const tools of ['tools', 'nodes'] as const) await install(tools);
+}, 600_000);
 
 beforeEach(() => {
   freshHome();

@@ -6,6 +6,8 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import path from 'node:path';
 import { promisify } from 'node:util';
 
+import { afterAll } from 'vitest';
+
 import { afterTest } from './home.js';
 import { root } from './processes.js';
 
@@ -29,15 +31,16 @@ export async function install(tools: Tools): Promise<string> {
   if (existsSync(folder)) return folder;
   mkdirSync(cache, { recursive: true });
   const unfinished = mkdtempSync(`${folder}-`);
-  for (const file of files) cpSync(file, path.join(unfinished, path.basename(file)));
-  await run('npm', ['ci', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'], { cwd: unfinished });
-  mkdirSync(path.join(unfinished, 'apps'));
   try {
+    for (const file of files) cpSync(file, path.join(unfinished, path.basename(file)));
+    await run('npm', ['ci', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'], { cwd: unfinished });
+    mkdirSync(path.join(unfinished, 'apps'));
     renameSync(unfinished, folder);
   } catch (error) {
-    // Another process was quicker.
-    rmSync(unfinished, { recursive: true });
+    // Where another process was quicker, its folder is the one.
     if (!existsSync(folder)) throw error;
+  } finally {
+    rmSync(unfinished, { recursive: true, force: true });
   }
   return folder;
 }
@@ -50,41 +53,39 @@ export async function nodeOf(version: number): Promise<string> {
 /** The name of the platform of this machine, as its package is called. */
 export const platform = `${process.platform}-${process.arch}${process.platform === 'linux' ? '-gnu' : ''}`;
 
-const tarballFolder = process.env.CAPTIONACC_PACKAGES ?? path.join(root, 'dist/packages');
+/** Where `npm run package` puts its tarballs, unless this says otherwise. */
+const tarballs = process.env.CAPTIONACC_PACKAGES ?? path.join(root, 'dist/packages');
 
-let packed: Promise<string> | undefined;
+let unpacking: Promise<string> | undefined;
+let unpacked = '';
+afterAll(() => {
+  if (unpacked !== '') rmSync(unpacked, { recursive: true });
+});
 
-/** A node_modules with the packages of this checkout as `npm run package` makes them, for this platform. Made once. */
-async function packages(): Promise<string> {
+/** A node_modules with the main package and that of this platform, as `npm run package` made them. */
+async function unpack(): Promise<string> {
+  mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(path.join(cache, 'packages-'));
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  const tarballs = tarballFolder;
-  for (const tarball of readdirSync(tarballs)) {
-    const unpacked = path.join(folder, tarball);
-    mkdirSync(unpacked);
-    await run('tar', ['-xzf', path.join(tarballs, tarball), '-C', unpacked, '--strip-components=1']);
-    const manifest = JSON.parse(readFileSync(path.join(unpacked, 'package.json'), 'utf8')) as { name: string };
-    mkdirSync(path.join(folder, path.dirname(manifest.name)), { recursive: true });
-    renameSync(unpacked, path.join(folder, manifest.name));
+  unpacked = folder;
+  const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as { version: string };
+  for (const packageName of [name, `${name}-${platform}`]) {
+    const tarball = path.join(tarballs, `${packageName.slice(1).replace('/', '-')}-${version}.tgz`);
+    if (!existsSync(tarball)) throw new Error(`there is no ${tarball}: run "npm run package"`);
+    const target = path.join(folder, packageName);
+    mkdirSync(target, { recursive: true });
+    await run('tar', ['-xzf', tarball, '-C', target, '--strip-components=1']);
   }
   for (const file of ['index.js', 'index.mjs', ...readdirSync(path.join(root, 'lib')).map((module) => `lib/${module}`)]) {
     if (readFileSync(path.join(root, file), 'utf8') === readFileSync(path.join(folder, name, file), 'utf8')) continue;
-    throw new Error(`${file} is newer than ${tarballs}: run "npm run package"`);
+    throw new Error(`${file} is another one than in ${tarballs}: run "npm run package"`);
   }
   return folder;
 }
 
-/**
- * Puts the packages into a folder's node_modules, as copies: the main one and that of this platform.
- *
- * @param as what else the main one is called than `node_modules/@captionacc/orchestrator`
- */
-export async function installInto(folder: string, as = name): Promise<void> {
-  mkdirSync(cache, { recursive: true });
-  packed ??= packages();
-  for (const [from, to] of [[name, as], [`${name}-${platform}`, `${name}-${platform}`]] as const) {
-    cpSync(path.join(await packed, from), path.join(folder, 'node_modules', to), { recursive: true });
-  }
+/** Puts the main package and that of this platform into a folder's node_modules, as copies. */
+export async function installInto(folder: string): Promise<void> {
+  unpacking ??= unpack();
+  cpSync(await unpacking, path.join(folder, 'node_modules'), { recursive: true });
 }
 
 /** Changes a package.json. */
