@@ -17,6 +17,26 @@ const ARGUMENTS = [
   '--disable-component-update', '--disable-sync',
 ];
 
+/** What the functions that run in the browser use of it: the types of this project are Node's. */
+interface InBrowser {
+  document: { documentElement: { scrollWidth: number }; querySelector: (selector: string) => { value: number } | null };
+  OffscreenCanvas: new (width: number, height: number) => {
+    getContext: (kind: '2d') => {
+      drawImage: (picture: Picture, x: number, y: number) => void;
+      getImageData: (x: number, y: number, width: number, height: number) => { data: Uint8ClampedArray };
+    };
+  };
+  seen?: Set<number>;
+  isSamePage?: boolean;
+}
+
+interface Picture {
+  loading: string;
+  naturalWidth: number;
+  naturalHeight: number;
+  decode: () => Promise<void>;
+}
+
 let browser: Browser;
 beforeAll(async () => {
   browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ARGUMENTS });
@@ -74,8 +94,9 @@ async function untilState(page: Page, state: string, section = 'Frames and texts
 /** Resolves once the progress bar has been seen at so many places. */
 async function untilProgressMoves(page: Page, places: number): Promise<void> {
   await page.waitForFunction((wanted) => {
-    const seen = ((globalThis as { seen?: Set<number> }).seen ??= new Set());
-    const bar = document.querySelector<HTMLProgressElement>('.run progress');
+    const inBrowser = globalThis as unknown as InBrowser;
+    const seen = (inBrowser.seen ??= new Set());
+    const bar = inBrowser.document.querySelector('.run progress');
     if (bar && bar.value > 0) seen.add(bar.value);
     return seen.size >= wanted;
   }, places);
@@ -85,7 +106,7 @@ async function untilProgressMoves(page: Page, places: number): Promise<void> {
 function decoded(pictures: Locator): Promise<number[]> {
   return pictures.evaluateAll((images) =>
     Promise.all(
-      (images as HTMLImageElement[]).map(async (image) => {
+      (images as unknown as Picture[]).map(async (image) => {
         image.loading = 'eager';
         await image.decode();
         return image.naturalWidth;
@@ -97,12 +118,13 @@ function decoded(pictures: Locator): Promise<number[]> {
 /** The rectangle of nearly white pixels in the lower part of a picture, in its own pixels. */
 function whiteness(picture: Locator, fromTop: number): Promise<{ left: number; top: number; right: number; bottom: number } | null> {
   return picture.evaluate(async (element, from) => {
-    const image = element as HTMLImageElement;
+    const image = element as unknown as Picture;
+    const { OffscreenCanvas } = globalThis as unknown as InBrowser;
+    const [width, height] = [image.naturalWidth, image.naturalHeight];
     await image.decode();
-    const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-    const context = canvas.getContext('2d')!;
+    const context = new OffscreenCanvas(width, height).getContext('2d');
     context.drawImage(image, 0, 0);
-    const { data, width, height } = context.getImageData(0, 0, canvas.width, canvas.height);
+    const { data } = context.getImageData(0, 0, width, height);
     const [columns, rows]: [number[], number[]] = [[], []];
     for (let row = Math.round(height * from); row < height; row += 1) {
       for (let column = 0; column < width; column += 1) {
@@ -119,7 +141,7 @@ function whiteness(picture: Locator, fromTop: number): Promise<{ left: number; t
 }
 
 async function expectNoSidewaysScroll(page: Page): Promise<void> {
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
+  expect(await page.evaluate(() => (globalThis as unknown as InBrowser).document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
 }
 
 describe('the example web app', () => {
@@ -127,10 +149,10 @@ describe('the example web app', () => {
     await withExample(temporaryFolder(), async ({ address, page, complaints }) => {
       await page.getByRole('button', { name: captioned }).click();
       await page.waitForURL(/\/videos\//);
-      await page.evaluate(() => ((globalThis as { isSamePage?: boolean }).isSamePage = true));
+      await page.evaluate(() => ((globalThis as unknown as InBrowser).isSamePage = true));
       await untilProgressMoves(page, 3);
       await untilState(page, 'COMPLETED');
-      expect(await page.evaluate(() => (globalThis as { isSamePage?: boolean }).isSamePage)).toBe(true);
+      expect(await page.evaluate(() => (globalThis as unknown as InBrowser).isSamePage)).toBe(true);
 
       // Frames, and boxes where the text is.
       const stage = page.locator('.stage');
@@ -153,7 +175,7 @@ describe('the example web app', () => {
 
       // The strip that is suggested holds the text; another one is drawn.
       const bounds = async () => {
-        const values = await page.locator('.bounds input').evaluateAll((inputs) => inputs.map((input) => (input as HTMLInputElement).valueAsNumber));
+        const values = await page.locator('.bounds input').evaluateAll((inputs) => inputs.map((input) => Number((input as unknown as { value: string }).value)));
         const [left, top, right, bottom] = values as [number, number, number, number];
         return { left, top, right, bottom };
       };
