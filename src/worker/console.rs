@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::flow_run::{FlowRun, FlowRunId, Progress};
 use crate::orchestrator::Lease;
@@ -34,26 +37,27 @@ struct Shown {
 }
 
 impl Console {
-    /// Sets up the log of this process. `RUST_LOG` filters it; the default shows `info` and above of this program.
+    /// Sets up the log of this process. `RUST_LOG` filters it by target and level (`warn,captionacc=debug`); the default
+    /// shows `info` and above of this program.
     pub fn install(json: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !json;
         let bars = is_terminal.then(MultiProgress::new);
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,captionacc=info"));
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let filter = std::env::var("RUST_LOG").ok().and_then(|wanted| wanted.parse().ok());
+        let filter = filter.unwrap_or_else(|| {
+            Targets::new()
+                .with_default(LevelFilter::WARN)
+                .with_target("captionacc", LevelFilter::INFO)
+        });
+        let layer = tracing_subscriber::fmt::layer()
             .with_target(false)
-            .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none());
-        let writer = Writer { bars: bars.clone() };
+            .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none())
+            .with_writer(Writer { bars: bars.clone() });
+        let registry = tracing_subscriber::registry().with(filter);
         // A second installation in one process (tests) keeps the first.
         let _ = if json {
-            builder
-                .json()
-                .flatten_event(true)
-                .with_writer(writer)
-                .try_init()
-                .map_err(drop)
+            registry.with(layer.json().flatten_event(true)).try_init()
         } else {
-            builder.with_writer(writer).try_init().map_err(drop)
+            registry.with(layer).try_init()
         };
         Self {
             bars,
