@@ -120,8 +120,8 @@ function whiteness(picture: Locator, fromTop: number): Promise<{ left: number; t
   return picture.evaluate(async (element, from) => {
     const image = element as unknown as Picture;
     const { OffscreenCanvas } = globalThis as unknown as InBrowser;
-    const [width, height] = [image.naturalWidth, image.naturalHeight];
     await image.decode();
+    const [width, height] = [image.naturalWidth, image.naturalHeight];
     const context = new OffscreenCanvas(width, height).getContext('2d');
     context.drawImage(image, 0, 0);
     const { data } = context.getImageData(0, 0, width, height);

@@ -31,7 +31,8 @@ build_app() {
   [ -f "$app/build/server/index.js" ] &&
     [ -z "$(find "$app"/{app,package-lock.json,vite.config.ts} -newer "$app/build/server/index.js" -print -quit)" ] && return
   say "building the example"
-  (cd "$app" && node node_modules/@react-router/dev/bin.js build >&2)
+  local said
+  said=$(cd "$app" && node node_modules/@react-router/dev/bin.js build 2>&1) || { echo "$said" >&2; return 1; }
 }
 
 mkdir -p .cache "$EXAMPLE_DATA"

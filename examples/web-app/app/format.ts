@@ -2,8 +2,8 @@
 
 import type { Box, Metadata } from './videos.server';
 
-export function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+export function size(bytes: number): string {
+  return bytes < 1e5 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 /** Seconds as 1:02.3, or 1:02 without the tenths. */
@@ -24,7 +24,7 @@ export function describe(film: Metadata): string {
     film.width !== null && `${film.width} × ${film.height}`,
     film.fps !== null && `${Number(film.fps.toFixed(2))} fps`,
     film.codec,
-    megabytes(film.file_size_bytes),
+    size(film.file_size_bytes),
   ]
     .filter(Boolean)
     .join(' · ');

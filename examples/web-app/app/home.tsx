@@ -7,7 +7,7 @@ import { Form, Link, redirect, useNavigate, useNavigation, useRevalidator } from
 import type { Route } from './+types/home';
 import { isOver, StateBadge } from './flow-run';
 import { needed, problemOf, queueFullFrames } from './flows.server';
-import { describe, megabytes, pictureAddress } from './format';
+import { describe, pictureAddress, size } from './format';
 import { addReadyFilm, readVideo, readyFilms, videoIds } from './videos.server';
 
 export async function loader() {
@@ -54,7 +54,7 @@ export default function Home({ loaderData: { videos, films } }: Route.ComponentP
           <Form method="post" className="films">
             {films.map(({ name, bytes }) => (
               <button key={name} name="film" value={name} disabled={isChoosing}>
-                <span>{name}</span> <small>{megabytes(bytes)}</small>
+                <span>{name}</span> <small>{size(bytes)}</small>
               </button>
             ))}
           </Form>
