@@ -28,16 +28,20 @@ options=(
   --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,extract_extradata,vp9_superframe_split,av1_frame_split
   --enable-encoder=mjpeg,png
 )
-# For this machine the system's compiler: its objects are linked against an old libc as well as zig's are (scripts/link.sh).
+# For this machine the system's compiler: its objects are linked against an old libc as well as zig's are.
 compilers=(CC=cc AR=ar RANLIB=ranlib)
-meson_options=()
+meson=meson meson_options=()
 zlib_environment=()
 if [ -n "$platform" ]; then
   [ "$platform" = linux-arm64-gnu ] || { echo "error: there is no recipe for $platform" >&2; exit 1; }
-  zig=$(bash scripts/zig.sh)
-  compilers=(CC="$PWD/scripts/zig/aarch64-cc" AR="$zig/ar" RANLIB="$zig/ranlib")
-  options+=(--enable-cross-compile --target-os=linux --arch=aarch64 --cc="$PWD/scripts/zig/aarch64-cc" --ar="$zig/ar" --ranlib="$zig/ranlib")
-  meson_options=(--cross-file "$PWD/scripts/zig/aarch64.ini")
+  CAPTIONACC_ZIG=$(bash scripts/zig.sh)
+  export CAPTIONACC_ZIG
+  compilers=(CC="$PWD/scripts/zig-aarch64-cc.sh" AR="$PWD/scripts/zig-ar.sh" RANLIB="$PWD/scripts/zig-ranlib.sh")
+  options+=(--enable-cross-compile --target-os=linux --arch=aarch64 "--cc=$PWD/scripts/zig-aarch64-cc.sh"
+    "--ar=$PWD/scripts/zig-ar.sh" "--ranlib=$PWD/scripts/zig-ranlib.sh" --pkg-config=pkg-config)
+  # Debian's is too old to know zig.
+  meson="$CAPTIONACC_ZIG/bin/meson"
+  meson_options=(--cross-file "$PWD/scripts/aarch64.ini")
   zlib_environment=(CHOST=aarch64-linux-gnu)
 fi
 
@@ -45,7 +49,7 @@ version_of() { apt-cache policy "$1" | awk '/Candidate:/ {print $2}'; }
 ffmpeg=$(version_of libavcodec-dev)
 dav1d=$(version_of libdav1d-dev)
 zlib=$(version_of zlib1g-dev)
-digest=$(printf '%s\n' "$platform" "$dav1d" "$zlib" "${options[@]}" | sha256sum | cut -c1-12)
+digest=$(printf '%s\n' "$platform" "$dav1d" "$zlib" "${options[@]//$PWD/}" | sha256sum | cut -c1-12)
 prefix="$cache/libav/${ffmpeg//[^0-9a-zA-Z.+-]/_}-$digest"
 # Scripts that start side by side build it once.
 exec 9>"$cache/libav.lock"
@@ -70,7 +74,7 @@ build_zlib() {
 
 build_dav1d() {
   cd "$work"/dav1d-*/
-  quietly env "${compilers[@]}" meson setup build "${meson_options[@]}" --prefix="$prefix" --libdir=lib --buildtype=release \
+  quietly env "${compilers[@]}" "$meson" setup build "${meson_options[@]}" --prefix="$prefix" --libdir=lib --buildtype=release \
     --default-library=static -Db_staticpic=true -Denable_tools=false -Denable_tests=false
   quietly ninja -C build install
   cp COPYING "$prefix/licences/dav1d-COPYING.txt"
@@ -78,15 +82,19 @@ build_dav1d() {
 
 build_ffmpeg() {
   cd "$work"/ffmpeg-*/
+  local scripts=$OLDPWD/scripts
   export PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig"
   local configure=(./configure --prefix="$prefix" --pkg-config=pkg-config --pkg-config-flags=--static
     --extra-cflags="-I$prefix/include" --extra-ldflags="-L$prefix/lib" "${options[@]}")
   quietly "${configure[@]}" || { tail -n 30 ffbuild/config.log; return 1; }
+  # glibc had the function until 2.31 and took its header away; it is of no use on Linux.
+  sed -i 's/^#define HAVE_SYSCTL 1/#define HAVE_SYSCTL 0/' config.h
   quietly make -j"$(nproc)"
   quietly make install
   cp COPYING.LGPLv2.1 "$prefix/licences/FFmpeg-COPYING.LGPLv2.1.txt"
   # The prefix is of no meaning elsewhere.
-  printf '%s ' "${configure[@]//$prefix/PREFIX}" >"$prefix/licences/FFmpeg-configure.txt"
+  configure=("${configure[@]//$prefix/PREFIX}")
+  printf '%s ' "${configure[@]//$scripts/SCRIPTS}" >"$prefix/licences/FFmpeg-configure.txt"
 }
 
 {

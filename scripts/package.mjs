@@ -74,7 +74,7 @@ function crateLicences() {
   for (const crate of crates) {
     const folder = path.dirname(crate.manifest_path);
     const names = readdirSync(folder).filter((file) => /^(licen[cs]e|copying|notice|copyright)/i.test(file));
-    const files = names.sort().flatMap((name) => {
+    const files = names.toSorted().flatMap((name) => {
       const file = path.join(folder, name);
       return statSync(file).isDirectory() ? readdirSync(file).map((part) => path.join(file, part)) : [file];
     });

@@ -10,8 +10,11 @@ if ! command -v cargo-nextest >/dev/null; then
 fi
 bash scripts/build.sh
 prepare_cargo
+need_node_modules
 # ffmpeg makes the test videos; the fonts write known captions into them.
 need_packages ffmpeg fonts-noto-cjk fonts-dejavu-core
+# The example web app is driven as a person would.
+need_packages chromium
 # Prefect's server and client are Python; once it runs on PostgreSQL.
 need_packages python3 python3-venv postgresql util-linux
 films=$(bash scripts/fetch-films.sh)
@@ -20,7 +23,9 @@ export CAPTIONACC_FILMS="$films"
 unset CAPTIONACC_HOME CAPTIONACC_CONFIG CAPTIONACC_ORCHESTRATOR PREFECT_API_URL PREFECT_PROFILE
 export PREFECT_HOME="$PWD/.cache/no-prefect"
 
-worker=(--locked --release --no-default-features --features worker)
+# As scripts/build.sh has them.
+worker=(--locked --release --no-default-features --features worker,addon-dependencies)
+addon=(--locked --release --lib --features addon,worker-dependencies)
 
 say "spelling"
 tools="${CAPTIONACC_CACHE:-$PWD/.cache}/tools"
@@ -33,7 +38,8 @@ fi
 say "formatting and lints"
 cargo fmt --check
 cargo clippy "${worker[@]}" --all-targets -- -D warnings
-cargo clippy --locked --release --lib --target-dir target/addon -- -D warnings
+cargo clippy "${addon[@]}" -- -D warnings
+bash scripts/lint-workflows.sh
 
 say "Rust tests"
 # With one real Prefect server for all of them.
@@ -44,6 +50,9 @@ bash scripts/with-prefect.sh --on-postgresql cargo nextest run "${worker[@]}" -E
 say "Rust docs"
 # These are read by who works on the crate, so a link may lead to a private item.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc "${worker[@]}" --lib --no-deps --document-private-items
+
+say "packages"
+CAPTIONACC_NO_BUILD=1 bash scripts/package.sh
 
 say "JavaScript and TypeScript"
 npx --no-install oxlint --deny-warnings
