@@ -83,6 +83,11 @@ export class Machine {
     return numbers.map(Number).filter((pid) => pid !== 1);
   }
 
+  /** Ends what a test that failed has left running. */
+  async clear(): Promise<void> {
+    if (this.processes().length > 0) await this.run('.', 'bash', '-c', 'kill -KILL -1');
+  }
+
   /** Ends it and whatever runs on it. */
   async stop(): Promise<void> {
     const ended = once(this.#namespaces, 'close');
