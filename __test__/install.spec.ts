@@ -102,19 +102,23 @@ describe.runIf(isPossible)('on a bare Debian 11', () => {
   afterEach(() => machine.clear());
   afterAll(() => machine?.stop());
 
-  /** As a user does it. Without --offline, npm asks the registry for minutes whether it has these packages, too. */
+  /**
+   * As the README says: every tarball that was made, as optional ones, so that npm leaves out those of other platforms.
+   * Without --offline, npm asks the registry for minutes whether it has these packages, too.
+   */
   async function installPackages(folder: string): Promise<void> {
-    const given = names.map((packageName) => `/srv/packages/${tarball(packageName)}`);
-    expect(saidBy(await machine.run(folder, 'npm', 'install', '--offline', ...given))).toContain('added 3 packages');
+    const given = readdirSync(packages).filter((file) => file.endsWith('.tgz'));
+    const installed = await machine.run(folder, 'npm', 'install', '--offline', '--save-optional', ...given.map((file) => `/srv/packages/${file}`));
+    expect(saidBy(installed)).toContain('added 3 packages');
   }
 
   /** Every process that a test started has gone, or is about to: who ends closes its pipes first. */
   const expectQuiet = () => expect.poll(() => machine.processes(), { timeout: 10_000 }).toEqual([]);
 
   test('the packages ask for nothing that they do not bring, and run nothing when they are installed', async () => {
-    const listed = JSON.parse(saidBy(await machine.run('app', 'npm', 'ls', '--all', '--json'))) as { dependencies: Record<string, unknown>; problems?: unknown };
-    expect(Object.keys(listed.dependencies).toSorted()).toEqual(names.toSorted());
-    expect(listed.problems).toBeUndefined();
+    // What npm wrote down is enough to install them again.
+    expect(saidBy(await machine.run('app', 'npm', 'ci', '--offline'))).toContain('added 3 packages');
+    saidBy(await machine.run('app', 'npm', 'ls', '--all'));
     const modules = path.join(machine.srv, 'app/node_modules');
     expect(readdirSync(path.join(modules, '@captionacc'))).toHaveLength(3);
     for (const packageName of names) {
