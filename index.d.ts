@@ -388,7 +388,8 @@ export interface WatchOptions {
 /**
  * The events of a flow run: all of its past ones first (of progress, only the newest is kept), then each as it happens
  * (as {@link waitForFlowRun} sees it).
- * The iterator ends once the run has ended and all was seen. Leaving the loop releases everything.
+ * The iterator ends once the run has ended and all was seen. Leaving the loop releases everything. The status row of the
+ * video's database may be written a moment after the final state is seen.
  *
  * @throws {@link OrchestratorError} from `next()`: `ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND`, `ERR_CAPTIONACC_ABORTED`, and
  * those of the store and of Prefect.

@@ -20,6 +20,7 @@ esac
 
 # CAPTIONACC_BENCH_NO_BUILD measures what is there, for whoever has just built it.
 [ -n "${CAPTIONACC_BENCH_NO_BUILD:-}" ] || bash scripts/build.sh
+need_node_modules
 
 # The Python sides live in an environment of their own, made anew when its requirements change. Prefect has another one.
 if [ "$name" != prefect ]; then

@@ -13,7 +13,7 @@ triple=aarch64-unknown-linux-gnu
 cache="${CAPTIONACC_CACHE:-$PWD/.cache}"
 mkdir -p "$cache"
 need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
-need_packages build-essential pkg-config libclang-dev dpkg-dev
+need_packages build-essential pkg-config libclang-dev dpkg-dev binutils-aarch64-linux-gnu
 
 # Debian's packages of an architecture, with lists of our own: this machine's know its own architecture only.
 apt_of() {
@@ -76,8 +76,8 @@ EOF
   rm -rf "dist/$platform/libav"
   mkdir "dist/$platform/libav"
   cp -r "$FFMPEG_DIR/licences" "$FFMPEG_DIR/versions" "dist/$platform/libav/"
-  # The symbol table stays, as in scripts/build.sh; binutils of this machine may not know the other one's format.
-  strip_across() { "$CAPTIONACC_ZIG/bin/zig" objcopy --strip-debug "$1" "$2.new" && chmod 755 "$2.new" && mv "$2.new" "$2"; }
+  # The symbol table stays, as in scripts/build.sh.
+  strip_across() { aarch64-linux-gnu-strip -S -o "$2.new" "$1" && chmod 755 "$2.new" && mv "$2.new" "$2"; }
   strip_across "target/$triple/release/captionacc" "dist/$platform/captionacc"
   strip_across "target/$triple/release/libcaptionacc.so" "dist/$platform/captionacc.node"
 } >&2

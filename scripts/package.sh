@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the packages that are published, as tarballs in dist/packages:
 #
-#   npm run package                         all of it: for this platform (with one that is made by another machine: add its name)
-#   npm run package -- linux-arm64-gnu      also for a platform that is built across
+#   npm run package                         all of it, for this platform
+#   npm run package -- linux-arm64-gnu      also for a platform that is built across (scripts/build-across.sh)
 #   npm run package -- --platform-only      only the package of this platform, as each machine of a release makes it
 #   npm run package -- --main PLATFORM…     only the main package, which names these platforms, and the models
 #
@@ -20,7 +20,7 @@ else
     [ "$argument" = --platform-only ] || across+=("$argument")
   done
   for platform in "${across[@]}"; do
-    bash scripts/build-across.sh "$platform"
+    [ -n "${CAPTIONACC_NO_BUILD:-}" ] || bash scripts/build-across.sh "$platform"
   done
   # Nothing is built: where it lies, for its licences.
   CAPTIONACC_LIBAV=$(bash scripts/build-libav.sh)

@@ -52,7 +52,15 @@ say "Rust docs"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc "${worker[@]}" --lib --no-deps --document-private-items
 
 say "packages"
-CAPTIONACC_NO_BUILD=1 bash scripts/package.sh
+across=()
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+  across=(linux-arm64-gnu)
+  bash scripts/build-across.sh linux-arm64-gnu
+  bash scripts/arm64-root.sh >/dev/null
+fi
+CAPTIONACC_NO_BUILD=1 bash scripts/package.sh "${across[@]}"
+# The rest takes them as a user would: bundled, linked, installed; and in an image.
+bash scripts/check-docker.sh
 
 say "JavaScript and TypeScript"
 npx --no-install oxlint --deny-warnings
