@@ -22,6 +22,7 @@ use crate::annotations::remove_leftovers;
 use crate::error::OrchestratorError;
 use crate::flow::{FlowDefinition, Runner};
 use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::life::{bury, prepare as prepare_lock};
 use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
@@ -72,7 +73,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
     let started = Instant::now();
     let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
-            Ok(order) => match spawn(&order, &marker) {
+            Ok(order) => match prepare_lock(&order.lock).and_then(|()| spawn(&order, &marker)) {
                 Ok(child) => run(&shared, flow, &claim, order, child, &marker, &mut wish).await,
                 Err(error) => {
                     let message = format!("the child process could not be started: {error}");
@@ -90,7 +91,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
             None,
         ),
     };
-    clear_away(&claim, process.as_ref()).await;
+    clear_away(&shared, &claim, process.as_ref()).await;
     let run = finish(shared.orchestrator.as_ref(), lease, ending, &mut wish).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
@@ -101,7 +102,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
 
 /// Gives a run back whose supervision has ended by a fault of this program.
 pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
-    clear_away(&claim, None).await;
+    clear_away(&shared, &claim, None).await;
     let message = "interrupted: its supervision failed, see the worker's log".to_owned();
     let ending = Ending::GivenBack { message };
     // Nobody wishes anything of it any more.
@@ -109,12 +110,13 @@ pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
     finish(shared.orchestrator.as_ref(), claim.lease, ending, &mut wish).await;
 }
 
-async fn clear_away(claim: &Claim, process: Option<&ProcessIdentity>) {
+async fn clear_away(shared: &Shared, claim: &Claim, process: Option<&ProcessIdentity>) {
     let left = clear(&marker_of(claim.lease), process, DEATH_TIMEOUT).await;
     if left > 0 {
         let id = claim.lease.flow_run_id;
         warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
     }
+    bury(&shared.orchestrator.attempt_lock(claim.lease));
     remove_scratch(&claim.flow_run, claim.lease.attempt).await;
 }
 
@@ -143,6 +145,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<Work
         attempt: claim.lease.attempt,
         flow_name: flow.name.clone(),
         runner: flow.runner.clone(),
+        lock: shared.orchestrator.attempt_lock(claim.lease),
         status_table: flow.status_table,
         database: claim.database,
         assets: fill(&flow.assets)?,
