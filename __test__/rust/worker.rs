@@ -512,3 +512,17 @@ fn a_worker_that_can_not_use_its_store_says_why_and_ends() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("ERR_CAPTIONACC_STORE_CORRUPT"), "{said}");
 }
+
+#[test]
+fn a_child_that_asks_without_end_and_hears_nothing_is_still_stopped() {
+    // The program stops its parent, our child, and speaks in its place: its questions are answered into a pipe that
+    // nobody reads.
+    let flood = "kill -STOP $PPID; exec 9>/proc/$PPID/fd/3; yes '{\"event\":\"may_commit\"}' >&9";
+    let grace = [("CAPTIONACC_KILL_GRACE_MS", "200")];
+    let world = World::with(&flow("flood", flood, "timeout-ms = 8000\nretries = 0"), &grace);
+    let worker = world.start_worker();
+    let id = queue(&world, "flood");
+    world.wait_for(id, StateName::TimedOut);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}

@@ -1,7 +1,7 @@
 //! The life of one attempt, seen from the worker: spawn, feed, listen, limit, stop, clear away, finish.
 //!
-//! Theory of operation: one async function a attempt. It selects on the child's two streams, its death, the worker's
-//! wish to stop it, and a clock for the limits. Whatever happens, it ends with the child's whole tree dead and one
+//! Theory of operation: one async function a attempt. It selects on the child's three streams, its death, the worker's
+//! wish to stop it, and a clock for the limits; a child that reads nothing can not make it wait. Whatever happens, it ends with the child's whole tree dead and one
 //! [`Ending`] in the orchestrator.
 
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
@@ -40,6 +41,8 @@ const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+/// As long as so much is left to be told, a child is not listened to.
+const MAX_OUTGOING_BYTES: usize = 64 * 1024;
 /// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
 const MAX_OBJECTS: usize = 1000;
 
@@ -200,6 +203,8 @@ struct Attempt<'a> {
     pending: Vec<Record>,
     objects: usize,
     materializations: Vec<Materialization>,
+    /// What the child is yet to be told.
+    outgoing: Vec<u8>,
     said: Option<Said>,
     stopped: Option<Stopped>,
     kill_at: Option<Instant>,
@@ -234,7 +239,7 @@ async fn run(
 ) -> (Ending, Option<ProcessIdentity>) {
     let lease = claim.lease;
     let process = child.id().and_then(ProcessIdentity::of);
-    let (Some(process), Some(mut stdin), Some(stdout), Some(stderr)) =
+    let (Some(process), Some(stdin), Some(stdout), Some(stderr)) =
         (process, child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return (
@@ -261,16 +266,14 @@ async fn run(
         pending: Vec::new(),
         objects: 0,
         materializations: Vec::new(),
+        outgoing: Vec::new(),
         said: None,
         stopped: None,
         kill_at: None,
         heard_at: Instant::now(),
         is_lost: false,
     };
-    let mut line = serde_json::to_vec(&order).expect("an order is JSON");
-    line.push(b'\n');
-    // A child that died already is noticed below.
-    let _ = stdin.write_all(&line).await;
+    attempt.tell(&order);
 
     let watched = matches!(order.runner, Runner::Command(_)).then_some(marker);
     let (status, streams) = attempt
@@ -343,11 +346,13 @@ impl Attempt<'_> {
         loop {
             let kill_at = self.kill_at;
             tokio::select! {
-                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES), if streams.stdout_open => {
+                // A child that asks and does not read the answers is not heard until it has.
+                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES),
+                    if streams.stdout_open && self.outgoing.len() < MAX_OUTGOING_BYTES => {
                     streams.stdout_open = more.unwrap_or(false);
                     let line = std::mem::take(&mut streams.line);
                     if !line.is_empty() {
-                        self.hear(&line, stdin.as_mut()).await;
+                        self.hear(&line).await;
                     }
                 }
                 more = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES), if streams.stderr_open => {
@@ -355,6 +360,7 @@ impl Attempt<'_> {
                     let line = std::mem::take(&mut streams.error_line);
                     self.log(LogLevel::Warning, printable(&line));
                 }
+                () = write_some(&mut stdin, &mut self.outgoing) => {}
                 status = child.wait() => return (status, streams),
                 changed = wish.changed() => {
                     let wanted = if changed.is_ok() { wish.borrow_and_update().clone() } else { Wish::Kill };
@@ -439,7 +445,7 @@ impl Attempt<'_> {
     }
 
     /// Takes in a line of the child's stdout, which is hostile until parsed.
-    async fn hear(&mut self, line: &[u8], stdin: Option<&mut ChildStdin>) {
+    async fn hear(&mut self, line: &[u8]) {
         self.heard_at = Instant::now();
         let Ok(event) = serde_json::from_slice::<ChildEvent>(line) else {
             self.log(LogLevel::Warning, printable(line));
@@ -527,16 +533,18 @@ impl Attempt<'_> {
                 } else {
                     WorkerMessage::Stop
                 };
-                if let Some(stdin) = stdin {
-                    let mut line = serde_json::to_vec(&answer).expect("an answer is JSON");
-                    line.push(b'\n');
-                    let _ = stdin.write_all(&line).await;
-                }
+                self.tell(&answer);
             }
             ChildEvent::Completed { message } => self.said = Some(Said::Completed(message)),
             ChildEvent::Failed { failure } => self.said = Some(Said::Failed(failure)),
             ChildEvent::Cancelled { message } => self.said = Some(Said::Cancelled(message)),
         }
+    }
+
+    /// Leaves a message for the child, which [`write_some`] writes.
+    fn tell(&mut self, message: &impl Serialize) {
+        serde_json::to_writer(&mut self.outgoing, message).expect("messages are JSON, and memory takes them");
+        self.outgoing.push(b'\n');
     }
 
     async fn may_commit(&self) -> bool {
@@ -588,7 +596,7 @@ impl Attempt<'_> {
                     .unwrap_or(false);
                 let line = std::mem::take(&mut streams.line);
                 if !line.is_empty() {
-                    self.hear(&line, None).await;
+                    self.hear(&line).await;
                 }
             }
             while streams.stderr_open {
@@ -673,6 +681,20 @@ fn log_line(lease: Lease, level: LogLevel, message: String) -> LogLine {
         level,
         message,
         timestamp: Timestamp::now(),
+    }
+}
+
+/// Writes what the child's pipe takes of `outgoing`; waits for ever where there is nothing to write. Cancel safe.
+async fn write_some(stdin: &mut Option<ChildStdin>, outgoing: &mut Vec<u8>) {
+    let Some(pipe) = stdin.as_mut().filter(|_| !outgoing.is_empty()) else {
+        return std::future::pending().await;
+    };
+    if let Ok(written) = pipe.write(outgoing).await {
+        outgoing.drain(..written);
+    } else {
+        // It has died, which is noticed elsewhere, or wants to hear nothing more.
+        *stdin = None;
+        outgoing.clear();
     }
 }
 
