@@ -526,3 +526,32 @@ fn a_child_that_asks_without_end_and_hears_nothing_is_still_stopped() {
     assert_eq!(world.processes_of(id), Vec::<u32>::new());
     worker.stop();
 }
+
+#[test]
+fn no_password_of_an_address_reaches_a_program() {
+    let world = World::with(
+        &flow("spy", "env", ""),
+        &[
+            ("PREFECT_API_URL", "http://someone:secret1@127.0.0.1:9/api"),
+            ("PREFECT_CLOUD_API_URL", "https://secret2@127.0.0.1:9/api"),
+            (
+                "PREFECT_API_DATABASE_CONNECTION_URL",
+                "postgresql+asyncpg://p:secret3@db/prefect",
+            ),
+            ("PREFECT_SERVER_API_AUTH_STRING", "admin:secret4"),
+            ("PREFECT_API_DATABASE_PASSWORD", "secret5"),
+            ("PREFECT_CLIENT_CUSTOM_HEADERS", "{\"Authorization\": \"secret6\"}"),
+            ("PREFECT_LOGGING_LEVEL", "DEBUG"),
+        ],
+    );
+    let worker = world.start_worker();
+    let id = queue(&world, "spy");
+    world.wait_for(id, StateName::Completed);
+    let lines = world.logs(id);
+    assert!(!lines.iter().any(|line| line.contains("secret")), "{lines:?}");
+    for kept in ["PREFECT_API_URL=http://127.0.0.1:9/api", "PREFECT_LOGGING_LEVEL=DEBUG"] {
+        assert!(lines.contains(&kept.to_owned()), "{kept}: {lines:?}");
+    }
+    let log = worker.stop();
+    assert!(!log.contains("secret"), "{log}");
+}

@@ -24,6 +24,7 @@ use crate::error::OrchestratorError;
 use crate::flow::{FlowDefinition, Runner};
 use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
 use crate::life::{bury, prepare as prepare_lock};
+use crate::orchestrator::prefect::settings::without_secrets;
 use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
@@ -170,20 +171,15 @@ fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
     command.arg0("captionacc").arg("attempt");
     // A pipeline of our own needs next to nothing, a program what the operator set up for it; neither needs a key.
     let is_program = matches!(order.runner, Runner::Command(_));
-    for (name, _) in std::env::vars_os() {
+    for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
             || text.starts_with("LC_");
-        let is_secret = [
-            "PREFECT_API_KEY",
-            "PREFECT_API_AUTH_STRING",
-            "PREFECT_CLIENT_CUSTOM_HEADERS",
-            "NOTIFY_SOCKET",
-        ]
-        .contains(&text.as_ref());
-        if is_secret || !(is_program || is_plain) {
-            command.env_remove(&name);
-        }
+        let is_for_it = (is_program || is_plain) && text != "NOTIFY_SOCKET";
+        match without_secrets(&name, &value).filter(|_| is_for_it) {
+            Some(seen) => command.env(&name, seen),
+            None => command.env_remove(&name),
+        };
     }
     command
         .env(MARKER, marker)
