@@ -555,3 +555,25 @@ fn no_password_of_an_address_reaches_a_program() {
     let log = worker.stop();
     assert!(!log.contains("secret"), "{log}");
 }
+
+#[test]
+fn an_older_sqlite_finds_queue_db_sound() {
+    let world = World::new(&flow("hello", "true", ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "hello");
+    world.wait_for(id, StateName::Completed);
+    worker.stop();
+    // Python brings the system's own, which is older than ours on every system that is supported.
+    let script =
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchall())";
+    let output = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(world.path("home/queue.db"))
+        .output()
+        .expect("python3 runs");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "[('ok',)]",
+        "{output:?}"
+    );
+}
