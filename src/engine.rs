@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
 use crate::flow_run::{ArtifactType, LogLevel};
+use crate::life::Life;
 use crate::pipeline;
 use crate::protocol::{ChildEvent, Failure, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage};
 use crate::state::StateType;
@@ -137,6 +138,23 @@ pub fn run_child() -> ExitCode {
         }
     };
     prefer_to_die_first();
+    match Life::enter(&order.lock) {
+        // Let go of by the end of this process and by nothing before: whatever it leaves running at its end is part of it.
+        Ok(Some(life)) => {
+            Box::leak(Box::new(life));
+        }
+        Ok(None) => {
+            eprintln!("captionacc attempt: the run was taken back before it began");
+            return ExitCode::from(EXIT_STOPPED);
+        }
+        Err(error) => {
+            eprintln!(
+                "captionacc attempt: {} can not be locked: {error}",
+                order.lock.display()
+            );
+            return ExitCode::from(EXIT_NO_ORDER);
+        }
+    }
     let stop: &'static Stop = Box::leak(Box::default());
     let (answer, answers) = channel();
     if let Err(error) = listen(stdin, answer, stop) {

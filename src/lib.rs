@@ -9,6 +9,7 @@ pub mod assets;
 pub mod error;
 pub mod flow;
 pub mod flow_run;
+pub mod life;
 pub mod orchestrator;
 pub mod process_identity;
 pub mod settings;

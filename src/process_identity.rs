@@ -1,11 +1,17 @@
 //! Who a process is, so that a number that was given to another process since is not taken for it.
 //!
-//! A pid alone names a process only while it lives. Together with its start time and the boot it belongs to, it
-//! names one process for ever (the same three that systemd and Chromium use).
+//! A pid alone names a process only while it lives, and only in its PID namespace. Together with its start time, the
+//! boot and the namespace that it belongs to, it names one process for ever.
+//!
+//! Only processes of this namespace can be told and signalled so: whether one of another container lives is asked of its
+//! lock (`life.rs`).
 
 use std::fs;
 
 use serde::{Deserialize, Serialize};
+
+/// `PROC_PID_INIT_INO` of the kernel.
+const FIRST_PID_NAMESPACE: &str = "4026531836";
 
 /// A process, told apart from every other one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +22,9 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
     /// The boot that it belongs to; empty where the system does not tell.
     pub boot_id: String,
+    /// Where its pid counts, `pid:[4026531836]`; empty where the system has no such namespaces.
+    #[serde(default)]
+    pub pid_namespace: String,
 }
 
 impl ProcessIdentity {
@@ -26,6 +35,18 @@ impl ProcessIdentity {
             pid,
             start_ticks: start_ticks(pid).unwrap_or(0),
             boot_id: boot_id(),
+            pid_namespace: pid_namespace(),
+        }
+    }
+
+    /// Its number for people, different for each process of a machine: the pid, after the number of its namespace unless
+    /// that is the machine's first one.
+    pub fn number(&self) -> String {
+        let namespace = self.pid_namespace.trim_matches(|c: char| !c.is_ascii_digit());
+        if namespace.is_empty() || namespace == FIRST_PID_NAMESPACE {
+            self.pid.to_string()
+        } else {
+            format!("{namespace}-{}", self.pid)
         }
     }
 
@@ -35,12 +56,16 @@ impl ProcessIdentity {
             pid,
             start_ticks,
             boot_id: boot_id(),
+            pid_namespace: pid_namespace(),
         })
     }
 
-    /// Whether this very process still lives. A zombie does not: it holds nothing and does nothing any more.
+    /// Whether this very process still lives here: one of another namespace does not. Nor does a zombie: it holds nothing
+    /// and does nothing any more.
     pub fn is_alive(&self) -> bool {
-        self.boot_id == boot_id() && start_ticks(self.pid) == Some(self.start_ticks)
+        self.boot_id == boot_id()
+            && self.pid_namespace == pid_namespace()
+            && start_ticks(self.pid) == Some(self.start_ticks)
     }
 }
 
@@ -72,6 +97,12 @@ fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+fn pid_namespace() -> String {
+    fs::read_link("/proc/self/ns/pid")
+        .map(|namespace| namespace.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +121,13 @@ mod tests {
         assert!(
             !ProcessIdentity {
                 boot_id: "another".to_owned(),
+                ..own.clone()
+            }
+            .is_alive()
+        );
+        assert!(
+            !ProcessIdentity {
+                pid_namespace: "another".to_owned(),
                 ..own
             }
             .is_alive()

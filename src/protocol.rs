@@ -17,7 +17,7 @@ use crate::flow_run::{ArtifactType, FlowRunId, LogLevel};
 use crate::state::StateType;
 
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest line that a worker reads of a child, in bytes.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -46,6 +46,9 @@ pub struct WorkOrder {
     pub arguments: Arguments,
     /// Who does the work.
     pub runner: Runner,
+    /// The file whose lock the child takes before it does anything, and holds for its life: the run is nobody else's as
+    /// long as it is held. A file that is gone means that the run was taken back.
+    pub lock: PathBuf,
     /// The status table to keep, if any.
     pub status_table: Option<StatusTable>,
     /// The annotations.db that an earlier attempt saw: it must be that one, and is never made anew.

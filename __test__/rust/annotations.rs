@@ -1,5 +1,6 @@
 //! annotations.db over real files: what is written at each moment, what never is, and what others see meanwhile.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -426,6 +427,29 @@ fn queueing_leaves_the_row_of_a_living_process_alone_and_takes_that_of_a_dead_on
     dead.wait().expect("it ends");
     video.run(&format!("UPDATE crop_frames_status SET current_job_id = '{dead_pid}'"));
     row.mark_queued().expect("it is written");
+    assert_eq!(video.crop_status(), "queued");
+}
+
+#[test]
+fn what_the_queue_knows_of_a_process_goes_before_what_its_number_says_here() {
+    let video = Video::new();
+    let path = video.path();
+    let row = StatusRow::new(&path, StatusTable::CropFramesStatus);
+    let here = std::process::id();
+    let mut ended = Command::new("true").spawn().expect("true starts");
+    let not_here = ended.id();
+    ended.wait().expect("it ends");
+    video.run(&format!(
+        "INSERT INTO crop_frames_status (id, status, current_job_id) VALUES (1, 'processing', '{not_here}')"
+    ));
+    // An attempt in another container.
+    let known = BTreeMap::from([(not_here, true), (here, false)]);
+    assert_cancellation(row.with_known_pids(&known).mark_queued(), "STATUS_ROW_TAKEN");
+    assert_eq!(video.crop_status(), "processing");
+
+    // One that has ended in another container, whose number is that of a process here.
+    video.run(&format!("UPDATE crop_frames_status SET current_job_id = '{here}'"));
+    row.with_known_pids(&known).mark_queued().expect("it is written");
     assert_eq!(video.crop_status(), "queued");
 }
 

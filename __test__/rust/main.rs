@@ -6,6 +6,7 @@ mod chaos;
 mod cli;
 mod clips;
 mod conformance;
+mod containers;
 mod ocr;
 mod prefect;
 mod rules;

@@ -512,3 +512,68 @@ fn a_worker_that_can_not_use_its_store_says_why_and_ends() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("ERR_CAPTIONACC_STORE_CORRUPT"), "{said}");
 }
+
+#[test]
+fn a_child_that_asks_without_end_and_hears_nothing_is_still_stopped() {
+    // The program stops its parent, our child, and speaks in its place: its questions are answered into a pipe that
+    // nobody reads.
+    let flood = "kill -STOP $PPID; exec 9>/proc/$PPID/fd/3; yes '{\"event\":\"may_commit\"}' >&9";
+    let grace = [("CAPTIONACC_KILL_GRACE_MS", "200")];
+    let world = World::with(&flow("flood", flood, "timeout-ms = 8000\nretries = 0"), &grace);
+    let worker = world.start_worker();
+    let id = queue(&world, "flood");
+    world.wait_for(id, StateName::TimedOut);
+    assert_eq!(world.processes_of(id), Vec::<u32>::new());
+    worker.stop();
+}
+
+#[test]
+fn no_password_of_an_address_reaches_a_program() {
+    let world = World::with(
+        &flow("spy", "env", ""),
+        &[
+            ("PREFECT_API_URL", "http://someone:secret1@127.0.0.1:9/api"),
+            ("PREFECT_CLOUD_API_URL", "https://secret2@127.0.0.1:9/api"),
+            (
+                "PREFECT_API_DATABASE_CONNECTION_URL",
+                "postgresql+asyncpg://p:secret3@db/prefect",
+            ),
+            ("PREFECT_SERVER_API_AUTH_STRING", "admin:secret4"),
+            ("PREFECT_API_DATABASE_PASSWORD", "secret5"),
+            ("PREFECT_CLIENT_CUSTOM_HEADERS", "{\"Authorization\": \"secret6\"}"),
+            ("PREFECT_LOGGING_LEVEL", "DEBUG"),
+        ],
+    );
+    let worker = world.start_worker();
+    let id = queue(&world, "spy");
+    world.wait_for(id, StateName::Completed);
+    let lines = world.logs(id);
+    assert!(!lines.iter().any(|line| line.contains("secret")), "{lines:?}");
+    for kept in ["PREFECT_API_URL=http://127.0.0.1:9/api", "PREFECT_LOGGING_LEVEL=DEBUG"] {
+        assert!(lines.contains(&kept.to_owned()), "{kept}: {lines:?}");
+    }
+    let log = worker.stop();
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[test]
+fn an_older_sqlite_finds_queue_db_sound() {
+    let world = World::new(&flow("hello", "true", ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "hello");
+    world.wait_for(id, StateName::Completed);
+    worker.stop();
+    // Python brings the system's own, which is older than ours on every system that is supported.
+    let script =
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchall())";
+    let output = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(world.path("home/queue.db"))
+        .output()
+        .expect("python3 runs");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "[('ok',)]",
+        "{output:?}"
+    );
+}

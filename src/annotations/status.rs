@@ -4,6 +4,7 @@
 //! it is named there ([`fence`]); the worker writes about attempts that have ended ([`StatusRow`]), and only if the
 //! row names one of them or nobody.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::types::Value as SqlValue;
@@ -43,6 +44,7 @@ pub struct StatusRow<'a> {
     table: StatusTable,
     identity: Option<DatabaseIdentity>,
     ended_pid: Option<u32>,
+    known_pids: Option<&'a BTreeMap<u32, bool>>,
     busy_timeout_ms: u64,
     still_due: Option<&'a dyn Fn() -> bool>,
 }
@@ -55,6 +57,7 @@ impl<'a> StatusRow<'a> {
             table,
             identity: None,
             ended_pid: None,
+            known_pids: None,
             busy_timeout_ms: WORKER_BUSY_TIMEOUT_MS,
             still_due: None,
         }
@@ -83,6 +86,14 @@ impl<'a> StatusRow<'a> {
         self
     }
 
+    /// Processes of which the queue knows whether they are still at work on this row: they may be of other containers,
+    /// where a pid says nothing.
+    #[must_use]
+    pub const fn with_known_pids(mut self, known_pids: &'a BTreeMap<u32, bool>) -> Self {
+        self.known_pids = Some(known_pids);
+        self
+    }
+
     /// How long a lock is waited for; 10 s unless told otherwise.
     #[must_use]
     pub const fn with_busy_timeout_ms(mut self, busy_timeout_ms: u64) -> Self {
@@ -93,13 +104,14 @@ impl<'a> StatusRow<'a> {
     /// The run waits for its turn, for the first time or because an attempt was interrupted. What an earlier attempt
     /// said stays readable.
     ///
-    /// `crop_frames_status`: `queued`, unless the row names a process that lives. `processing_status`: the web app
+    /// `crop_frames_status`: `queued`, unless the row names a process that is at work: as the queue knows, or, of a process
+    /// that it does not know, as there is one of that number. `processing_status`: the web app
     /// itself has written `upload_complete`; it is written again only over the ended process.
     pub fn mark_queued(&self) -> Result<(), AnnotationsError> {
         if self.table == StatusTable::ProcessingStatus {
             return self.give_back("writing that the run waits again");
         }
-        let free = |pid: &str| self.has_ended(pid) || !pid.parse().is_ok_and(|pid| ProcessIdentity::of(pid).is_some());
+        let free = |pid: &str| self.has_ended(pid) || !self.is_at_work(pid);
         self.write("writing that the run waits", free, |row| {
             row.set(&[("status", Set::Text("queued")), ("current_job_id", Set::Null)])
         })
@@ -187,6 +199,12 @@ impl<'a> StatusRow<'a> {
 
     fn has_ended(&self, holder: &str) -> bool {
         self.ended_pid.is_some_and(|pid| pid.to_string() == holder)
+    }
+
+    fn is_at_work(&self, holder: &str) -> bool {
+        let Ok(pid) = holder.parse() else { return false };
+        let known = self.known_pids.and_then(|known| known.get(&pid).copied());
+        known.unwrap_or_else(|| ProcessIdentity::of(pid).is_some())
     }
 
     fn open(&self) -> Result<Database, AnnotationsError> {

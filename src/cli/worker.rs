@@ -17,7 +17,7 @@ pub(super) struct Options {
     /// Log lines as JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// The worker's name (default: HOST-PID)
+    /// The worker's name (default: HOST-PID, in a container HOST-NAMESPACE-PID)
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// End once nothing waits and nothing runs

@@ -7,7 +7,8 @@ pub mod following;
 pub mod local;
 pub mod prefect;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -150,7 +151,7 @@ pub struct WorkerRecord {
     pub version: String,
     /// When it started.
     pub started_at: Timestamp,
-    /// Whether its process lives.
+    /// Whether its process lives, in whatever container.
     pub is_alive: bool,
 }
 
@@ -242,6 +243,8 @@ pub struct OrphanedRun {
     pub lease: Lease,
     /// The run.
     pub flow_run: FlowRun,
+    /// Its worker, dead as far as this queue goes.
+    pub worker: Option<ProcessIdentity>,
     /// Its child, which may still live.
     pub child: Option<ProcessIdentity>,
 }
@@ -257,6 +260,9 @@ pub struct StatusRowDue {
     pub ended_pid: Option<u32>,
     /// The annotations.db that the run saw.
     pub database: Option<DatabaseIdentity>,
+    /// Processes of this queue's attempts on that annotations.db, and whether each is still at work: a pid alone does not
+    /// tell, since it may be one of another container.
+    pub known_pids: BTreeMap<u32, bool>,
 }
 
 /// The queue and everything known of its runs.
@@ -348,6 +354,9 @@ pub trait Orchestrator: Send + Sync {
 
     /// Keeps what was learned of a run.
     async fn record(&self, lease: Lease, records: Vec<Record>) -> Result<(), OrchestratorError>;
+
+    /// The file whose lock the child of this attempt holds for its life (`life.rs`).
+    fn attempt_lock(&self, lease: Lease) -> PathBuf;
 
     /// Whether the lease holds and the run is still to be done: asked before a child may write its result.
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError>;

@@ -1,7 +1,7 @@
 //! The life of one attempt, seen from the worker: spawn, feed, listen, limit, stop, clear away, finish.
 //!
-//! Theory of operation: one async function a attempt. It selects on the child's two streams, its death, the worker's
-//! wish to stop it, and a clock for the limits. Whatever happens, it ends with the child's whole tree dead and one
+//! Theory of operation: one async function a attempt. It selects on the child's three streams, its death, the worker's
+//! wish to stop it, and a clock for the limits; a child that reads nothing can not make it wait. Whatever happens, it ends with the child's whole tree dead and one
 //! [`Ending`] in the orchestrator.
 
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
@@ -22,6 +23,8 @@ use crate::annotations::remove_leftovers;
 use crate::error::OrchestratorError;
 use crate::flow::{FlowDefinition, Runner};
 use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::life::{bury, prepare as prepare_lock};
+use crate::orchestrator::prefect::settings::without_secrets;
 use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
@@ -39,6 +42,8 @@ const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+/// As long as so much is left to be told, a child is not listened to.
+const MAX_OUTGOING_BYTES: usize = 64 * 1024;
 /// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
 const MAX_OBJECTS: usize = 1000;
 
@@ -72,7 +77,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
     let started = Instant::now();
     let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
-            Ok(order) => match spawn(&order, &marker) {
+            Ok(order) => match prepare_lock(&order.lock).and_then(|()| spawn(&order, &marker)) {
                 Ok(child) => run(&shared, flow, &claim, order, child, &marker, &mut wish).await,
                 Err(error) => {
                     let message = format!("the child process could not be started: {error}");
@@ -90,7 +95,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
             None,
         ),
     };
-    clear_away(&claim, process.as_ref()).await;
+    clear_away(&shared, &claim, process.as_ref()).await;
     let run = finish(shared.orchestrator.as_ref(), lease, ending, &mut wish).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
@@ -101,7 +106,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
 
 /// Gives a run back whose supervision has ended by a fault of this program.
 pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
-    clear_away(&claim, None).await;
+    clear_away(&shared, &claim, None).await;
     let message = "interrupted: its supervision failed, see the worker's log".to_owned();
     let ending = Ending::GivenBack { message };
     // Nobody wishes anything of it any more.
@@ -109,12 +114,13 @@ pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
     finish(shared.orchestrator.as_ref(), claim.lease, ending, &mut wish).await;
 }
 
-async fn clear_away(claim: &Claim, process: Option<&ProcessIdentity>) {
+async fn clear_away(shared: &Shared, claim: &Claim, process: Option<&ProcessIdentity>) {
     let left = clear(&marker_of(claim.lease), process, DEATH_TIMEOUT).await;
     if left > 0 {
         let id = claim.lease.flow_run_id;
         warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
     }
+    bury(&shared.orchestrator.attempt_lock(claim.lease));
     remove_scratch(&claim.flow_run, claim.lease.attempt).await;
 }
 
@@ -143,6 +149,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<Work
         attempt: claim.lease.attempt,
         flow_name: flow.name.clone(),
         runner: flow.runner.clone(),
+        lock: shared.orchestrator.attempt_lock(claim.lease),
         status_table: flow.status_table,
         database: claim.database,
         assets: fill(&flow.assets)?,
@@ -164,20 +171,15 @@ fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
     command.arg0("captionacc").arg("attempt");
     // A pipeline of our own needs next to nothing, a program what the operator set up for it; neither needs a key.
     let is_program = matches!(order.runner, Runner::Command(_));
-    for (name, _) in std::env::vars_os() {
+    for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
             || text.starts_with("LC_");
-        let is_secret = [
-            "PREFECT_API_KEY",
-            "PREFECT_API_AUTH_STRING",
-            "PREFECT_CLIENT_CUSTOM_HEADERS",
-            "NOTIFY_SOCKET",
-        ]
-        .contains(&text.as_ref());
-        if is_secret || !(is_program || is_plain) {
-            command.env_remove(&name);
-        }
+        let is_for_it = (is_program || is_plain) && text != "NOTIFY_SOCKET";
+        match without_secrets(&name, &value).filter(|_| is_for_it) {
+            Some(seen) => command.env(&name, seen),
+            None => command.env_remove(&name),
+        };
     }
     command
         .env(MARKER, marker)
@@ -197,6 +199,8 @@ struct Attempt<'a> {
     pending: Vec<Record>,
     objects: usize,
     materializations: Vec<Materialization>,
+    /// What the child is yet to be told.
+    outgoing: Vec<u8>,
     said: Option<Said>,
     stopped: Option<Stopped>,
     kill_at: Option<Instant>,
@@ -231,7 +235,7 @@ async fn run(
 ) -> (Ending, Option<ProcessIdentity>) {
     let lease = claim.lease;
     let process = child.id().and_then(ProcessIdentity::of);
-    let (Some(process), Some(mut stdin), Some(stdout), Some(stderr)) =
+    let (Some(process), Some(stdin), Some(stdout), Some(stderr)) =
         (process, child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return (
@@ -258,16 +262,14 @@ async fn run(
         pending: Vec::new(),
         objects: 0,
         materializations: Vec::new(),
+        outgoing: Vec::new(),
         said: None,
         stopped: None,
         kill_at: None,
         heard_at: Instant::now(),
         is_lost: false,
     };
-    let mut line = serde_json::to_vec(&order).expect("an order is JSON");
-    line.push(b'\n');
-    // A child that died already is noticed below.
-    let _ = stdin.write_all(&line).await;
+    attempt.tell(&order);
 
     let watched = matches!(order.runner, Runner::Command(_)).then_some(marker);
     let (status, streams) = attempt
@@ -340,11 +342,13 @@ impl Attempt<'_> {
         loop {
             let kill_at = self.kill_at;
             tokio::select! {
-                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES), if streams.stdout_open => {
+                // A child that asks and does not read the answers is not heard until it has.
+                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES),
+                    if streams.stdout_open && self.outgoing.len() < MAX_OUTGOING_BYTES => {
                     streams.stdout_open = more.unwrap_or(false);
                     let line = std::mem::take(&mut streams.line);
                     if !line.is_empty() {
-                        self.hear(&line, stdin.as_mut()).await;
+                        self.hear(&line).await;
                     }
                 }
                 more = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES), if streams.stderr_open => {
@@ -352,6 +356,7 @@ impl Attempt<'_> {
                     let line = std::mem::take(&mut streams.error_line);
                     self.log(LogLevel::Warning, printable(&line));
                 }
+                () = write_some(&mut stdin, &mut self.outgoing) => {}
                 status = child.wait() => return (status, streams),
                 changed = wish.changed() => {
                     let wanted = if changed.is_ok() { wish.borrow_and_update().clone() } else { Wish::Kill };
@@ -436,7 +441,7 @@ impl Attempt<'_> {
     }
 
     /// Takes in a line of the child's stdout, which is hostile until parsed.
-    async fn hear(&mut self, line: &[u8], stdin: Option<&mut ChildStdin>) {
+    async fn hear(&mut self, line: &[u8]) {
         self.heard_at = Instant::now();
         let Ok(event) = serde_json::from_slice::<ChildEvent>(line) else {
             self.log(LogLevel::Warning, printable(line));
@@ -524,16 +529,18 @@ impl Attempt<'_> {
                 } else {
                     WorkerMessage::Stop
                 };
-                if let Some(stdin) = stdin {
-                    let mut line = serde_json::to_vec(&answer).expect("an answer is JSON");
-                    line.push(b'\n');
-                    let _ = stdin.write_all(&line).await;
-                }
+                self.tell(&answer);
             }
             ChildEvent::Completed { message } => self.said = Some(Said::Completed(message)),
             ChildEvent::Failed { failure } => self.said = Some(Said::Failed(failure)),
             ChildEvent::Cancelled { message } => self.said = Some(Said::Cancelled(message)),
         }
+    }
+
+    /// Leaves a message for the child, which [`write_some`] writes.
+    fn tell(&mut self, message: &impl Serialize) {
+        serde_json::to_writer(&mut self.outgoing, message).expect("messages are JSON, and memory takes them");
+        self.outgoing.push(b'\n');
     }
 
     async fn may_commit(&self) -> bool {
@@ -585,7 +592,7 @@ impl Attempt<'_> {
                     .unwrap_or(false);
                 let line = std::mem::take(&mut streams.line);
                 if !line.is_empty() {
-                    self.hear(&line, None).await;
+                    self.hear(&line).await;
                 }
             }
             while streams.stderr_open {
@@ -670,6 +677,20 @@ fn log_line(lease: Lease, level: LogLevel, message: String) -> LogLine {
         level,
         message,
         timestamp: Timestamp::now(),
+    }
+}
+
+/// Writes what the child's pipe takes of `outgoing`; waits for ever where there is nothing to write. Cancel safe.
+async fn write_some(stdin: &mut Option<ChildStdin>, outgoing: &mut Vec<u8>) {
+    let Some(pipe) = stdin.as_mut().filter(|_| !outgoing.is_empty()) else {
+        return std::future::pending().await;
+    };
+    if let Ok(written) = pipe.write(outgoing).await {
+        outgoing.drain(..written);
+    } else {
+        // It has died, which is noticed elsewhere, or wants to hear nothing more.
+        *stdin = None;
+        outgoing.clear();
     }
 }
 

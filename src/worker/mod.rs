@@ -19,10 +19,11 @@ use jiff::{Timestamp, ToSpan};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{self, JoinHandle, JoinSet};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::error::OrchestratorError;
 use crate::flow_run::FlowRunId;
+use crate::life::bury;
 use crate::orchestrator::prefect::foreign::ForeignRun;
 use crate::orchestrator::{Claim, Ending, Orchestrator, OrphanedRun, WorkerRecord};
 use crate::process_identity::ProcessIdentity;
@@ -47,7 +48,7 @@ pub struct WorkerOptions {
     pub limit: Option<u32>,
     /// Log lines as JSON.
     pub json: bool,
-    /// The worker's name; `HOST-PID` unless given.
+    /// The worker's name; `HOST-PID` unless given, `HOST-NAMESPACE-PID` in a container.
     pub name: Option<String>,
     /// End once nothing waits and nothing runs.
     pub once: bool,
@@ -163,7 +164,7 @@ impl Worker {
         let name = options
             .name
             .clone()
-            .unwrap_or_else(|| format!("{host}-{}", process.pid));
+            .unwrap_or_else(|| format!("{host}-{}", process.number()));
         let record = WorkerRecord {
             name: name.clone(),
             process,
@@ -454,7 +455,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes back the runs of workers that have died, after what they left running was killed.
+    /// Takes back the runs of workers that have died, after what they left running has ended: killed where it can be seen,
+    /// waited for where it is of another container. There its end is near: the child hears of its worker's death.
     async fn recover(&self) -> Result<(), OrchestratorError> {
         for orphan in self.orchestrator().orphaned_runs().await? {
             self.recover_one(orphan).await?;
@@ -465,9 +467,17 @@ impl Worker {
     async fn recover_one(&self, orphan: OrphanedRun) -> Result<(), OrchestratorError> {
         let id = orphan.lease.flow_run_id;
         let worker = orphan.flow_run.worker_name.clone().unwrap_or_default();
-        let left = clear(&marker_of(orphan.lease), orphan.child.as_ref(), ORPHAN_DEATH_TIMEOUT).await;
-        if left > 0 {
-            warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
+        if works_elsewhere(orphan.worker.as_ref()).await {
+            debug!(flow_run_id = %id, "The worker works for the home that this one was copied from: what it runs is left alone.");
+        } else {
+            let left = clear(&marker_of(orphan.lease), orphan.child.as_ref(), ORPHAN_DEATH_TIMEOUT).await;
+            if left > 0 {
+                warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
+                return Ok(());
+            }
+        }
+        if !bury(&self.orchestrator().attempt_lock(orphan.lease)) {
+            debug!(flow_run_id = %id, "The attempt of a dead worker of another container has not ended yet.");
             return Ok(());
         }
         remove_scratch(&orphan.flow_run, orphan.lease.attempt).await;
@@ -548,6 +558,18 @@ impl Worker {
             });
         }
     }
+}
+
+/// Whether a worker that holds no lock here lives all the same. One that is just dying is gone in a moment.
+async fn works_elsewhere(worker: Option<&ProcessIdentity>) -> bool {
+    let deadline = Instant::now() + ORPHAN_DEATH_TIMEOUT;
+    while worker.is_some_and(ProcessIdentity::is_alive) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
 }
 
 /// Records of workers that died without withdrawing.

@@ -154,6 +154,7 @@ fn write(due: &StatusRowDue, table: StatusTable, still_due: &dyn Fn() -> bool) -
     let row = StatusRow::new(&path, table)
         .with_identity(due.database)
         .with_ended_pid(due.ended_pid)
+        .with_known_pids(&due.known_pids)
         .with_still_due(still_due);
     let outcome = match (run.state.state_type, run.state.name) {
         (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),

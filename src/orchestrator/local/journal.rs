@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::LocalOrchestrator;
+use super::peers::{Peer, Peers};
 use super::queue::begin;
 use super::rows::{Step, enter, id, json, keep_state, now_ms, read_run, timestamp, unreadable};
 use super::store::Fault;
@@ -17,7 +18,6 @@ use crate::error::OrchestratorError;
 use crate::flow::FlowDefinition;
 use crate::flow_run::{FlowRun, FlowRunId};
 use crate::orchestrator::{Claim, NewFlowRun};
-use crate::process_identity::ProcessIdentity;
 use crate::state::{StateName, StateType};
 
 /// Most log lines that wait for the server: what comes on top displaces the oldest.
@@ -161,8 +161,7 @@ impl LocalOrchestrator {
         intent: ClaimIntent,
         limit: u32,
     ) -> Result<bool, OrchestratorError> {
-        self.store
-            .run(move |connection| reserve(connection, &intent, limit))
+        self.run_with_peers(move |connection, peers| reserve(connection, &peers.own()?, &intent, limit))
             .await
     }
 
@@ -178,7 +177,8 @@ impl LocalOrchestrator {
 
     /// Claims of workers that died between asking for a run and knowing the answer.
     pub(in crate::orchestrator) async fn broken_intents(&self) -> Result<Vec<(FlowRunId, Uuid)>, OrchestratorError> {
-        self.store.run(|connection| broken_intents(connection)).await
+        self.run_with_peers(|connection, peers| broken_intents(connection, peers))
+            .await
     }
 
     /// How many runs hold a slot here.
@@ -194,9 +194,10 @@ impl LocalOrchestrator {
         context: RunContext,
         worker_name: String,
     ) -> Result<Claim, OrchestratorError> {
-        self.store
-            .run(move |connection| adopt(connection, &run, has_status_row, &context, &worker_name))
-            .await
+        self.run_with_peers(move |connection, peers| {
+            adopt(connection, &peers.own()?, &run, has_status_row, &context, &worker_name)
+        })
+        .await
     }
 
     /// Notes a run that was queued from this machine, so that its status row is kept while it waits.
@@ -251,7 +252,7 @@ impl LocalOrchestrator {
     /// Runs that this process forwards: those with something to tell, and those at work. Takes over those of dead
     /// processes.
     pub(in crate::orchestrator) async fn forwarded_runs(&self) -> Result<Vec<ForwardedRun>, OrchestratorError> {
-        self.store.run(forwarded_runs).await
+        self.run_with_peers(forwarded_runs).await
     }
 
     /// What the server must still hear of a run, in order; at most one page.
@@ -458,7 +459,7 @@ fn slots_taken(connection: &Connection) -> rusqlite::Result<u32> {
     )
 }
 
-fn reserve(connection: &mut Connection, intent: &ClaimIntent, limit: u32) -> Result<bool, Fault> {
+fn reserve(connection: &mut Connection, own: &Peer, intent: &ClaimIntent, limit: u32) -> Result<bool, Fault> {
     let transaction = begin(connection)?;
     if slots_taken(&transaction)? >= limit {
         return Ok(false);
@@ -488,7 +489,7 @@ fn reserve(connection: &mut Connection, intent: &ClaimIntent, limit: u32) -> Res
         (
             intent.flow_run_id.to_string(),
             intent.transition_id.to_string(),
-            own_process(),
+            own.to_json(),
             &intent.flow_name,
             &intent.video_id,
             &intent.db_path,
@@ -498,12 +499,8 @@ fn reserve(connection: &mut Connection, intent: &ClaimIntent, limit: u32) -> Res
     Ok(true)
 }
 
-fn own_process() -> String {
-    serde_json::to_string(&ProcessIdentity::own()).expect("plain values")
-}
-
-fn broken_intents(connection: &Connection) -> Result<Vec<(FlowRunId, Uuid)>, Fault> {
-    let all: Vec<(FlowRunId, Uuid, ProcessIdentity)> = connection
+fn broken_intents(connection: &Connection, peers: &Peers) -> Result<Vec<(FlowRunId, Uuid)>, Fault> {
+    let all: Vec<(FlowRunId, Uuid, Peer)> = connection
         .prepare_cached("SELECT flow_run_id, transition_id, worker_process FROM claim_intent")?
         .query_map([], |row| {
             Ok((
@@ -515,7 +512,7 @@ fn broken_intents(connection: &Connection) -> Result<Vec<(FlowRunId, Uuid)>, Fau
         .collect::<rusqlite::Result<_>>()?;
     Ok(all
         .into_iter()
-        .filter(|(_, _, worker)| !worker.is_alive())
+        .filter(|(_, _, worker)| !peers.lives(worker))
         .map(|(id, transition_id, _)| (id, transition_id))
         .collect())
 }
@@ -526,6 +523,7 @@ fn uuid(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
 
 fn adopt(
     connection: &mut Connection,
+    own: &Peer,
     run: &FlowRun,
     has_status_row: bool,
     context: &RunContext,
@@ -569,7 +567,7 @@ fn adopt(
             run.attempt + 1,
             run.failed_attempts,
             worker_name,
-            own_process(),
+            own.to_json(),
         ])?;
     keep_state(&transaction, run.flow_run_id)?;
     transaction.execute(
@@ -577,7 +575,7 @@ fn adopt(
         (
             &key,
             serde_json::to_string(context).expect("plain values"),
-            own_process(),
+            own.to_json(),
         ),
     )?;
     let stored = read_run(&transaction, run.flow_run_id)?;
@@ -676,9 +674,9 @@ fn mirror(
     Ok(changed)
 }
 
-fn forwarded_runs(connection: &mut Connection) -> Result<Vec<ForwardedRun>, Fault> {
+fn forwarded_runs(connection: &mut Connection, peers: &Peers) -> Result<Vec<ForwardedRun>, Fault> {
     let transaction = begin(connection)?;
-    let all: Vec<(FlowRunId, ProcessIdentity, ForwardedParts)> = transaction
+    let all: Vec<(FlowRunId, Peer, ForwardedParts)> = transaction
         .prepare_cached(
             "SELECT prefect_run.flow_run_id, forwarder, context, progress_artifact_id, progress_sent_at, progress_at,
                EXISTS (SELECT 1 FROM outbox WHERE outbox.flow_run_id = prefect_run.flow_run_id) AS has_mail
@@ -697,17 +695,17 @@ fn forwarded_runs(connection: &mut Connection) -> Result<Vec<ForwardedRun>, Faul
             Ok((id(row, "flow_run_id")?, json(row, "forwarder")?, parts))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let own = ProcessIdentity::own();
+    let own = peers.own()?;
     let mut runs = Vec::new();
-    let mut alive: BTreeMap<u32, bool> = BTreeMap::new();
+    let mut alive: BTreeMap<Uuid, bool> = BTreeMap::new();
     for (id, forwarder, parts) in all {
         if forwarder != own {
-            if *alive.entry(forwarder.pid).or_insert_with(|| forwarder.is_alive()) {
+            if *alive.entry(forwarder.life).or_insert_with(|| peers.lives(&forwarder)) {
                 continue;
             }
             transaction.execute(
                 "UPDATE prefect_run SET forwarder = ?2 WHERE flow_run_id = ?1",
-                (id.to_string(), own_process()),
+                (id.to_string(), own.to_json()),
             )?;
         }
         runs.push(ForwardedRun {

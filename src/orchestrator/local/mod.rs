@@ -1,11 +1,12 @@
 //! The embedded orchestrator: a durable queue in one SQLite file, for one machine.
 //!
 //! Any number of processes share `queue.db`. The limit is counted in the store, in the transaction that claims, so
-//! that several workers share it. A lease records the worker's process, not a time: it is taken away from a dead
-//! process and never from a slow one. A fencing token that grows with every claim keeps late writes out.
+//! that several workers share it. A lease names the worker's process and the lock that it holds for its life, not a time:
+//! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with every claim keeps late writes out.
 
 mod inspection;
 pub(in crate::orchestrator) mod journal;
+mod peers;
 pub(in crate::orchestrator) mod queue;
 mod reading;
 mod records;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rusqlite::Connection;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -32,7 +34,8 @@ use crate::flow::WORK_POOL;
 use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
 use crate::process_identity::ProcessIdentity;
 pub use inspection::StoreInspection;
-use store::Store;
+use peers::{Peer, Peers};
+use store::{Fault, Store};
 use wake::{Bell, Ear};
 
 /// The version of the SQLite that is linked in.
@@ -44,6 +47,7 @@ pub fn sqlite_version() -> &'static str {
 pub struct LocalOrchestrator {
     home: PathBuf,
     store: Store,
+    peers: Arc<Peers>,
     bell: Bell,
     ear: OnceCell<Ear>,
 }
@@ -57,6 +61,7 @@ impl LocalOrchestrator {
         Ok(Self {
             home: home.to_owned(),
             store: Store::open(home).await?,
+            peers: Arc::new(Peers::new(home)),
             bell: Bell::new(home),
             ear: OnceCell::new(),
         })
@@ -71,12 +76,24 @@ impl LocalOrchestrator {
     /// What a look at the whole file finds, for `captionacc doctor`; it reads every page.
     ///
     /// # Errors
-    /// [`OrchestratorError::StoreCorrupt`], and what opening can say.
+    /// [`OrchestratorError::StoreCorrupt`], [`OrchestratorError::StoreIo`] where no locks can be had, and what opening can
+    /// say.
     pub async fn inspect(&self) -> Result<StoreInspection, OrchestratorError> {
         let path = self.store.path().to_owned();
-        self.store
-            .run(move |connection| inspection::inspect(connection, path))
-            .await
+        self.run_with_peers(move |connection, peers| {
+            // As a worker would.
+            peers.own()?;
+            inspection::inspect(connection, path)
+        })
+        .await
+    }
+
+    async fn run_with_peers<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Connection, &Peers) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        let peers = self.peers.clone();
+        self.store.run(move |connection| operation(connection, &peers)).await
     }
 }
 
@@ -140,7 +157,7 @@ impl Orchestrator for LocalOrchestrator {
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
-        self.store.run(reading::work_pool).await
+        self.run_with_peers(reading::work_pool).await
     }
 
     async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
@@ -169,28 +186,32 @@ impl Orchestrator for LocalOrchestrator {
     }
 
     async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
-        self.store
-            .run(move |connection| {
-                let transaction = connection.transaction()?;
+        self.run_with_peers(move |connection, peers| {
+            let peer = Peer {
+                process: worker.process,
+                ..peers.own()?
+            };
+            peers.sweep(connection)?;
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO worker (name, process, version, started_at) VALUES (?1, ?2, ?3, ?4)",
+                (
+                    &worker.name,
+                    peer.to_json(),
+                    &worker.version,
+                    worker.started_at.as_millisecond(),
+                ),
+            )?;
+            if let Some(limit) = limit {
                 transaction.execute(
-                    "INSERT OR REPLACE INTO worker (name, process, version, started_at) VALUES (?1, ?2, ?3, ?4)",
-                    (
-                        &worker.name,
-                        serde_json::to_string(&worker.process).expect("plain values"),
-                        &worker.version,
-                        worker.started_at.as_millisecond(),
-                    ),
+                    "UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1",
+                    (WORK_POOL, limit),
                 )?;
-                if let Some(limit) = limit {
-                    transaction.execute(
-                        "UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1",
-                        (WORK_POOL, limit),
-                    )?;
-                }
-                transaction.commit()?;
-                Ok(())
-            })
-            .await
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+        .await
     }
 
     async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError> {
@@ -205,8 +226,7 @@ impl Orchestrator for LocalOrchestrator {
 
     async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
         let worker_name = worker_name.to_owned();
-        self.store
-            .run(move |connection| queue::claim(connection, &worker_name, &ProcessIdentity::own(), &flow_names))
+        self.run_with_peers(move |connection, peers| queue::claim(connection, &worker_name, &peers.own()?, &flow_names))
             .await
     }
 
@@ -226,6 +246,10 @@ impl Orchestrator for LocalOrchestrator {
         self.store
             .run(move |connection| records::record(connection, lease, &records))
             .await
+    }
+
+    fn attempt_lock(&self, lease: Lease) -> PathBuf {
+        self.peers.attempt_lock(lease)
     }
 
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
@@ -251,7 +275,8 @@ impl Orchestrator for LocalOrchestrator {
     }
 
     async fn orphaned_runs(&self) -> Result<Vec<OrphanedRun>, OrchestratorError> {
-        self.store.run(|connection| queue::orphaned_runs(connection)).await
+        self.run_with_peers(|connection, peers| queue::orphaned_runs(connection, peers))
+            .await
     }
 
     async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError> {

@@ -1,10 +1,11 @@
 //! The life of a flow run in queue.db: queued, claimed, started, ended, recovered. Each function is one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::peers::{Peer, Peers};
 use super::records;
 use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, read_held, read_run, timestamp};
 use super::store::Fault;
@@ -300,7 +301,7 @@ fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, F
 pub(super) fn claim(
     connection: &mut Connection,
     worker_name: &str,
-    worker: &ProcessIdentity,
+    worker: &Peer,
     flow_names: &BTreeSet<String>,
 ) -> Result<Option<Claim>, Fault> {
     // A look without the write lock first: most polls find nothing.
@@ -322,12 +323,7 @@ pub(super) fn claim(
                worker_name = ?3, worker_process = ?4, child_process = NULL, progress = NULL
              WHERE id = ?1 AND state_type = 'SCHEDULED'",
         )?
-        .execute((
-            &id,
-            now,
-            worker_name,
-            serde_json::to_string(worker).expect("plain values"),
-        ))?;
+        .execute((&id, now, worker_name, worker.to_json()))?;
     if claimed == 0 {
         return Ok(None);
     }
@@ -528,7 +524,7 @@ pub(super) fn cancellations(connection: &Connection, ids: &[FlowRunId]) -> Resul
 }
 
 /// See [`crate::orchestrator::Orchestrator::orphaned_runs`].
-pub(super) fn orphaned_runs(connection: &Connection) -> Result<Vec<OrphanedRun>, Fault> {
+pub(super) fn orphaned_runs(connection: &Connection, peers: &Peers) -> Result<Vec<OrphanedRun>, Fault> {
     let held: Vec<StoredRun> = connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
@@ -537,9 +533,10 @@ pub(super) fn orphaned_runs(connection: &Connection) -> Result<Vec<OrphanedRun>,
         .collect::<rusqlite::Result<_>>()?;
     Ok(held
         .into_iter()
-        .filter(|run| run.worker_process.as_ref().is_none_or(|worker| !worker.is_alive()))
+        .filter(|run| run.worker_process.as_ref().is_none_or(|worker| !peers.lives(worker)))
         .map(|run| OrphanedRun {
             lease: run.lease(),
+            worker: run.worker_process.map(|worker| worker.process),
             child: run.child_process,
             flow_run: run.flow_run,
         })
@@ -571,6 +568,7 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
         } else {
             current.push(StatusRowDue {
                 state_sequence: run.state_sequence,
+                known_pids: known_pids(connection, &run.flow_run)?,
                 ended_pid: run.child_process.map(|child| child.pid),
                 database: run.database,
                 flow_run: run.flow_run,
@@ -578,6 +576,21 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
         }
     }
     Ok(current)
+}
+
+/// See [`StatusRowDue::known_pids`].
+fn known_pids(connection: &Connection, run: &FlowRun) -> Result<BTreeMap<u32, bool>, Fault> {
+    let mut known = BTreeMap::new();
+    let mut attempts = connection.prepare_cached(
+        "SELECT json_extract(child_process, '$.pid'), state_type IN ('PENDING', 'RUNNING', 'CANCELLING') FROM flow_run
+         WHERE db_path = ?1 AND flow_name = ?2 AND child_process IS NOT NULL ORDER BY id DESC LIMIT 100",
+    )?;
+    let mut rows = attempts.query((run.parameters.text("db-path"), &run.flow_name))?;
+    while let Some(row) = rows.next()? {
+        // In containers of their own, several attempts have one pid.
+        *known.entry(row.get(0)?).or_insert(false) |= row.get::<_, bool>(1)?;
+    }
+    Ok(known)
 }
 
 fn read_due(connection: &Connection) -> Result<Vec<StoredRun>, Fault> {

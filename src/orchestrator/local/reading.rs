@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params_from_iter, types::Value as SqlValue};
 
+use super::peers::{Peer, Peers};
 use super::rows::{COLUMNS, StoredRun, id, json, read_run, state_name, timestamp, unreadable};
 use super::store::Fault;
 use crate::assets::{Asset, AssetLineage, Upstream};
@@ -11,7 +12,6 @@ use crate::flow_run::{
     TaskRun,
 };
 use crate::orchestrator::{FlowRunFilter, WorkPool, WorkerRecord};
-use crate::process_identity::ProcessIdentity;
 
 /// Most log lines in one reading.
 const LOG_PAGE: i64 = 1000;
@@ -222,16 +222,16 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
     Ok(AssetLineage::new(assets))
 }
 
-pub(super) fn work_pool(connection: &mut Connection) -> Result<WorkPool, Fault> {
+pub(super) fn work_pool(connection: &mut Connection, peers: &Peers) -> Result<WorkPool, Fault> {
     let transaction = connection.transaction()?;
     let workers = transaction
         .prepare("SELECT name, process, version, started_at FROM worker ORDER BY started_at, name")?
         .query_map([], |row| {
-            let process: ProcessIdentity = json(row, "process")?;
+            let peer: Peer = json(row, "process")?;
             Ok(WorkerRecord {
                 name: row.get("name")?,
-                is_alive: process.is_alive(),
-                process,
+                is_alive: peers.lives(&peer),
+                process: peer.process,
                 version: row.get("version")?,
                 started_at: timestamp(row.get("started_at")?),
             })

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::de::DeserializeOwned;
 
+use super::peers::Peer;
 use super::store::Fault;
 use crate::error::OrchestratorError;
 use crate::flow::WorkQueue;
@@ -35,7 +36,7 @@ pub(super) struct StoredRun {
     pub(super) state_sequence: i64,
     pub(super) interruptions: u32,
     pub(super) fencing_token: i64,
-    pub(super) worker_process: Option<ProcessIdentity>,
+    pub(super) worker_process: Option<Peer>,
     pub(super) child_process: Option<ProcessIdentity>,
     pub(super) database: Option<DatabaseIdentity>,
     pub(super) assets_seen: i64,

@@ -19,7 +19,7 @@ use crate::error::OrchestratorError;
 use crate::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
@@ -225,6 +225,12 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
         if found < 2 {
             transaction.execute_batch(include_str!("schema_2.sql"))?;
         }
+        if found < 3 {
+            transaction.execute_batch(include_str!("schema_3.sql"))?;
+            // Every connection reads the schema anew.
+            let schema: i64 = transaction.pragma_query_value(None, "schema_version", |row| row.get(0))?;
+            transaction.pragma_update(None, "schema_version", schema + 1)?;
+        }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
@@ -302,5 +308,52 @@ fn translate(fault: Fault, path: &Path) -> OrchestratorError {
             source: Box::new(error),
         },
         _ => OrchestratorError::Internal(format!("{}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_of_an_earlier_version_keeps_its_runs_and_its_checks() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("queue.db");
+        let old = Connection::open(&path).expect("opens");
+        old.execute_batch(include_str!("schema.sql")).expect("version 1");
+        old.execute_batch(include_str!("schema_2.sql")).expect("version 2");
+        old.pragma_update(None, "application_id", APPLICATION_ID).expect("set");
+        old.pragma_update(None, "user_version", 2).expect("set");
+        old.execute_batch(
+            "INSERT INTO flow_run (id, flow_name, parameters, work_queue, priority, tags, has_status_row, state_type,
+               state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at)
+             VALUES ('r', 'f', '{}', 'background', 2, '[]', 0, 'SCHEDULED', 'Scheduled', 1, 1, 0, 1, 1);
+             INSERT INTO flow_run_state VALUES ('r', 1, 'Scheduled', NULL, 0, 1);",
+        )
+        .expect("a run");
+        drop(old);
+
+        let new = open_file(&path).expect("opens").connection;
+        assert_eq!(user_version(&new).expect("reads"), SCHEMA_VERSION);
+        for (sql, expected) in [
+            ("SELECT id FROM flow_run", "r"),
+            ("SELECT flow_run_id FROM flow_run_state", "r"),
+            ("PRAGMA integrity_check", "ok"),
+        ] {
+            let found: String = new.query_row(sql, [], |row| row.get(0)).expect("reads");
+            assert_eq!(found, expected, "{sql}");
+        }
+        for column in ["worker_process", "child_process", "database", "progress"] {
+            let explicit: bool = new
+                .query_row(
+                    "SELECT instr(sql, ?1) > 0 FROM sqlite_schema WHERE name = 'flow_run'",
+                    [format!("CHECK ({column} IS NULL OR json_valid({column}))")],
+                    |row| row.get(0),
+                )
+                .expect("reads");
+            assert!(explicit, "{column}");
+        }
+        new.execute("UPDATE flow_run SET progress = '{'", [])
+            .expect_err("still checked");
     }
 }

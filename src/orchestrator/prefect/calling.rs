@@ -756,6 +756,7 @@ impl Inner {
                         pid: 0,
                         start_ticks: 0,
                         boot_id: String::new(),
+                        pid_namespace: String::new(),
                     },
                     version: String::new(),
                     started_at: worker.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH),

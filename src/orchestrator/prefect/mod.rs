@@ -420,6 +420,10 @@ impl Orchestrator for PrefectOrchestrator {
         self.inner.journal.record(lease, records).await
     }
 
+    fn attempt_lock(&self, lease: Lease) -> PathBuf {
+        self.inner.journal.attempt_lock(lease)
+    }
+
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
         if self.inner.journal.may_commit(lease).await? {
             self.inner.check_own_runs(&[lease.flow_run_id]).await;

@@ -5,7 +5,7 @@
 //! parsed says nothing: it is another program's.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -223,6 +223,35 @@ fn parse_headers(text: &str, origin: &str) -> Result<Vec<(String, Secret)>, Orch
             }
         })
         .collect()
+}
+
+/// What a program of a command flow may see of an environment variable: of Prefect's, no key, no password and no header,
+/// and no address with one in it. `None`: nothing. Everything else is the operator's, and stays as it is.
+pub fn without_secrets(name: &OsStr, value: &OsStr) -> Option<OsString> {
+    /// Words of the names of settings whose value is a secret: `PREFECT_API_KEY`, `PREFECT_API_DATABASE_PASSWORD`, …
+    const SECRET_WORDS: [&str; 6] = ["KEY", "AUTH", "HEADERS", "PASSWORD", "SECRET", "TOKEN"];
+    let name = name.to_string_lossy().to_uppercase();
+    if !name.starts_with("PREFECT_") {
+        return Some(value.to_owned());
+    }
+    if name.split('_').any(|word| SECRET_WORDS.contains(&word)) {
+        return None;
+    }
+    let text = value.to_str()?;
+    let Some(mut url) = Url::parse(text.trim()).ok().filter(Url::has_host) else {
+        // What looks like an address and can not be taken apart may hold a password.
+        return (!text.contains('@')).then(|| value.to_owned());
+    };
+    let has_secret = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
+    // Neither can fail for an address with a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    Some(if has_secret {
+        url.as_str().into()
+    } else {
+        value.to_owned()
+    })
 }
 
 /// The sources in their order, each with what it is called.
@@ -451,5 +480,27 @@ mod tests {
         .expect("valid")
         .expect("configured");
         assert_eq!(settings.credentials, Credentials::AuthString(Secret::new("a:b")));
+    }
+
+    #[test]
+    fn of_what_is_set_for_prefect_a_program_sees_no_secret_in_any_form() {
+        for (name, value, seen) in [
+            ("PREFECT_API_KEY", "pnu_x", None),
+            ("prefect_api_key", "pnu_x", None),
+            ("PREFECT_API_AUTH_STRING", "a:b", None),
+            (
+                "PREFECT_API_URL",
+                "http://a:b@host:4200/api",
+                Some("http://host:4200/api"),
+            ),
+            ("PREFECT_API_URL", "http://b@host/api?token=c", Some("http://host/api")),
+            ("PREFECT_API_URL", "http://host:4200/api", Some("http://host:4200/api")),
+            ("PREFECT_API_URL", "no address a:b@host", None),
+            ("PREFECT_HOME", "/home/x/.prefect", Some("/home/x/.prefect")),
+            ("HTTPS_PROXY", "http://a:b@proxy", Some("http://a:b@proxy")),
+        ] {
+            let found = without_secrets(OsStr::new(name), OsStr::new(value));
+            assert_eq!(found, seen.map(OsString::from), "{name}={value}");
+        }
     }
 }

@@ -1,0 +1,110 @@
+//! The processes that share this queue, told alive or dead by their locks below `locks/` beside queue.db.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::store::Fault;
+use crate::error::OrchestratorError;
+use crate::life::{Life, bury};
+use crate::orchestrator::Lease;
+use crate::process_identity::ProcessIdentity;
+
+const PROCESS: &str = "process-";
+const ATTEMPT: &str = "attempt-";
+
+/// A process that holds something of the queue: who it is to those of its namespace, and what it is alive by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Peer {
+    #[serde(flatten)]
+    pub(super) process: ProcessIdentity,
+    /// Names its lock. What an earlier version wrote has none, and its process counts as dead.
+    #[serde(default)]
+    pub(super) life: Uuid,
+}
+
+impl Peer {
+    /// As it is stored.
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain values")
+    }
+}
+
+/// The locks of one queue.
+#[derive(Debug)]
+pub(super) struct Peers {
+    folder: PathBuf,
+    own: Uuid,
+    /// Held from the first time that this process takes something.
+    held: Mutex<Option<Life>>,
+}
+
+impl Peers {
+    pub(super) fn new(home: &Path) -> Self {
+        Self {
+            folder: home.join("locks"),
+            own: Uuid::now_v7(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// This process, whose lock is held from now on: also again, if somebody removed its file.
+    pub(super) fn own(&self) -> Result<Peer, Fault> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if !held.as_ref().is_some_and(Life::is_in_place) {
+            let path = self.process_lock(self.own);
+            *held = Some(Life::begin(&path).map_err(|error| OrchestratorError::StoreIo {
+                path,
+                problem: "a worker tells by a lock on it that it lives, and it could not be locked: set CAPTIONACC_HOME to \
+                          a folder whose file system has locks"
+                    .to_owned(),
+                source: Box::new(error),
+            })?);
+        }
+        Ok(Peer {
+            process: ProcessIdentity::own(),
+            life: self.own,
+        })
+    }
+
+    /// Whether it lives, in whatever namespace. Of what is dead nothing is left lying.
+    pub(super) fn lives(&self, peer: &Peer) -> bool {
+        !bury(&self.process_lock(peer.life))
+    }
+
+    /// The file whose lock the child of an attempt holds.
+    pub(super) fn attempt_lock(&self, lease: Lease) -> PathBuf {
+        self.folder
+            .join(format!("{ATTEMPT}{}.{}", lease.flow_run_id, lease.fencing_token))
+    }
+
+    fn process_lock(&self, life: Uuid) -> PathBuf {
+        self.folder.join(format!("{PROCESS}{life}"))
+    }
+
+    /// Removes what processes left that died before anything named them. The file of an attempt that a worker holds is
+    /// not looked at: its child may not have come to lock it yet.
+    pub(super) fn sweep(&self, connection: &Connection) -> Result<(), Fault> {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_dead = if let Some((run, token)) = name.strip_prefix(ATTEMPT).and_then(|name| name.split_once('.')) {
+                connection
+                    .prepare_cached(
+                        "SELECT NOT EXISTS (SELECT 1 FROM flow_run WHERE id = ?1 AND fencing_token = ?2
+                           AND state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))",
+                    )?
+                    .query_row((run, token.parse::<i64>().unwrap_or(0)), |row| row.get(0))?
+            } else {
+                name.starts_with(PROCESS)
+            };
+            if is_dead {
+                bury(&entry.path());
+            }
+        }
+        Ok(())
+    }
+}
