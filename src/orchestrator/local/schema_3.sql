@@ -1,6 +1,6 @@
 -- Schema version 3 of queue.db: SQLite before 3.45 reports a CHECK that is NULL as broken (PRAGMA integrity_check), and
 -- json_valid(NULL) is NULL. The checks of the columns that may be NULL say so. Only the text of the schema changes, no
--- row is written, however many there are (https://www.sqlite.org/lang_altertable.html, the shorter way for CHECKs).
+-- row is written, however many there are (https://www.sqlite.org/lang_altertable.html, the shorter way for CHECK).
 
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql =
