@@ -27,8 +27,8 @@ impl OcrModels {
     /// The models in the folder `explicit` (the `CAPTIONACC_OCR_MODELS` setting), and nowhere else if one is given.
     ///
     /// Without it, the first folder that has all three files, from the running executable's folder upwards:
-    /// `models`, then `node_modules/@captionacc/orchestrator-models`. That finds them in a checkout, next to a binary that
-    /// was copied by hand, and in an installation, wherever npm or pnpm put the package.
+    /// `models`, then `dist/models`, then `node_modules/@captionacc/orchestrator-models`. That finds them next to a binary
+    /// that was copied by hand, in a checkout, and in an installation, wherever npm or pnpm put the package.
     ///
     /// # Errors
     /// [`OcrError::ModelsMissing`], which names every place.
@@ -69,6 +69,7 @@ fn places_above(executable: &Path) -> impl Iterator<Item = PathBuf> {
         .flat_map(|folder| {
             [
                 folder.join("models"),
+                folder.join("dist").join("models"),
                 folder
                     .join("node_modules")
                     .join("@captionacc")
@@ -86,10 +87,13 @@ mod tests {
         let places: Vec<_> = places_above(Path::new("/app/bin/captionacc")).collect();
         let expected = [
             "/app/bin/models",
+            "/app/bin/dist/models",
             "/app/bin/node_modules/@captionacc/orchestrator-models",
             "/app/models",
+            "/app/dist/models",
             "/app/node_modules/@captionacc/orchestrator-models",
             "/models",
+            "/dist/models",
             "/node_modules/@captionacc/orchestrator-models",
         ];
         assert_eq!(places, expected.map(PathBuf::from));
