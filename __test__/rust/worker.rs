@@ -9,7 +9,7 @@ use captionacc::state::StateName;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::world::{World, exists, kill};
+use crate::world::{Worker, World, exists, kill};
 
 /// A flow `NAME` that runs a shell script; `{folder}` is a folder of the test.
 fn flow(name: &str, script: &str, more: &str) -> String {
@@ -611,4 +611,33 @@ fn an_older_sqlite_finds_queue_db_sound() {
         "[('ok',)]",
         "{output:?}"
     );
+}
+
+#[test]
+fn a_worker_that_waits_for_an_api_is_ready_and_watched_and_can_be_stopped() {
+    let world = World::new("");
+    let socket = world.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    systemd
+        .set_read_timeout(Some(std::time::Duration::from_mins(1)))
+        .expect("set");
+    let mut command = world.command(env!("CARGO_BIN_EXE_captionacc"));
+    command
+        .arg("worker")
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "200000")
+        .env("CAPTIONACC_ORCHESTRATOR", "prefect")
+        // Nobody listens there.
+        .env("PREFECT_API_URL", "http://127.0.0.1:9/api");
+    let worker = Worker::spawn(command);
+    let hear = || {
+        let mut text = [0; 1024];
+        let length = systemd.recv(&mut text).expect("it says something");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    assert!(hear().contains("READY=1"));
+    for _ in 0..3 {
+        assert!(hear().contains("WATCHDOG=1"));
+    }
+    worker.stop();
 }
