@@ -22,11 +22,11 @@ use uuid::Uuid;
 use crate::flow_run::{ArtifactType, LogLevel};
 use crate::life::Life;
 use crate::pipeline;
-use crate::protocol::{ChildEvent, Failure, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage};
+use crate::protocol::{
+    ChildEvent, Failure, MAX_FRAME_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame,
+};
 use crate::state::StateType;
 
-/// Largest work order that is read.
-const MAX_ORDER_BYTES: u64 = 4 << 20;
 /// How long a child whose worker has gone may take to stop by itself.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 /// Progress goes out this often at most.
@@ -186,7 +186,7 @@ pub fn run_child() -> ExitCode {
 fn read_order(stdin: &mut impl BufRead) -> Result<WorkOrder, String> {
     let mut line = Vec::new();
     stdin
-        .take(MAX_ORDER_BYTES)
+        .take(u64::try_from(MAX_FRAME_BYTES + 1).unwrap_or(u64::MAX))
         .read_until(b'\n', &mut line)
         .map_err(|error| error.to_string())?;
     if line.is_empty() {
@@ -269,8 +269,11 @@ impl Attempt {
 
     /// Says something to the worker. A worker that can not hear is noticed by the end of stdin.
     pub fn say(&self, event: &ChildEvent) {
-        let mut line = serde_json::to_vec(event).expect("an event is JSON");
-        line.push(b'\n');
+        let line = frame(event).unwrap_or_else(|too_long| {
+            let message = format!("something that the run had to say was left out: {too_long}");
+            let level = LogLevel::Warning;
+            frame(&ChildEvent::Log { level, message }).expect("it is short")
+        });
         let _ = lock(&self.events).write_all(&line);
     }
 

@@ -4,6 +4,8 @@
 //! that the worker has gone, and the child stops. The child writes [`ChildEvent`]s to its stdout. The only other
 //! thing that a worker says is [`WorkerMessage`], the answer to [`ChildEvent::MayCommit`].
 //!
+//! A message is a [`frame`], which has one bound: checked where it is written, so that none is cut where it is read.
+//!
 //! The worker takes every line of a child for hostile: one that does not parse is kept as a line of its log.
 
 use std::path::PathBuf;
@@ -19,8 +21,33 @@ use crate::state::StateType;
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// Longest line that a worker reads of a child, in bytes.
+/// Longest line of a program, or of a log, in bytes: what is longer is cut.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// Longest message, in bytes, less its end of line. A log line fits however it is escaped, and so do the assets of every
+/// order that fits: they repeat its arguments.
+pub const MAX_FRAME_BYTES: usize = 4 << 20;
+
+/// A message that is longer than [`MAX_FRAME_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes, more than the {MAX_FRAME_BYTES} that a message may have")]
+pub struct FrameTooLong {
+    /// What it would have had.
+    pub bytes: usize,
+}
+
+/// The message as it is written: one line of JSON with its end.
+///
+/// # Errors
+/// [`FrameTooLong`].
+pub fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameTooLong> {
+    let mut line = serde_json::to_vec(message).expect("messages are JSON");
+    if line.len() > MAX_FRAME_BYTES {
+        return Err(FrameTooLong { bytes: line.len() });
+    }
+    line.push(b'\n');
+    Ok(line)
+}
 
 /// A file told apart from another one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

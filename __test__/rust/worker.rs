@@ -9,7 +9,7 @@ use captionacc::state::StateName;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::world::{World, exists, kill};
+use crate::world::{Worker, World, exists, kill};
 
 /// A flow `NAME` that runs a shell script; `{folder}` is a folder of the test.
 fn flow(name: &str, script: &str, more: &str) -> String {
@@ -557,6 +557,41 @@ fn no_password_of_an_address_reaches_a_program() {
 }
 
 #[test]
+fn the_longest_line_and_the_longest_arguments_arrive_as_they_are() {
+    // The quotes take twice their room in the worker's protocol.
+    let script = "yes '\"' | head -n 65000 | tr -d '\\n'";
+    let world = World::new(&flow("long", script, "assets = ['models://m']"));
+    let worker = world.start_worker();
+    // One argument has 32 KiB at most; this one takes six times as much in JSON.
+    let long = "\u{1}".repeat(32_000);
+    let id = world.queue("long", json!({ "folder": ".", "video-id": long }));
+    world.wait_for(id, StateName::Completed);
+    assert!(
+        world.logs(id) == ["\"".repeat(65_000)],
+        "{:.200}",
+        world.logs(id).concat()
+    );
+    let lineage = world.block_on(world.store.read_lineage()).expect("reads");
+    let asset = lineage.assets.get("models://m").expect("it was made");
+    assert_eq!(asset.metadata["parameters"]["video-id"], long);
+    worker.stop();
+}
+
+#[test]
+fn what_a_run_may_log_is_bounded_in_bytes_over_all_its_attempts() {
+    let script = "line=$(head -c 60000 /dev/zero | tr '\\0' x); i=0; while [ $i -lt 200 ]; do echo $line; i=$((i+1)); done; exit 9";
+    let world = World::new(&flow("flood", script, "retries = 2\nretry-delay-ms = 1"));
+    let worker = world.start_worker();
+    let id = queue(&world, "flood");
+    world.wait_for(id, StateName::Failed);
+    let lines = world.logs(id);
+    let bytes: usize = lines.iter().map(String::len).sum();
+    assert!((10_000_000..18_000_000).contains(&bytes), "{bytes}");
+    assert!(lines.iter().any(|line| line.contains("lines were left out")));
+    worker.stop();
+}
+
+#[test]
 fn an_older_sqlite_finds_queue_db_sound() {
     let world = World::new(&flow("hello", "true", ""));
     let worker = world.start_worker();
@@ -576,4 +611,33 @@ fn an_older_sqlite_finds_queue_db_sound() {
         "[('ok',)]",
         "{output:?}"
     );
+}
+
+#[test]
+fn a_worker_that_waits_for_an_api_is_ready_and_watched_and_can_be_stopped() {
+    let world = World::new("");
+    let socket = world.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    systemd
+        .set_read_timeout(Some(std::time::Duration::from_mins(1)))
+        .expect("set");
+    let mut command = world.command(env!("CARGO_BIN_EXE_captionacc"));
+    command
+        .arg("worker")
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "200000")
+        .env("CAPTIONACC_ORCHESTRATOR", "prefect")
+        // Nobody listens there.
+        .env("PREFECT_API_URL", "http://127.0.0.1:9/api");
+    let worker = Worker::spawn(command);
+    let hear = || {
+        let mut text = [0; 1024];
+        let length = systemd.recv(&mut text).expect("it says something");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    assert!(hear().contains("READY=1"));
+    for _ in 0..3 {
+        assert!(hear().contains("WATCHDOG=1"));
+    }
+    worker.stop();
 }

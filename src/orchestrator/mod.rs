@@ -175,6 +175,8 @@ pub struct Claim {
     pub flow_run: FlowRun,
     /// The annotations.db that an earlier attempt saw.
     pub database: Option<DatabaseIdentity>,
+    /// What earlier attempts have logged, in bytes.
+    pub log_bytes: u64,
 }
 
 /// What a worker learned of a run and wants kept.

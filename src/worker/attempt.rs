@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
@@ -29,7 +28,8 @@ use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
 use crate::process_identity::ProcessIdentity;
 use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
 use crate::protocol::{
-    ChildEvent, Failure, MAX_LINE_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage,
+    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage,
+    frame,
 };
 use crate::settings::Settings;
 use crate::state::{StateName, StateType};
@@ -46,6 +46,8 @@ const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_OUTGOING_BYTES: usize = 64 * 1024;
 /// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
 const MAX_OBJECTS: usize = 1000;
+/// Most bytes of them together.
+const MAX_OBJECT_BYTES: usize = 32 << 20;
 
 /// What the worker wants of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +79,8 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
     let started = Instant::now();
     let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
-            Ok(order) => match prepare_lock(&order.lock).and_then(|()| spawn(&order, &marker)) {
-                Ok(child) => run(&shared, flow, &claim, order, child, &marker, &mut wish).await,
+            Ok((order, line)) => match prepare_lock(&order.lock).and_then(|()| spawn(&order, &marker)) {
+                Ok(child) => run(&shared, flow, &claim, (order, line), child, &marker, &mut wish).await,
                 Err(error) => {
                     let message = format!("the child process could not be started: {error}");
                     (failed(flow, &claim, StateName::Crashed, message, true), None)
@@ -135,7 +137,8 @@ pub async fn remove_scratch(run: &FlowRun, attempt: u32) {
     let _ = tokio::task::spawn_blocking(move || remove_leftovers(&output_dir, &id, attempt)).await;
 }
 
-fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<WorkOrder, String> {
+/// The order, and as it is written.
+fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(WorkOrder, Vec<u8>), String> {
     let arguments = claim.flow_run.parameters.clone();
     let fill = |templates: &[String]| {
         templates
@@ -143,7 +146,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<Work
             .map(|template| arguments.fill(template))
             .collect::<Result<_, _>>()
     };
-    Ok(WorkOrder {
+    let order = WorkOrder {
         protocol_version: PROTOCOL_VERSION,
         flow_run_id: claim.lease.flow_run_id,
         attempt: claim.lease.attempt,
@@ -157,7 +160,9 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<Work
         ocr_models: shared.settings.ocr_models.clone(),
         grace_ms: shared.settings.kill_grace_ms,
         arguments,
-    })
+    };
+    let line = frame(&order).map_err(|too_long| format!("its arguments are too long: its order has {too_long}"))?;
+    Ok((order, line))
 }
 
 fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
@@ -198,8 +203,9 @@ struct Attempt<'a> {
     budget: LineBudget,
     pending: Vec<Record>,
     objects: usize,
+    object_bytes: usize,
     materializations: Vec<Materialization>,
-    /// What the child is yet to be told.
+    /// What the child is yet to be told; [`write_some`] writes it.
     outgoing: Vec<u8>,
     said: Option<Said>,
     stopped: Option<Stopped>,
@@ -228,7 +234,7 @@ async fn run(
     shared: &Shared,
     flow: &FlowDefinition,
     claim: &Claim,
-    order: WorkOrder,
+    (order, line): (WorkOrder, Vec<u8>),
     mut child: Child,
     marker: &str,
     wish: &mut watch::Receiver<Wish>,
@@ -258,19 +264,18 @@ async fn run(
     let mut attempt = Attempt {
         shared,
         lease,
-        budget: LineBudget::new(Instant::now()),
+        budget: LineBudget::new(Instant::now(), claim.log_bytes),
         pending: Vec::new(),
         objects: 0,
+        object_bytes: 0,
         materializations: Vec::new(),
-        outgoing: Vec::new(),
+        outgoing: line,
         said: None,
         stopped: None,
         kill_at: None,
         heard_at: Instant::now(),
         is_lost: false,
     };
-    attempt.tell(&order);
-
     let watched = matches!(order.runner, Runner::Command(_)).then_some(marker);
     let (status, streams) = attempt
         .listen(
@@ -290,7 +295,7 @@ async fn run(
     attempt.last_words(streams).await;
     if attempt.budget.left_out > 0 {
         let message = format!(
-            "{} lines were left out: the attempt logged too much",
+            "{} lines were left out: the run logged too much",
             attempt.budget.left_out
         );
         attempt
@@ -343,7 +348,7 @@ impl Attempt<'_> {
             let kill_at = self.kill_at;
             tokio::select! {
                 // A child that asks and does not read the answers is not heard until it has.
-                more = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES),
+                more = read_line(&mut streams.stdout, &mut streams.line, MAX_FRAME_BYTES),
                     if streams.stdout_open && self.outgoing.len() < MAX_OUTGOING_BYTES => {
                     streams.stdout_open = more.unwrap_or(false);
                     let line = std::mem::take(&mut streams.line);
@@ -435,7 +440,7 @@ impl Attempt<'_> {
 
     fn log(&mut self, level: LogLevel, message: String) {
         self.heard_at = Instant::now();
-        if !message.is_empty() && self.budget.take(Instant::now()) {
+        if !message.is_empty() && self.budget.take(Instant::now(), message.len()) {
             self.pending.push(Record::Log(log_line(self.lease, level, message)));
         }
     }
@@ -461,7 +466,7 @@ impl Attempt<'_> {
                 message,
             } => {
                 let state = task_state(state, run_count);
-                if self.another_object() {
+                if self.another_object(line.len()) {
                     self.pending.push(Record::TaskRun {
                         task_run_id,
                         name,
@@ -506,7 +511,7 @@ impl Attempt<'_> {
                 description,
                 data,
             } => {
-                if self.another_object() {
+                if self.another_object(line.len()) {
                     self.pending.push(Record::Artifact(Artifact {
                         key,
                         artifact_type,
@@ -517,7 +522,7 @@ impl Attempt<'_> {
                 }
             }
             ChildEvent::Asset { materialization } => {
-                if self.another_object() {
+                if self.another_object(line.len()) {
                     self.materializations.push(materialization);
                 }
             }
@@ -529,18 +534,12 @@ impl Attempt<'_> {
                 } else {
                     WorkerMessage::Stop
                 };
-                self.tell(&answer);
+                self.outgoing.extend(frame(&answer).expect("it is short"));
             }
             ChildEvent::Completed { message } => self.said = Some(Said::Completed(message)),
             ChildEvent::Failed { failure } => self.said = Some(Said::Failed(failure)),
             ChildEvent::Cancelled { message } => self.said = Some(Said::Cancelled(message)),
         }
-    }
-
-    /// Leaves a message for the child, which [`write_some`] writes.
-    fn tell(&mut self, message: &impl Serialize) {
-        serde_json::to_writer(&mut self.outgoing, message).expect("messages are JSON, and memory takes them");
-        self.outgoing.push(b'\n');
     }
 
     async fn may_commit(&self) -> bool {
@@ -553,15 +552,22 @@ impl Attempt<'_> {
         }
     }
 
-    fn another_object(&mut self) -> bool {
+    fn another_object(&mut self, bytes: usize) -> bool {
+        let is_full = |attempt: &Self| attempt.objects >= MAX_OBJECTS || attempt.object_bytes >= MAX_OBJECT_BYTES;
+        let was_full = is_full(self);
         self.objects += 1;
-        if self.objects == MAX_OBJECTS {
+        self.object_bytes = self.object_bytes.saturating_add(bytes);
+        let is_full = is_full(self);
+        if is_full && !was_full {
             self.log(
                 LogLevel::Warning,
-                format!("more than {MAX_OBJECTS} task runs, artifacts and assets: the rest is left out"),
+                format!(
+                    "more than {MAX_OBJECTS} task runs, artifacts and assets, or more than {MAX_OBJECT_BYTES} bytes of \
+                     them: the rest is left out"
+                ),
             );
         }
-        self.objects < MAX_OBJECTS
+        !is_full
     }
 
     async fn flush(&mut self) {
@@ -587,7 +593,7 @@ impl Attempt<'_> {
     async fn last_words(&mut self, mut streams: Streams) {
         let reading = async {
             while streams.stdout_open {
-                streams.stdout_open = read_line(&mut streams.stdout, &mut streams.line, MAX_LINE_BYTES)
+                streams.stdout_open = read_line(&mut streams.stdout, &mut streams.line, MAX_FRAME_BYTES)
                     .await
                     .unwrap_or(false);
                 let line = std::mem::take(&mut streams.line);

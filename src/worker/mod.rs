@@ -74,10 +74,12 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
         }
     };
     match runtime.block_on(Worker::start(options, settings, console)) {
-        Ok((worker, signals)) => {
+        Ok(Some((worker, signals))) => {
             runtime.block_on(worker.run(signals));
             ExitCode::SUCCESS
         }
+        // Stopped before it could begin.
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             error!(code = error.code(), "The worker could not start: {}", error.to_line());
             ExitCode::FAILURE
@@ -102,9 +104,35 @@ struct Worker {
     phase: Phase,
     retention_at: Option<Instant>,
     complained: Option<&'static str>,
+    watchdog: Watchdog,
 }
 
-/// The signals that a worker answers. Before they are listened to, their default ends it, and it has claimed nothing.
+/// What systemd watches, if it has started this worker.
+struct Watchdog {
+    /// How often it is to hear of this worker: half of what it waits.
+    interval: Option<Duration>,
+    fed_at: Instant,
+}
+
+impl Watchdog {
+    /// Says that the worker is there.
+    fn begin() -> Self {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        Self {
+            interval: sd_notify::watchdog_enabled().map(|interval| interval / 2),
+            fed_at: Instant::now(),
+        }
+    }
+
+    fn feed(&mut self) {
+        if self.interval.is_some_and(|interval| self.fed_at.elapsed() >= interval) {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            self.fed_at = Instant::now();
+        }
+    }
+}
+
+/// The signals that a worker answers.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -157,7 +185,9 @@ impl Worker {
         options: &WorkerOptions,
         settings: Settings,
         console: Console,
-    ) -> Result<(Self, Signals), OrchestratorError> {
+    ) -> Result<Option<(Self, Signals)>, OrchestratorError> {
+        // Whoever reads that the worker has started may signal it, end its npm or queue a run at that moment.
+        let mut signals = Signals::listen()?;
         let orchestrator = crate::orchestrator::open(&settings).await?;
         let process = ProcessIdentity::own();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -172,12 +202,21 @@ impl Worker {
             started_at: Timestamp::now(),
             is_alive: true,
         };
-        // Waits for a Prefect API that is away; everything after it finds one that answers.
-        orchestrator.register_worker(record, settings.limit).await?;
+        // Ready as far as systemd goes: what is queued waits for this worker from now on, also while an API is away.
+        let mut watchdog = Watchdog::begin();
+        let registered = register(
+            orchestrator.as_ref(),
+            record,
+            settings.limit,
+            &mut signals,
+            &mut watchdog,
+        )
+        .await?;
+        if !registered {
+            return Ok(None);
+        }
         forget_dead_workers(orchestrator.as_ref()).await?;
         let pool = orchestrator.read_work_pool().await?;
-        // Whoever reads that the worker has started may signal it, end its npm or queue a run at that moment.
-        let signals = Signals::listen()?;
         let is_npm_script = std::env::var_os("npm_lifecycle_event").is_some();
         let ancestors = if is_npm_script {
             ancestors_up_to_npm()
@@ -224,8 +263,9 @@ impl Worker {
             phase: Phase::Working,
             retention_at: None,
             complained: None,
+            watchdog,
         };
-        Ok((worker, signals))
+        Ok(Some((worker, signals)))
     }
 
     fn orchestrator(&self) -> &dyn Orchestrator {
@@ -233,9 +273,6 @@ impl Worker {
     }
 
     async fn run(mut self, mut signals: Signals) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
-        let mut watchdog_at = Instant::now();
         loop {
             // A turn may be left at any of its awaits: the next one does what it did not.
             let turned = tokio::select! {
@@ -264,11 +301,8 @@ impl Worker {
                     TICK
                 }
             };
-            if watchdog.is_some_and(|interval| watchdog_at.elapsed() >= interval) {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-                watchdog_at = Instant::now();
-            }
-            let wait = watchdog.map_or(wait, |interval| wait.min(interval));
+            self.watchdog.feed();
+            let wait = self.watchdog.interval.map_or(wait, |interval| wait.min(interval));
             let orchestrator = self.shared.orchestrator.clone();
             tokio::select! {
                 name = signals.next() => self.asked_to_stop(name),
@@ -556,6 +590,29 @@ impl Worker {
                     *wish = wanted.clone();
                 }
             });
+        }
+    }
+}
+
+/// Announces the worker. Waits for a Prefect API that is away; everything after it finds one that answers. `false`: the
+/// worker was told to stop in the meantime.
+async fn register(
+    orchestrator: &dyn Orchestrator,
+    record: WorkerRecord,
+    limit: Option<u32>,
+    signals: &mut Signals,
+    watchdog: &mut Watchdog,
+) -> Result<bool, OrchestratorError> {
+    let registering = orchestrator.register_worker(record, limit);
+    tokio::pin!(registering);
+    loop {
+        tokio::select! {
+            registered = &mut registering => return registered.map(|()| true),
+            name = signals.next() => {
+                info!("Stopped because of {name} before Prefect's API answered.");
+                return Ok(false);
+            }
+            () = tokio::time::sleep(TICK.min(watchdog.interval.unwrap_or(TICK))) => watchdog.feed(),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
+use crate::protocol::MAX_LINE_BYTES;
+
 /// Reads the next line without its end into `line`, cut to `most` bytes; `false` at the end of the stream.
 ///
 /// Cancel safe: what was read stays in `line` until the call that completes it returns.
@@ -29,21 +31,23 @@ pub async fn read_line(
     }
 }
 
-/// Text for a log: control characters are made visible, so that a child can not steer the operator's terminal.
+/// Text for a log, of [`MAX_LINE_BYTES`] of the line at most: control characters are made visible, so that a child can not
+/// steer the operator's terminal.
 pub fn printable(line: &[u8]) -> String {
-    String::from_utf8_lossy(line)
+    String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)])
         .trim_end()
         .chars()
         .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
         .collect()
 }
 
-/// How many lines an attempt may log.
+/// How many lines an attempt may log, and how many bytes its run.
 #[derive(Debug)]
 pub struct LineBudget {
     allowance: u32,
     refilled_at: Instant,
     total: u32,
+    bytes_left: u64,
     /// Lines left out since the last note.
     pub left_out: u64,
 }
@@ -52,19 +56,22 @@ impl LineBudget {
     const BURST: u32 = 1000;
     const PER_SECOND: u32 = 200;
     const TOTAL: u32 = 50_000;
+    /// Of a run, over all its attempts: what is kept of it may lie in queue.db for months.
+    const RUN_BYTES: u64 = 16 << 20;
 
-    /// A full budget.
-    pub fn new(now: Instant) -> Self {
+    /// A full budget, less the bytes that earlier attempts have logged.
+    pub fn new(now: Instant, bytes_logged: u64) -> Self {
         Self {
             allowance: Self::BURST,
             refilled_at: now,
             total: 0,
+            bytes_left: Self::RUN_BYTES.saturating_sub(bytes_logged),
             left_out: 0,
         }
     }
 
-    /// Whether a line that comes `now` may be kept.
-    pub fn take(&mut self, now: Instant) -> bool {
+    /// Whether a line of so many bytes that comes `now` may be kept.
+    pub fn take(&mut self, now: Instant, bytes: usize) -> bool {
         let elapsed = now.duration_since(self.refilled_at);
         if elapsed >= Duration::from_secs(1) {
             let seconds = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX);
@@ -74,12 +81,14 @@ impl LineBudget {
                 .min(Self::BURST);
             self.refilled_at = now;
         }
-        if self.allowance == 0 || self.total >= Self::TOTAL {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if self.allowance == 0 || self.total >= Self::TOTAL || bytes > self.bytes_left {
             self.left_out += 1;
             return false;
         }
         self.allowance -= 1;
         self.total += 1;
+        self.bytes_left -= bytes;
         true
     }
 }
@@ -115,9 +124,18 @@ mod tests {
     #[test]
     fn a_flood_is_left_out_and_counted() {
         let start = Instant::now();
-        let mut budget = LineBudget::new(start);
-        let kept = (0..5000).filter(|_| budget.take(start)).count();
+        let mut budget = LineBudget::new(start, 0);
+        let kept = (0..5000).filter(|_| budget.take(start, 1)).count();
         assert_eq!((kept, budget.left_out), (1000, 4000));
-        assert!(budget.take(start + Duration::from_secs(1)));
+        assert!(budget.take(start + Duration::from_secs(1), 1));
+    }
+
+    #[test]
+    fn what_earlier_attempts_have_logged_counts() {
+        let start = Instant::now();
+        let mut budget = LineBudget::new(start, LineBudget::RUN_BYTES - 10);
+        assert!(budget.take(start, 8));
+        assert!(!budget.take(start, 3));
+        assert!(budget.take(start, 2));
     }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::LocalOrchestrator;
 use super::peers::{Peer, Peers};
 use super::queue::begin;
+use super::records::log_bytes;
 use super::rows::{Step, enter, id, json, keep_state, now_ms, read_run, timestamp, unreadable};
 use super::store::Fault;
 use crate::error::OrchestratorError;
@@ -585,8 +586,10 @@ fn adopt(
         "captionacc.attempt": stored.flow_run.attempt,
     });
     post(&transaction, run.flow_run_id, "labels", &labels)?;
+    let log_bytes = log_bytes(&transaction, run.flow_run_id)?;
     transaction.commit()?;
     Ok(Claim {
+        log_bytes,
         lease: stored.lease(),
         database: stored.database,
         flow_run: stored.flow_run,

@@ -10,6 +10,7 @@ mod peers;
 pub(in crate::orchestrator) mod queue;
 mod reading;
 mod records;
+mod retention;
 mod rows;
 mod store;
 mod wake;
@@ -296,9 +297,18 @@ impl Orchestrator for LocalOrchestrator {
     }
 
     async fn apply_retention(&self, ended_before: Timestamp) -> Result<u64, OrchestratorError> {
-        self.store
-            .run(move |connection| queue::apply_retention(connection, ended_before.as_millisecond()))
-            .await
+        let mut forgotten = 0;
+        loop {
+            // Between batches, everybody else comes to the file.
+            let batch = self
+                .store
+                .run(move |connection| retention::forget_some(connection, ended_before.as_millisecond()))
+                .await?;
+            forgotten += batch.forgotten;
+            if !batch.has_more {
+                return Ok(forgotten);
+            }
+        }
     }
 
     async fn wait_for_work(&self, timeout: Duration) {

@@ -330,8 +330,10 @@ pub(super) fn claim(
     let id = id.parse()?;
     keep_state(&transaction, id)?;
     let run = read_run(&transaction, id)?;
+    let log_bytes = records::log_bytes(&transaction, id)?;
     transaction.commit()?;
     Ok(Some(Claim {
+        log_bytes,
         lease: run.lease(),
         database: run.database,
         flow_run: run.flow_run,
@@ -617,26 +619,4 @@ pub(super) fn status_row_written(connection: &Connection, id: FlowRunId, state_s
         .prepare_cached("UPDATE flow_run SET status_row_due = 0 WHERE id = ?1 AND state_sequence = ?2")?
         .execute((id.to_string(), state_sequence))?;
     Ok(())
-}
-
-/// See [`crate::orchestrator::Orchestrator::apply_retention`].
-pub(super) fn apply_retention(connection: &mut Connection, ended_before: i64) -> Result<u64, Fault> {
-    let transaction = begin(connection)?;
-    let forgotten = transaction
-        .prepare_cached(
-            // A run of a Prefect server that waits may have ended elsewhere; what the server must hear is never forgotten.
-            "DELETE FROM flow_run
-             WHERE (ended_at < ?1 OR state_type = 'SCHEDULED' AND state_at < ?1 AND id IN (SELECT flow_run_id FROM prefect_run))
-               AND status_row_due = 0
-               AND NOT EXISTS (SELECT 1 FROM outbox WHERE flow_run_id = flow_run.id AND kind = 'state')",
-        )?
-        .execute([ended_before])?;
-    transaction
-        .prepare_cached(
-            "DELETE FROM asset_materialization AS old WHERE at < ?1
-               AND EXISTS (SELECT 1 FROM asset_materialization AS newer WHERE newer.key = old.key AND newer.version > old.version)",
-        )?
-        .execute([ended_before])?;
-    transaction.commit()?;
-    Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
 }

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::rows::{StoredRun, now_ms, read_held};
 use super::store::Fault;
+use crate::flow_run::FlowRunId;
 use crate::orchestrator::{Lease, Record};
 use crate::process_identity::ProcessIdentity;
 use crate::protocol::Materialization;
@@ -111,6 +112,14 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// What a run has logged, in bytes.
+pub(super) fn log_bytes(connection: &Connection, id: FlowRunId) -> Result<u64, Fault> {
+    let bytes: i64 = connection
+        .prepare_cached("SELECT coalesce(sum(octet_length(message)), 0) FROM log WHERE flow_run_id = ?1")?
+        .query_row([id.to_string()], |row| row.get(0))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// Which process does the work, so that it can be found again after the worker's death.

@@ -8,6 +8,7 @@
 //! within milliseconds ("database is locked"): idle connections are dropped after 4 s, and a 503 is repeated after some
 //! ms rather than seconds.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,8 @@ struct Shared {
     /// No call goes out before: the API said so.
     paused_until: Mutex<Option<Instant>>,
     clock_offset_ms: Mutex<Option<i64>>,
+    /// Calls that the API has answered well.
+    answers: AtomicU64,
     csrf: tokio::sync::Mutex<Option<String>>,
     csrf_client: String,
     /// One create at a time: SQLite refuses most of several at once.
@@ -223,6 +226,7 @@ impl PrefectClient {
                 base,
                 paused_until: Mutex::new(None),
                 clock_offset_ms: Mutex::new(None),
+                answers: AtomicU64::new(0),
                 csrf: tokio::sync::Mutex::new(None),
                 csrf_client: uuid::Uuid::new_v4().to_string(),
                 creates: tokio::sync::Mutex::new(()),
@@ -366,6 +370,7 @@ impl PrefectClient {
                 // Cut short or garbled by something in between: the same as a lost connection.
                 serde_json::from_slice(&bytes).map_err(|_| Setback::Lost("its answer is no JSON".to_owned()))?
             };
+            self.shared.answers.fetch_add(1, Ordering::Relaxed);
             return Ok(Answer {
                 is_created: status == StatusCode::CREATED,
                 body,
@@ -460,6 +465,11 @@ impl PrefectClient {
     }
 
     /// The header is cut to a second and may be old by some more: the greatest of a clock's differences is the nearest.
+    /// How many calls the API has answered well.
+    pub(super) fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::Relaxed)
+    }
+
     fn note_clock(&self, headers: &HeaderMap) {
         let date = headers
             .get(header::DATE)

@@ -100,8 +100,8 @@ struct Inner {
     is_worker: AtomicBool,
     changes: AtomicI64,
     started: Instant,
-    /// What was complained about last, so that an outage is one line.
-    complained: Mutex<Option<&'static str>>,
+    /// What was complained about last, so that an outage is one line, and how many calls were answered by then.
+    complained: Mutex<Option<(&'static str, u64)>>,
 }
 
 /// When what was done last, and what is known of it.
@@ -214,18 +214,22 @@ impl Inner {
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says once that the server is away, and once that it is back. No error of the API ends a worker.
+    /// Says once that the server is away, and once that it is back. What went well without asking it anything is no sign of
+    /// it. No error of the API ends a worker.
     fn note<T, E: Complaint>(&self, outcome: &Result<T, E>) {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(_) => {
-                if complained.take().is_some() {
+                if complained
+                    .take_if(|(_, answers)| *answers < self.client.answers())
+                    .is_some()
+                {
                     info!(address = self.client.address(), "Prefect's API answers again.");
                 }
             }
             Err(error) => {
                 let code = error.code();
-                if complained.replace(code) != Some(code) {
+                if complained.replace((code, self.client.answers())).map(|(code, _)| code) != Some(code) {
                     warn!(code, "{}", error.line());
                 }
             }
@@ -489,5 +493,48 @@ impl Orchestrator for PrefectOrchestrator {
 
     fn description(&self) -> String {
         format!("Prefect ({})", self.inner.client.address())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use serde_json::Value;
+
+    use super::client::Call;
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_went_well_without_the_api_does_not_say_that_it_answers_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let settings = PrefectSettings::new(&format!("http://{address}/api"), "test").expect("an address");
+        let orchestrator = PrefectOrchestrator::open(settings, folder.path(), Flows::builtin())
+            .await
+            .expect("a journal");
+        let inner = &orchestrator.inner;
+        let is_away = || inner.complained.lock().expect("whole").is_some();
+        let ask = async || inner.client.call::<Value>(Call::get("/health")).await;
+
+        drop(listener);
+        inner.note(&ask().await);
+        assert!(is_away());
+        // As a delivery of nothing does.
+        inner.note(&Ok::<(), OrchestratorError>(()));
+        assert!(is_away(), "nobody has asked it since");
+
+        let listener = TcpListener::bind(address).expect("the port again");
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().expect("a call");
+            let _ = connection.read(&mut [0; 4096]).expect("its text");
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue";
+            connection.write_all(answer.as_bytes()).expect("answered");
+        });
+        inner.note(&ask().await);
+        assert!(!is_away());
+        server.join().expect("it answered");
     }
 }
