@@ -206,7 +206,10 @@ fn open_file(path: &Path) -> Result<OpenFile, Fault> {
 }
 
 fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
-    check_version(connection, path)?;
+    // In one look: between two, another process may make the file what it is to be.
+    let look = connection.transaction()?;
+    check_version(&look, path)?;
+    drop(look);
     enter_wal_mode(connection)?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")?;
     // The usual case takes no lock: everything is as it should be.
@@ -355,5 +358,24 @@ mod tests {
         }
         new.execute("UPDATE flow_run SET progress = '{'", [])
             .expect_err("still checked");
+    }
+
+    #[test]
+    fn a_queue_that_another_process_is_just_making_is_never_taken_for_another_programs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for number in 0..100 {
+            let path = folder.path().join(number.to_string()).join("queue.db");
+            let together = std::sync::Barrier::new(4);
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        together.wait();
+                        if let Err(fault) = open_file(&path) {
+                            panic!("{fault:?}");
+                        }
+                    });
+                }
+            });
+        }
     }
 }
