@@ -48,7 +48,7 @@ describe.runIf(isPossible)('on 64-bit ARM', () => {
   test('a run is queued from Node, and the worker takes a film through both flows', async () => {
     freshHome();
     const app = makeApp();
-    const film = filmWith([{ text: '一起工作 work together', font: chineseFont, size: 36, x: 60, y: 200, from: 0, to: 10 }]);
+    const film = filmWith([{ text: '我们合作 work together', font: chineseFont, size: 36, x: 60, y: 200, from: 0, to: 10 }]);
     const video = { 'video-id': 'v', 'video-path': film, 'db-path': path.join(app, 'annotations.db'), 'output-dir': path.join(app, 'scratch') };
     const bounds = { left: 40, top: 190, right: 600, bottom: 260 };
     writeFileSync(
@@ -71,7 +71,7 @@ describe.runIf(isPossible)('on 64-bit ARM', () => {
       expect(one('SELECT status FROM crop_frames_status')).toBe('complete');
       expect(one('SELECT count(*) FROM cropped_frames')).toBe(20);
       const texts = database.prepare('SELECT text FROM full_frame_ocr WHERE frame_index = 0 ORDER BY box_index').pluck().all();
-      expect(texts.join('').replaceAll(' ', '')).toContain('一起工作');
+      expect(texts.join('').replaceAll(' ', '')).toContain('我们合作');
     } finally {
       database.close();
     }
