@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Where the time of a build from scratch goes: each step of `npm run demo` by itself, one after the other, in a fresh clone of
-# what is committed; the crates that take longest; a build after the change of one line; then `npm run demo` as a whole in another
-# fresh clone. Packages of the registries may lie in their clients' caches; nothing else is there before.
+# Where the time of a build from scratch goes: `npm run demo` as a whole, in a fresh clone of what is committed; each of its
+# steps by itself, one after the other, in another one; a build after the change of one line; the crates that take longest. Packages of the registries may lie in their clients' caches; nothing else is there before.
 # Writes bench/results/build.md.
 . "$(dirname "$0")/../scripts/lib.sh"
 
@@ -19,19 +18,24 @@ measure() {
   shift
   { time "$@" >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; echo "error: $name failed" >&2; exit 1; }; } 2>"$work/time"
   read -r wall user system < <(tail -n 1 "$work/time")
-  awk -v name="$name" -v wall="$wall" -v user="$user" -v system="$system" \
-    'BEGIN { printf "| %s | %.1f s | %.1f s |\n", name, wall, user + system }' | tee -a "$results"
+  awk -v name="$name" -v wall="$wall" -v cpu="$user + $system" \
+    'BEGIN { split(cpu, part, " [+] "); printf "| %s | %.1f s | %.1f s |\n", name, wall, part[1] + part[2] }' | tee -a "$results"
 }
 in_scripts() { bash -c ". scripts/lib.sh; prepare_linker; $1"; }
 addon='cargo rustc --release --locked --timings --lib --crate-type cdylib --features addon,worker-dependencies'
 worker='FFMPEG_DIR=$(bash scripts/build-libav.sh) cargo build --release --locked --no-default-features --features worker,addon-dependencies --bin captionacc'
 
-git clone -q "$here" "$work/steps"
-cd "$work/steps"
+git clone -q "$here" "$work/whole"
+cd "$work/whole"
 {
   echo "Commit $(git rev-parse --short HEAD), $(date -u +%Y-%m-%d), $(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), load $(cut -d' ' -f1 /proc/loadavg) at the start."
-  printf '\n| step | wall | CPU |\n| --- | --- | --- |\n'
+  printf '\n| as a whole | wall | CPU |\n| --- | --- | --- |\n'
 } | tee "$results"
+measure '`npm run demo`' npm run demo
+
+git clone -q "$here" "$work/steps"
+cd "$work/steps"
+printf '\n| step | wall | CPU |\n| --- | --- | --- |\n' | tee -a "$results"
 measure 'Debian packages' in_scripts 'need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build sqlite3 ffmpeg fonts-noto-cjk'
 measure 'zig, the linker' bash scripts/zig.sh
 measure 'libav, dav1d, zlib' bash scripts/build-libav.sh
@@ -50,8 +54,3 @@ node --eval '
   const [, units] = /const UNIT_DATA = (\[.*?\]);/s.exec(require("fs").readFileSync(process.argv[1], "utf8"));
   for (const { name, target, duration } of JSON.parse(units).sort((a, b) => b.duration - a.duration).slice(0, 12))
     console.log(`| ${name}${target.trim() ? ` (${target.trim()})` : ""} | ${duration.toFixed(1)} |`);' "$work/timings.html" | tee -a "$results"
-
-git clone -q "$here" "$work/whole"
-cd "$work/whole"
-printf '\n| as a whole | wall | CPU |\n| --- | --- | --- |\n' | tee -a "$results"
-measure '`npm run demo`' npm run demo
