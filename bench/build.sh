@@ -36,7 +36,7 @@ measure '`npm run demo`' npm run demo
 git clone -q "$here" "$work/steps"
 cd "$work/steps"
 printf '\n| step | wall | CPU |\n| --- | --- | --- |\n' | tee -a "$results"
-measure 'Debian packages that lack' bash -c '. scripts/lib.sh; need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build sqlite3 ffmpeg fonts-noto-cjk'
+measure 'Debian packages that lack' bash -c '. scripts/lib.sh; need_build_packages; need_packages sqlite3 ffmpeg fonts-noto-cjk'
 measure 'zig, the linker' bash scripts/zig.sh
 measure 'libav, dav1d, zlib' bash scripts/build-libav.sh
 measure 'OCR models' bash scripts/fetch-models.sh

@@ -12,7 +12,7 @@ install_stripped() {
 }
 
 need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
-need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
+need_build_packages
 mkdir -p .cache dist
 # Builds that start side by side put their results in place one after the other.
 exec 9>.cache/build.lock

@@ -54,10 +54,15 @@ has_node_modules() {
   [ -f node_modules/.package-lock.json ] && [ ! package-lock.json -nt node_modules/.package-lock.json ]
 }
 
+# The compilers and tools of a build, beside Rust's.
+need_build_packages() {
+  need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
+}
+
 # What cargo needs: a linker for an old glibc, libclang for the bindings of libav, and (except for the addon) libav itself.
 prepare_cargo() {
   need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
-  need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
+  need_build_packages
   prepare_linker
   FFMPEG_DIR="$(bash scripts/build-libav.sh)"
   export FFMPEG_DIR

@@ -1,8 +1,8 @@
 //! The life of one attempt, seen from the worker: spawn, feed, listen, limit, stop, clear away, finish.
 //!
 //! Theory of operation: one async function a attempt. It selects on the child's three streams, its death, the worker's
-//! wish to stop it, and a clock for the limits; a child that reads nothing can not make it wait. Whatever happens, it ends with the child's whole tree dead and one
-//! [`Ending`] in the orchestrator.
+//! wish to stop it, and a clock for the limits; a child that reads nothing can not make it wait. Whatever happens, it ends
+//! with the child's whole tree dead and one [`Ending`] in the orchestrator.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

@@ -2,7 +2,8 @@
 //!
 //! Any number of processes share `queue.db`. The limit is counted in the store, in the transaction that claims, so
 //! that several workers share it. A lease names the worker's process and the lock that it holds for its life, not a time:
-//! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with every claim keeps late writes out.
+//! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with
+//! every claim keeps late writes out.
 
 mod inspection;
 pub(in crate::orchestrator) mod journal;
