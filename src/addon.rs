@@ -1,4 +1,4 @@
-//! The Node surface: decodes a call, passes it to the [`Orchestrator`], encodes the answer. The only file that knows
+//! The Node surface: decodes a call, passes it to the [`Queue`], encodes the answer. The only file that knows
 //! napi. `index.js` is its only caller and what users see.
 //!
 //! Requests and answers are JSON texts, because then the one definition of every type is its serde one, and a call
@@ -21,14 +21,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::{MutexGuard, Notify, OnceCell};
 
-use crate::error::OrchestratorError;
-use crate::flow::WorkQueue;
-use crate::flow_run::FlowRunId;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::WorkQueue;
+use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
+use crate::orchestrator;
 use crate::orchestrator::following::{Place, next_events as events_after};
-use crate::orchestrator::prefect::settings::{PrefectSettings, WhenUnreachable};
-use crate::orchestrator::{self, FlowRunFilter, Intent, NewFlowRun, Orchestrator};
+use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue};
+use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
 use crate::settings::{OrchestratorChoice, Settings, default_home};
-use crate::state::StateType;
 
 /// Most runs in one list.
 const MAX_LISTED: u32 = 1000;
@@ -338,7 +339,7 @@ impl Context {
             .map_err(|error| OrchestratorError::Internal(format!("reading the settings: {error}")))?
     }
 
-    async fn orchestrator(&self) -> Answer<Arc<dyn Orchestrator>> {
+    async fn orchestrator(&self) -> Answer<Arc<dyn Queue>> {
         open(self.settings().await?.as_ref()).await
     }
 }
@@ -347,12 +348,12 @@ impl Context {
 struct OpenOrchestrator {
     home: PathBuf,
     prefect: Option<PrefectSettings>,
-    handle: Arc<OnceCell<Arc<dyn Orchestrator>>>,
+    handle: Arc<OnceCell<Arc<dyn Queue>>>,
 }
 
 /// The orchestrator of these settings: one handle a home for the whole process, all its worker threads included.
 /// What could not be opened is tried again by the next call.
-async fn open(settings: &Settings) -> Answer<Arc<dyn Orchestrator>> {
+async fn open(settings: &Settings) -> Answer<Arc<dyn Queue>> {
     static OPEN: Mutex<Vec<OpenOrchestrator>> = Mutex::new(Vec::new());
     let prefect = match settings.orchestrator {
         OrchestratorChoice::Embedded => None,
@@ -375,7 +376,10 @@ async fn open(settings: &Settings) -> Answer<Arc<dyn Orchestrator>> {
             handle
         }
     };
-    handle.get_or_try_init(|| orchestrator::open(settings)).await.cloned()
+    handle
+        .get_or_try_init(|| orchestrator::open::queue(settings))
+        .await
+        .cloned()
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(argument: &str, json: &str) -> Answer<T> {

@@ -19,13 +19,11 @@ use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
-use crate::flow_run::{ArtifactType, LogLevel};
-use crate::life::Life;
-use crate::pipeline;
-use crate::protocol::{
-    ChildEvent, Failure, MAX_FRAME_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame,
-};
-use crate::state::StateType;
+use crate::domain::asset::Materialization;
+use crate::domain::flow_run::{ArtifactType, LogLevel};
+use crate::domain::state::StateType;
+use crate::process::life::Life;
+use crate::protocol::{ChildEvent, Failure, MAX_FRAME_BYTES, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame};
 
 /// How long a child whose worker has gone may take to stop by itself.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
@@ -119,8 +117,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs the attempt that comes in on stdin. What it says goes to stdout; the exit code only repeats it.
-pub fn run_child() -> ExitCode {
+/// Runs the attempt that comes in on stdin through `pipeline`, which returns a line that says what was done. What it says goes to stdout; the exit code only repeats it.
+pub fn run_child(pipeline: fn(&Attempt) -> Result<String, TaskError>) -> ExitCode {
     // A decoder that prints must not be able to speak for us: events go to a descriptor of their own, and
     // descriptor 1 becomes the log.
     let events = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map(File::from);
@@ -173,7 +171,7 @@ pub fn run_child() -> ExitCode {
         protocol_version: PROTOCOL_VERSION,
     });
     // A panic is a fault of this program: said as one, with the message that the hook printed in the log.
-    let outcome = catch_unwind(AssertUnwindSafe(|| pipeline::run(&attempt))).unwrap_or_else(|_| {
+    let outcome = catch_unwind(AssertUnwindSafe(|| pipeline(&attempt))).unwrap_or_else(|_| {
         Err(TaskError::new(
             "INTERNAL",
             "a fault of this program: see the log for where",
@@ -230,7 +228,7 @@ fn listen(
         }
         stop.ask("its worker has gone");
         thread::sleep(ORPHAN_GRACE);
-        crate::process_tree::signal_own_tree(rustix::process::Signal::KILL);
+        crate::process::tree::signal_own_tree(rustix::process::Signal::KILL);
         // Nobody listens any more, and what still runs here would hold files that the next attempt needs.
         std::process::exit(i32::from(EXIT_STOPPED));
     })?;

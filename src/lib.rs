@@ -5,15 +5,10 @@
 
 #[cfg(feature = "addon")]
 mod addon;
-pub mod assets;
-pub mod error;
-pub mod flow;
-pub mod flow_run;
-pub mod life;
+pub mod domain;
 pub mod orchestrator;
-pub mod process_identity;
+pub mod process;
 pub mod settings;
-pub mod state;
 
 #[cfg(feature = "worker")]
 pub mod annotations;
@@ -27,8 +22,6 @@ pub mod ocr;
 pub mod picture;
 #[cfg(feature = "worker")]
 pub mod pipeline;
-#[cfg(feature = "worker")]
-pub mod process_tree;
 pub mod protocol;
 #[cfg(feature = "worker")]
 pub mod video;

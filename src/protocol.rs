@@ -14,9 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::flow::{Arguments, Runner, StatusTable};
-use crate::flow_run::{ArtifactType, FlowRunId, LogLevel};
-use crate::state::StateType;
+use crate::domain::asset::Materialization;
+use crate::domain::database::DatabaseIdentity;
+use crate::domain::flow::{Arguments, Runner, StatusTable};
+use crate::domain::flow_run::{ArtifactType, LogLevel};
+use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
 
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -49,15 +52,6 @@ pub fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameTooLong> {
     Ok(line)
 }
 
-/// A file told apart from another one of the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatabaseIdentity {
-    /// Device.
-    pub device: u64,
-    /// Inode.
-    pub inode: u64,
-}
-
 /// All that a child needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkOrder {
@@ -88,20 +82,6 @@ pub struct WorkOrder {
     pub ocr_models: Option<PathBuf>,
     /// How long a program has to end itself before it is killed.
     pub grace_ms: u64,
-}
-
-/// A materialized asset.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Materialization {
-    /// `annotations://v1/full_frames`.
-    pub key: String,
-    /// Counts, parameters, versions.
-    pub metadata: Value,
-    /// Keys that it was made from.
-    pub upstream_keys: Vec<String>,
-    /// Found rather than made (a video file, an approved layout): a new version only if `metadata` has changed.
-    #[serde(default)]
-    pub observed: bool,
 }
 
 /// Why an attempt did not do its work.

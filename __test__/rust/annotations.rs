@@ -15,7 +15,7 @@ use captionacc::annotations::{
     Annotations, AnnotationsError, CommitCounts, FailureRecord, FullFramesOutcome, OpenRequest, Stage, StagedBox,
     Staging, StatusRow, remove_leftovers,
 };
-use captionacc::flow::{CropBounds, StatusTable};
+use captionacc::domain::flow::{CropBounds, StatusTable};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use serde_json::json;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use captionacc::flow_run::{FlowRun, FlowRunId};
-use captionacc::state::{StateName, StateType};
+use captionacc::domain::flow_run::FlowRun;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::{StateName, StateType};
 use rusqlite::types::Value as SqlValue;
 use serde_json::{Value, json};
 

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use captionacc::flow_run::{FlowRun, FlowRunId};
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::state::{StateName, StateType};
+use captionacc::domain::flow_run::FlowRun;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::{StateName, StateType};
+use captionacc::process::identity::ProcessIdentity;
 use rustix::process::Signal;
 
 use crate::studio::{Studio, ocr_models};

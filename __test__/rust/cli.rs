@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Output, Stdio};
 
-use captionacc::flow_run::FlowRunId;
-use captionacc::state::StateName;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::StateName;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

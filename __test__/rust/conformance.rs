@@ -1,4 +1,4 @@
-//! What every orchestrator must do. One suite: each function states a fact about any [`Orchestrator`].
+//! What every orchestrator must do. One suite: each function states a fact about any orchestrator ([`Claims`]).
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -6,23 +6,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use captionacc::error::OrchestratorError;
-use captionacc::flow::{Flows, WorkQueue};
-use captionacc::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunEvent, FlowRunId, LogLevel, Progress};
+use captionacc::domain::asset::Materialization;
+use captionacc::domain::error::OrchestratorError;
+use captionacc::domain::flow::{Flows, WorkQueue};
+use captionacc::domain::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunEvent, LogLevel, Progress};
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::lease::Lease;
+use captionacc::domain::state::{StateName, StateType};
+use captionacc::orchestrator::claims::{Claim, Claims, Ending, Record, log_line};
 use captionacc::orchestrator::local::LocalOrchestrator;
-use captionacc::orchestrator::{
-    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, Record, WorkerRecord, log_line,
-};
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::protocol::Materialization;
-use captionacc::state::{StateName, StateType};
+use captionacc::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, WorkerRecord};
+use captionacc::process::identity::ProcessIdentity;
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::prefect::server::Server;
 use crate::prefect::subject;
 
-type Subject = Arc<dyn Orchestrator>;
+type Subject = Arc<dyn Claims>;
 
 /// Runs a fact against each orchestrator, over an empty store of its own.
 fn check<F: Future<Output = ()>>(fact: impl Fn(Subject) -> F) {
@@ -557,7 +558,7 @@ fn what_a_run_says_is_kept() {
         let given_up_at = Instant::now() + Duration::from_secs(30);
         let details = loop {
             let details = subject.read_flow_run_details(id).await.expect("known");
-            let is_there = |task: &captionacc::flow_run::TaskRun| task.state.name == StateName::Completed;
+            let is_there = |task: &captionacc::domain::flow_run::TaskRun| task.state.name == StateName::Completed;
             if details.task_runs.iter().any(is_there) || Instant::now() > given_up_at {
                 break details;
             }
@@ -645,7 +646,9 @@ fn runs_are_listed_newest_first_and_filtered() {
     check(|subject| async move {
         let first = queue(&subject, "full-frames", "v1").await;
         let second = queue(&subject, "crop-frames", "v2").await;
-        let ids = |runs: Vec<captionacc::flow_run::FlowRun>| runs.iter().map(|run| run.flow_run_id).collect::<Vec<_>>();
+        let ids = |runs: Vec<captionacc::domain::flow_run::FlowRun>| {
+            runs.iter().map(|run| run.flow_run_id).collect::<Vec<_>>()
+        };
         assert_eq!(
             ids(subject.list_flow_runs(all()).await.expect("lists")),
             [second, first]
@@ -711,7 +714,7 @@ fn an_asset_is_stale_once_its_upstream_was_made_anew() {
         let video = asset("video://v1", &[], true, json!({"size": 1}));
         let frames = asset("a://v1/full_frames", &["video://v1"], false, json!({}));
         run_once(&subject, "full-frames", vec![video.clone(), frames]).await;
-        let stale = |lineage: captionacc::assets::AssetLineage| {
+        let stale = |lineage: captionacc::domain::asset::AssetLineage| {
             lineage
                 .assets
                 .into_values()

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use captionacc::flow_run::FlowRunId;
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::state::StateName;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::StateName;
+use captionacc::process::identity::ProcessIdentity;
 use rustix::process::{Signal, geteuid};
 use serde_json::json;
 
@@ -221,7 +221,7 @@ fn a_copy_of_a_home_recovers_its_runs_and_leaves_those_of_the_original_alone() {
     let worker_of_the_copy = Worker::spawn(command);
     let second_attempt = format!("{id}:2");
     world.wait_until("it is at work in the copy", || {
-        !captionacc::process_tree::marked(&second_attempt).is_empty()
+        !captionacc::process::tree::marked(&second_attempt).is_empty()
     });
     fs::write(world.path("go"), "").expect("written");
     world.wait_for(id, StateName::Completed);

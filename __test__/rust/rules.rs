@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use captionacc::flow_run::FlowRunId;
-use captionacc::state::StateName;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::StateName;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

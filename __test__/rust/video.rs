@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use captionacc::flow::CropBounds;
+use captionacc::domain::flow::CropBounds;
 use captionacc::picture::RgbPicture;
 use captionacc::video::{SampleRequest, SampledFrame, VideoError, VideoInfo, decode_jpeg, probe, sample};
 

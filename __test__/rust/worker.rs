@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use captionacc::flow_run::FlowRunId;
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::state::StateName;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::StateName;
+use captionacc::process::identity::ProcessIdentity;
 use rustix::process::Signal;
 use serde_json::json;
 

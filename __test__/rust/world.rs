@@ -7,14 +7,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use captionacc::flow::Flows;
-use captionacc::flow_run::{FlowRun, FlowRunId};
+use captionacc::domain::flow::Flows;
+use captionacc::domain::flow_run::FlowRun;
+use captionacc::domain::id::FlowRunId;
+use captionacc::domain::state::StateName;
+use captionacc::orchestrator::claims::Claims;
 use captionacc::orchestrator::local::LocalOrchestrator;
-use captionacc::orchestrator::{FlowRunFilter, NewFlowRun, Orchestrator};
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::process_tree;
+use captionacc::orchestrator::queue::{FlowRunFilter, NewFlowRun};
+use captionacc::process::identity::ProcessIdentity;
+use captionacc::process::tree;
 use captionacc::settings::Settings;
-use captionacc::state::StateName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -27,7 +29,7 @@ pub struct World {
     folder: tempfile::TempDir,
     variables: Vec<(String, String)>,
     runtime: Runtime,
-    pub store: Arc<dyn Orchestrator>,
+    pub store: Arc<dyn Claims>,
     pub flows: Flows,
 }
 
@@ -174,7 +176,7 @@ impl World {
         (1..200)
             .take(usize::try_from(self.run(id).attempt + 1).expect("small"))
             .fold(Vec::new(), |mut found, token| {
-                found.extend(process_tree::marked(&format!("{id}:{token}")));
+                found.extend(tree::marked(&format!("{id}:{token}")));
                 found
             })
     }

@@ -14,7 +14,7 @@ use super::schema::{columns, insert_lists};
 use super::staging::Staging;
 use super::status::{Hold, Row, fence};
 use super::{Annotations, Stage};
-use crate::flow::CropBounds;
+use crate::domain::flow::CropBounds;
 
 /// Space that is to be free beyond what the frames take.
 const SPARE_BYTES: u64 = 1 << 20;
@@ -406,7 +406,7 @@ fn measured(value: f64) -> rusqlite::types::Value {
 mod tests {
     use super::*;
     use crate::annotations::OpenRequest;
-    use crate::flow::StatusTable;
+    use crate::domain::flow::StatusTable;
 
     #[test]
     fn a_full_disk_leaves_the_old_set_and_is_a_passing_fault() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{AnnotationsError, Fault, classified, is_locked};
-use crate::protocol::DatabaseIdentity;
+use crate::domain::database::DatabaseIdentity;
 
 /// Longest that SQLite waits for a lock before we look at the clock and at the file again.
 const LOCK_SLICE_MS: u64 = 100;

@@ -26,13 +26,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use self::database::Database;
 use self::status::{Hold, Row, fence};
-use crate::flow::StatusTable;
+use crate::domain::flow::StatusTable;
 
 pub use self::commit::{CommitCounts, FullFramesOutcome};
 pub use self::error::AnnotationsError;
 pub use self::staging::{StagedBox, Staging, StagingReader, remove_leftovers};
 pub use self::status::{FailureRecord, Stage, StatusRow};
-pub use crate::protocol::DatabaseIdentity;
+pub use crate::domain::database::DatabaseIdentity;
 
 /// Ticks a second of the index clock, unless `video_preferences` says otherwise.
 pub const DEFAULT_INDEX_FRAME_RATE_HZ: f64 = 10.0;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::database::Database;
 use super::error::{AnnotationsError, Fault};
-use crate::flow::StatusTable;
+use crate::domain::flow::StatusTable;
 
 const FULL_FRAMES: &str = "
 CREATE TABLE IF NOT EXISTS full_frames (

@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::database::Database;
 use super::error::{AnnotationsError, Fault};
 use super::schema;
-use crate::flow::StatusTable;
-use crate::process_identity::ProcessIdentity;
-use crate::protocol::DatabaseIdentity;
+use crate::domain::database::DatabaseIdentity;
+use crate::domain::flow::StatusTable;
+use crate::process::identity::ProcessIdentity;
 
 /// How long a lock is waited for when the worker writes a row.
 const WORKER_BUSY_TIMEOUT_MS: u64 = 10_000;

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 use super::failure::Failure;
 use super::output::{json_line, plain, print};
 use super::{block_on, exit};
-use crate::error::OrchestratorError;
-use crate::flow::FlowDefinition;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::prefect::client::{Call, PrefectClient, segment};
-use crate::orchestrator::prefect::error::PrefectError;
-use crate::orchestrator::prefect::settings::PrefectSettings;
+use crate::settings::prefect::PrefectSettings;
 use crate::settings::{OrchestratorChoice, Settings};
 
 /// What `captionacc deploy --help` ends with.

@@ -17,16 +17,17 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::{json_line, plain, print};
 use super::{block_on, exit, working_directory};
-use crate::flow::{Runner, WorkQueue};
+use crate::domain::flow::{Runner, WorkQueue};
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::StateType;
 use crate::ocr::{OcrModels, PpOcr, Recognizer};
+use crate::orchestrator;
 use crate::orchestrator::local::{LocalOrchestrator, sqlite_version};
 use crate::orchestrator::prefect::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
-use crate::orchestrator::prefect::error::PrefectError;
 use crate::orchestrator::prefect::journal_home;
-use crate::orchestrator::prefect::settings::{Credentials, PrefectSettings};
-use crate::orchestrator::{self, Orchestrator, WorkPool, WorkerRecord};
+use crate::orchestrator::queue::{Queue, WorkPool, WorkerRecord};
+use crate::settings::prefect::{Credentials, PrefectSettings};
 use crate::settings::{OrchestratorChoice, Settings};
-use crate::state::StateType;
 use crate::video::media_description;
 
 /// What `captionacc doctor --help` ends with.
@@ -303,7 +304,7 @@ fn embedded(settings: &Settings, queue: &Path, findings: &mut Findings) {
         return;
     }
     inspect_queue(&settings.home, findings);
-    match block_on(async { Ok(orchestrator::open(settings).await?.read_work_pool().await?) }) {
+    match block_on(async { Ok(orchestrator::open::queue(settings).await?.read_work_pool().await?) }) {
         Ok(pool) => {
             work_pool(&pool, findings);
             workers(&pool.workers, findings);

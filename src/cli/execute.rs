@@ -14,12 +14,12 @@ use tracing::{info, warn};
 
 use super::failure::Failure;
 use super::{block_on, exit};
-use crate::error::OrchestratorError;
-use crate::flow_run::FlowRunId;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
+use crate::orchestrator::claims::{Claim, Claims};
 use crate::orchestrator::prefect::PrefectOrchestrator;
-use crate::orchestrator::{Claim, Orchestrator};
 use crate::settings::{OrchestratorChoice, Settings};
-use crate::state::StateType;
 use crate::worker::attempt::{Shared, Wish, supervise};
 use crate::worker::console::Console;
 
@@ -53,7 +53,7 @@ pub(super) struct Options {
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let id = std::env::var(FLOW_RUN_ID)
         .map_err(|_| Failure::argument(FLOW_RUN_ID, "missing: Prefect's worker sets it for what it starts"))?;
-    let id: FlowRunId = id.parse()?;
+    let id: FlowRunId = id.parse().map_err(OrchestratorError::from)?;
     let worker_name = std::env::var("PREFECT__WORKER_NAME").unwrap_or_else(|_| "prefect".to_owned());
     let settings = Settings::from_environment()?;
     let (OrchestratorChoice::Prefect, Some(prefect)) = (settings.orchestrator, settings.prefect.clone()) else {

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use super::exit;
-use crate::error::OrchestratorError;
+use crate::domain::error::OrchestratorError;
 
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]

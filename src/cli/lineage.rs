@@ -10,8 +10,8 @@ use termtree::Tree;
 use super::failure::Failure;
 use super::output::{json_line, plain, print, time};
 use super::{exit, with_orchestrator};
-use crate::assets::{Asset, AssetLineage};
-use crate::error::did_you_mean;
+use crate::domain::asset::{Asset, AssetLineage};
+use crate::domain::error::did_you_mean;
 use crate::settings::Settings;
 
 /// What `captionacc lineage --help` ends with.
@@ -169,8 +169,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::assets::Upstream;
-    use crate::flow_run::FlowRunId;
+    use crate::domain::asset::Upstream;
+    use crate::domain::id::FlowRunId;
 
     /// Key, version and upstreams with the versions that were read.
     type Made<'a> = (&'a str, i64, &'a [(&'a str, i64)]);

@@ -28,8 +28,9 @@ use std::sync::Arc;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::OrchestratorError;
-use crate::orchestrator::{self, Orchestrator};
+use crate::domain::error::OrchestratorError;
+use crate::orchestrator;
+use crate::orchestrator::queue::Queue;
 use crate::settings::Settings;
 use failure::Failure;
 
@@ -111,7 +112,7 @@ pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A child starts once a run, and waits for nothing but its work order: no settings, no parser.
     if arguments.get(1).map(OsString::as_os_str) == Some(OsStr::new(ATTEMPT)) {
-        return crate::engine::run_child();
+        return crate::engine::run_child(crate::pipeline::run);
     }
     if version::is_wanted(&arguments) {
         let printed = output::print(&version::text()).map(|()| exit::DONE);
@@ -151,9 +152,9 @@ fn working_directory() -> Result<PathBuf, Failure> {
 /// Runs `work` with the orchestrator that the settings choose.
 fn with_orchestrator<T>(
     settings: &Settings,
-    work: impl AsyncFnOnce(Arc<dyn Orchestrator>) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(Arc<dyn Queue>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    block_on(async { work(orchestrator::open(settings).await?).await })
+    block_on(async { work(orchestrator::open::queue(settings).await?).await })
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::failure::Failure;
 use super::output::{json_line, print, table, time};
 use super::{exit, with_orchestrator};
-use crate::orchestrator::WorkPool;
+use crate::orchestrator::queue::WorkPool;
 use crate::settings::Settings;
 
 /// What `captionacc pool --help` ends with.

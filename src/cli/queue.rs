@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, context};
 use super::{exit, not_parsed, output, with_orchestrator, working_directory};
-use crate::error::{OrchestratorError, did_you_mean};
-use crate::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
-use crate::orchestrator::NewFlowRun;
+use crate::domain::error::{OrchestratorError, did_you_mean};
+use crate::domain::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
+use crate::orchestrator::queue::NewFlowRun;
 use crate::settings::Settings;
 
 /// What follows `queue`, as it stands: only the settings know which flows and options there are.

@@ -12,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::Failure;
 use super::output::{duration, json_line, plain, print, table, time};
 use super::{exit, with_orchestrator};
-use crate::error::OrchestratorError;
-use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
 use crate::orchestrator::following::{Place, next_events};
-use crate::orchestrator::{FlowRunFilter, Orchestrator};
+use crate::orchestrator::queue::{FlowRunFilter, Queue};
 use crate::settings::Settings;
-use crate::state::StateType;
 
 /// What `captionacc runs --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -140,7 +141,7 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
     Ok(exit::DONE)
 }
 
-async fn list(orchestrator: &dyn Orchestrator, settings: &Settings, options: ListOptions) -> Result<(), Failure> {
+async fn list(orchestrator: &dyn Queue, settings: &Settings, options: ListOptions) -> Result<(), Failure> {
     // Runs of a flow that is no longer declared are kept: only a name without any run is a mistake.
     let flow = options.flow.clone();
     let filter = FlowRunFilter {
@@ -199,7 +200,7 @@ fn took(run: &FlowRun) -> Option<String> {
     run.started_at.map(|started_at| duration(started_at, to))
 }
 
-async fn show(orchestrator: &dyn Orchestrator, options: &RunOptions) -> Result<(), Failure> {
+async fn show(orchestrator: &dyn Queue, options: &RunOptions) -> Result<(), Failure> {
     let details = orchestrator.read_flow_run_details(options.id).await?;
     if options.json {
         print(&json_line(&details))
@@ -300,7 +301,7 @@ fn details_text(details: &FlowRunDetails) -> String {
     text
 }
 
-async fn logs(orchestrator: &dyn Orchestrator, options: &LogOptions) -> Result<(), Failure> {
+async fn logs(orchestrator: &dyn Queue, options: &LogOptions) -> Result<(), Failure> {
     let LogOptions {
         run: RunOptions { id, json },
         follow,
@@ -319,7 +320,7 @@ async fn logs(orchestrator: &dyn Orchestrator, options: &LogOptions) -> Result<(
     }
 }
 
-async fn follow_logs(orchestrator: &dyn Orchestrator, id: FlowRunId, json: bool) -> Result<(), Failure> {
+async fn follow_logs(orchestrator: &dyn Queue, id: FlowRunId, json: bool) -> Result<(), Failure> {
     // Ours from the start: whoever has seen a line of it may interrupt at once.
     let mut interrupt = signal(SignalKind::interrupt())
         .map_err(|error| OrchestratorError::Internal(format!("signals can not be received: {error}")))?;

@@ -11,8 +11,8 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::{exit, output, working_directory};
-use crate::error::OrchestratorError;
-use crate::flow::Runner;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::Runner;
 use crate::settings::Settings;
 
 /// What `captionacc service --help` ends with.

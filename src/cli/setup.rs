@@ -19,13 +19,13 @@ use super::failure::Failure;
 use super::output::{plain, print};
 use super::toml_file::{TomlFile, set};
 use super::{block_on, exit};
-use crate::error::OrchestratorError;
-use crate::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
+use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::prefect::client::{Call, PrefectClient};
-use crate::orchestrator::prefect::error::PrefectError;
 use crate::orchestrator::prefect::model::{ApiWorkPool, ApiWorkQueue};
-use crate::orchestrator::prefect::settings::{Credentials, PrefectSettings, Secret};
 use crate::settings::Settings;
+use crate::settings::prefect::{Credentials, PrefectSettings, Secret};
 
 /// Job configuration and variables of a pool of type `process`, as Prefect 3.9.1 defines them: its own worker serves
 /// the pool too.

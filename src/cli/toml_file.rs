@@ -8,7 +8,7 @@ use std::path::Path;
 
 use toml_edit::{DocumentMut, Item, Table, Value};
 
-use crate::error::OrchestratorError;
+use crate::domain::error::OrchestratorError;
 
 /// A TOML file to be changed.
 pub(super) struct TomlFile<'a> {

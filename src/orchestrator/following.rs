@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Orchestrator;
-use crate::error::OrchestratorError;
-use crate::flow_run::{EventCursor, FlowRunEvent, FlowRunId};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::{EventCursor, FlowRunEvent};
+use crate::domain::id::FlowRunId;
+use crate::orchestrator::queue::Queue;
 
 /// How often the counter is looked at, which asks nothing of a server.
 const COUNTER_INTERVAL: Duration = Duration::from_millis(100);
@@ -20,7 +21,7 @@ const OUTAGE: Duration = Duration::from_mins(1);
 pub struct Place {
     /// What was seen.
     pub cursor: EventCursor,
-    /// [`Orchestrator::news_counter`] as of the last reading; none: there is more to be read now.
+    /// [`Queue::news_counter`] as of the last reading; none: there is more to be read now.
     pub counter: Option<i64>,
 }
 
@@ -39,12 +40,8 @@ pub struct Reading {
 /// or too busy, is waited for a minute.
 ///
 /// # Errors
-/// Those of [`Orchestrator::read_events`]. The same place can be asked for again.
-pub async fn next_events(
-    orchestrator: &dyn Orchestrator,
-    id: FlowRunId,
-    place: Place,
-) -> Result<Reading, OrchestratorError> {
+/// Those of [`Queue::read_events`]. The same place can be asked for again.
+pub async fn next_events(orchestrator: &dyn Queue, id: FlowRunId, place: Place) -> Result<Reading, OrchestratorError> {
     let Place {
         mut cursor,
         counter: mut seen,

@@ -15,10 +15,10 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::status::ExternalStatus;
+use crate::domain::flow::CommandRunner;
+use crate::domain::flow_run::LogLevel;
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::flow::CommandRunner;
-use crate::flow_run::LogLevel;
-use crate::process_tree::signal_own_tree;
+use crate::process::tree::signal_own_tree;
 use crate::protocol::MAX_LINE_BYTES;
 
 /// How often the wish to stop is looked at.

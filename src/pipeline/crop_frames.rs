@@ -4,10 +4,10 @@ use serde_json::json;
 
 use super::sampling::{Inputs, Sampled, observe_video, sample_video};
 use super::status::StatusKeeper;
-use crate::assets;
+use crate::domain::asset;
+use crate::domain::flow::StatusTable;
+use crate::domain::flow_run::ArtifactType;
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::flow::StatusTable;
-use crate::flow_run::ArtifactType;
 
 /// The part of the attempt's progress that sampling is.
 const SAMPLING_SHARE: f64 = 0.98;
@@ -41,12 +41,12 @@ pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
     })?;
 
     observe_video(attempt, &inputs, &summary);
-    let video = assets::video(&inputs.video_id);
-    let layout = assets::annotations(&inputs.video_id, "video_layout_config");
+    let video = asset::video(&inputs.video_id);
+    let layout = asset::annotations(&inputs.video_id, "video_layout_config");
     let bounds_metadata = json!({ "crop_bounds": bounds, "crop_bounds_version": version });
     attempt.asset(layout.clone(), bounds_metadata, Vec::new(), true);
     attempt.asset(
-        assets::annotations(&inputs.video_id, "cropped_frames"),
+        asset::annotations(&inputs.video_id, "cropped_frames"),
         json!({
             "frames": counts.frames,
             "bytes": counts.bytes,

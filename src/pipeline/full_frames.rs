@@ -9,10 +9,10 @@ use serde_json::json;
 use super::sampling::{Inputs, Sampled, fraction, observe_video, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
-use crate::assets;
+use crate::domain::asset;
+use crate::domain::flow::StatusTable;
+use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::flow::StatusTable;
-use crate::flow_run::{ArtifactType, LogLevel};
 use crate::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
 use crate::video::decode_jpeg;
 
@@ -62,10 +62,10 @@ pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
     })?;
 
     observe_video(attempt, &inputs, &summary);
-    let video = assets::video(&inputs.video_id);
-    let frames = assets::annotations(&inputs.video_id, "full_frames");
-    let recognized = assets::annotations(&inputs.video_id, "full_frame_ocr");
-    let layout = assets::annotations(&inputs.video_id, "video_layout_config");
+    let video = asset::video(&inputs.video_id);
+    let frames = asset::annotations(&inputs.video_id, "full_frames");
+    let recognized = asset::annotations(&inputs.video_id, "full_frame_ocr");
+    let layout = asset::annotations(&inputs.video_id, "video_layout_config");
     let frames_metadata = json!({
         "frames": counts.frames,
         "bytes": counts.bytes,

@@ -6,8 +6,8 @@ mod full_frames;
 mod sampling;
 mod status;
 
+use crate::domain::flow::Runner;
 use crate::engine::{Attempt, TaskError};
-use crate::flow::Runner;
 
 /// Runs the flow of this attempt; returns a line that says what was done.
 ///

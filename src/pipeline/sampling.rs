@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{AnnotationsError, Staging};
-use crate::assets;
+use crate::domain::asset;
+use crate::domain::flow::CropBounds;
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::flow::CropBounds;
 use crate::video::{SampleRequest, SampleSummary, VideoError, probe, sample};
 
 /// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
@@ -161,7 +161,7 @@ pub(super) fn observe_video(attempt: &Attempt, inputs: &Inputs, summary: &Sample
         "duration_seconds": info.duration_seconds,
         "codec": info.codec,
     });
-    attempt.asset(assets::video(&inputs.video_id), metadata, Vec::new(), true);
+    attempt.asset(asset::video(&inputs.video_id), metadata, Vec::new(), true);
 }
 
 #[cfg(test)]

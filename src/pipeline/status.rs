@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::annotations::{Annotations, AnnotationsError, OpenRequest, Stage};
+use crate::domain::flow::StatusTable;
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::flow::StatusTable;
 use crate::protocol::ChildEvent;
 
 /// How often the row is kept alive, whatever the work does: half of what the web app expects.

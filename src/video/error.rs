@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::SinkError;
-use crate::flow::CropBounds;
+use crate::domain::flow::CropBounds;
 
 /// A video, or a picture, that gave nothing. What was handed to a sink before is not to be kept.
 #[derive(Debug, thiserror::Error)]

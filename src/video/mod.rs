@@ -18,7 +18,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::flow::CropBounds;
+use crate::domain::flow::CropBounds;
 
 mod decode;
 mod error;

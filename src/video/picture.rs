@@ -9,7 +9,7 @@ use ffmpeg_next::frame;
 use super::VideoError;
 use super::source::StreamFacts;
 use super::sys::{self, Scaler};
-use crate::flow::CropBounds;
+use crate::domain::flow::CropBounds;
 
 /// Pixels of the largest picture that is decoded: 8192x4608, 8K with some room. A frame of it takes 57 MB, and a
 /// decoder keeps up to 17.

@@ -16,7 +16,7 @@ use super::picture::{Cutter, Geometry};
 use super::source::{Scan, Source};
 use super::timeline::{Group, Needed, Route, SampleClock};
 use super::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoError};
-use crate::flow::CropBounds;
+use crate::domain::flow::CropBounds;
 
 /// Bytes of packets that are read ahead of the decoders: several groups of an ordinary video, so that every decoder
 /// has one, and a bound for groups of any length.

@@ -19,20 +19,21 @@ use tracing::{debug, warn};
 use super::console::Console;
 use super::output::{LineBudget, printable, read_line};
 use crate::annotations::remove_leftovers;
-use crate::error::OrchestratorError;
-use crate::flow::{FlowDefinition, Runner};
-use crate::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
-use crate::life::{bury, prepare as prepare_lock};
-use crate::orchestrator::prefect::settings::without_secrets;
-use crate::orchestrator::{Claim, Ending, Lease, Orchestrator, Record};
-use crate::process_identity::ProcessIdentity;
-use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, marker_of, memory_bytes, terminate};
+use crate::domain::asset::Materialization;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{FlowDefinition, Runner};
+use crate::domain::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::domain::lease::Lease;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::{Claim, Claims, Ending, Record};
+use crate::process::identity::ProcessIdentity;
+use crate::process::life::{bury, prepare as prepare_lock};
+use crate::process::tree::{MARKER, clear, kill_all, kill_group_of_ended, memory_bytes, terminate};
 use crate::protocol::{
-    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, Materialization, PROTOCOL_VERSION, WorkOrder, WorkerMessage,
-    frame,
+    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame,
 };
 use crate::settings::Settings;
-use crate::state::{StateName, StateType};
+use crate::settings::prefect::without_secrets;
 
 /// What is learned of a run is written this often at most.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -65,7 +66,7 @@ pub enum Wish {
 /// What every attempt of a worker shares.
 pub struct Shared {
     /// Where it is kept.
-    pub orchestrator: Arc<dyn Orchestrator>,
+    pub orchestrator: Arc<dyn Claims>,
     /// Limits and flows.
     pub settings: Settings,
     /// Where people see it.
@@ -75,7 +76,7 @@ pub struct Shared {
 /// Runs a claimed attempt to its end and returns the run as it is then; `None` if the lease was lost.
 pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Receiver<Wish>) -> Option<FlowRun> {
     let lease = claim.lease;
-    let marker = marker_of(lease);
+    let marker = lease.marker();
     let started = Instant::now();
     let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
@@ -117,7 +118,7 @@ pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
 }
 
 async fn clear_away(shared: &Shared, claim: &Claim, process: Option<&ProcessIdentity>) {
-    let left = clear(&marker_of(claim.lease), process, DEATH_TIMEOUT).await;
+    let left = clear(&claim.lease.marker(), process, DEATH_TIMEOUT).await;
     if left > 0 {
         let id = claim.lease.flow_run_id;
         warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
@@ -381,7 +382,7 @@ impl Attempt<'_> {
                 }
                 () = sleep_until(kill_at) => {
                     self.kill_at = None;
-                    kill_all(&marker_of(self.lease), Some(process));
+                    kill_all(&self.lease.marker(), Some(process));
                 }
                 _ = flush.tick() => self.flush().await,
                 _ = limits.tick() => {
@@ -710,7 +711,7 @@ pub(super) async fn sleep_until(instant: Option<Instant>) {
 /// Writes the ending, however long the store can not be written: a state must not be lost. Only a worker that is to
 /// stop at once gives up; the run is recovered then, as that of a dead worker.
 async fn finish(
-    orchestrator: &dyn Orchestrator,
+    orchestrator: &dyn Claims,
     lease: Lease,
     ending: Ending,
     wish: &mut watch::Receiver<Wish>,

@@ -16,9 +16,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::flow_run::{FlowRun, FlowRunId, Progress};
-use crate::orchestrator::Lease;
-use crate::state::{StateName, StateType};
+use crate::domain::flow_run::{FlowRun, Progress};
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::state::{StateName, StateType};
 
 /// How often progress is a line where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

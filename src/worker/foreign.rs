@@ -23,15 +23,15 @@ use uuid::Uuid;
 
 use super::attempt::Wish;
 use super::output::{printable, read_line};
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::prefect::client::{Call, PrefectClient, segment};
-use crate::orchestrator::prefect::error::PrefectError;
 use crate::orchestrator::prefect::foreign::marker_of;
 use crate::orchestrator::prefect::model::{ApiDeployment, ApiFlowRun, Proposal};
-use crate::orchestrator::prefect::settings::Credentials;
-use crate::process_identity::ProcessIdentity;
-use crate::process_tree::{MARKER, clear, kill_all, kill_group_of_ended, terminate_group};
+use crate::process::identity::ProcessIdentity;
+use crate::process::tree::{MARKER, clear, kill_all, kill_group_of_ended, terminate_group};
 use crate::protocol::MAX_LINE_BYTES;
-use crate::state::{StateName, StateType};
+use crate::settings::prefect::Credentials;
 
 /// How long an engine may take to acknowledge on its control channel.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(1);

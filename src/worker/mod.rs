@@ -21,13 +21,14 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinHandle, JoinSet};
 use tracing::{debug, error, info, warn};
 
-use crate::error::OrchestratorError;
-use crate::flow_run::FlowRunId;
-use crate::life::bury;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
+use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun};
 use crate::orchestrator::prefect::foreign::ForeignRun;
-use crate::orchestrator::{Claim, Ending, Orchestrator, OrphanedRun, WorkerRecord};
-use crate::process_identity::ProcessIdentity;
-use crate::process_tree::{ancestors_up_to_npm, clear, marker_of};
+use crate::orchestrator::queue::WorkerRecord;
+use crate::process::identity::ProcessIdentity;
+use crate::process::life::bury;
+use crate::process::tree::{ancestors_up_to_npm, clear};
 use crate::settings::Settings;
 use attempt::{Shared, Wish, abandon, remove_scratch, supervise};
 use console::Console;
@@ -188,7 +189,7 @@ impl Worker {
     ) -> Result<Option<(Self, Signals)>, OrchestratorError> {
         // Whoever reads that the worker has started may signal it, end its npm or queue a run at that moment.
         let mut signals = Signals::listen()?;
-        let orchestrator = crate::orchestrator::open(&settings).await?;
+        let orchestrator = crate::orchestrator::open::claims(&settings).await?;
         let process = ProcessIdentity::own();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let name = options
@@ -268,7 +269,7 @@ impl Worker {
         Ok(Some((worker, signals)))
     }
 
-    fn orchestrator(&self) -> &dyn Orchestrator {
+    fn orchestrator(&self) -> &dyn Claims {
         self.shared.orchestrator.as_ref()
     }
 
@@ -504,7 +505,7 @@ impl Worker {
         if works_elsewhere(orphan.worker.as_ref()).await {
             debug!(flow_run_id = %id, "The worker works for the home that this one was copied from: what it runs is left alone.");
         } else {
-            let left = clear(&marker_of(orphan.lease), orphan.child.as_ref(), ORPHAN_DEATH_TIMEOUT).await;
+            let left = clear(&orphan.lease.marker(), orphan.child.as_ref(), ORPHAN_DEATH_TIMEOUT).await;
             if left > 0 {
                 warn!(flow_run_id = %id, left, "Processes of a dead worker's attempt can not be killed yet.");
                 return Ok(());
@@ -597,7 +598,7 @@ impl Worker {
 /// Announces the worker. Waits for a Prefect API that is away; everything after it finds one that answers. `false`: the
 /// worker was told to stop in the meantime.
 async fn register(
-    orchestrator: &dyn Orchestrator,
+    orchestrator: &dyn Claims,
     record: WorkerRecord,
     limit: Option<u32>,
     signals: &mut Signals,
@@ -630,7 +631,7 @@ async fn works_elsewhere(worker: Option<&ProcessIdentity>) -> bool {
 }
 
 /// Records of workers that died without withdrawing.
-async fn forget_dead_workers(orchestrator: &dyn Orchestrator) -> Result<(), OrchestratorError> {
+async fn forget_dead_workers(orchestrator: &dyn Claims) -> Result<(), OrchestratorError> {
     for worker in orchestrator.read_work_pool().await?.workers {
         if !worker.is_alive {
             orchestrator.deregister_worker(&worker.name).await?;

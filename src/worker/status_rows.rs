@@ -15,11 +15,11 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
 use crate::annotations::{AnnotationsError, FailureRecord, StatusRow};
-use crate::error::OrchestratorError;
-use crate::flow::{Flows, StatusTable};
-use crate::flow_run::FlowRunId;
-use crate::orchestrator::{Orchestrator, StatusRowDue};
-use crate::state::{StateName, StateType};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{Flows, StatusTable};
+use crate::domain::id::FlowRunId;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::{Claims, StatusRowDue};
 
 /// How long a row that could not be written is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes due rows beside the worker's loop.
 pub struct StatusRows {
-    orchestrator: Arc<dyn Orchestrator>,
+    orchestrator: Arc<dyn Claims>,
     tables: HashMap<String, StatusTable>,
     writes: JoinSet<(FlowRunId, i64, bool)>,
     in_work: HashMap<FlowRunId, Option<Instant>>,
@@ -36,7 +36,7 @@ pub struct StatusRows {
 
 impl StatusRows {
     /// For the runs of this orchestrator.
-    pub fn new(orchestrator: Arc<dyn Orchestrator>, flows: &Flows) -> Self {
+    pub fn new(orchestrator: Arc<dyn Claims>, flows: &Flows) -> Self {
         let tables = flows
             .iter()
             .filter_map(|flow| Some((flow.name.clone(), flow.status_table?)))
@@ -119,7 +119,7 @@ impl StatusRows {
 
 /// Whether the row is still to say what it is about to. Of a Prefect run, the server may not have heard of its state
 /// yet; what it knows better is that another machine has begun anew. What can not be asked is taken to be as it was.
-async fn is_still_due(orchestrator: &dyn Orchestrator, due: &StatusRowDue) -> bool {
+async fn is_still_due(orchestrator: &dyn Claims, due: &StatusRowDue) -> bool {
     let (id, then) = (due.flow_run.flow_run_id, &due.flow_run);
     if !orchestrator
         .status_row_is_due(id, due.state_sequence)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use captionacc::domain::prefect_error::PrefectError;
 use captionacc::orchestrator::prefect::client::{Call, PrefectClient};
-use captionacc::orchestrator::prefect::error::PrefectError;
-use captionacc::orchestrator::prefect::settings::PrefectSettings;
+use captionacc::settings::prefect::PrefectSettings;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use captionacc::process_identity::ProcessIdentity;
-use captionacc::process_tree::marked;
+use captionacc::process::identity::ProcessIdentity;
+use captionacc::process::tree::marked;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use uuid::Uuid;

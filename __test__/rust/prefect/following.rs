@@ -4,13 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use captionacc::flow::Flows;
-use captionacc::flow_run::{EventCursor, FlowRunEvent};
-use captionacc::orchestrator::Orchestrator;
+use captionacc::domain::flow::Flows;
+use captionacc::domain::flow_run::{EventCursor, FlowRunEvent};
+use captionacc::domain::state::StateName;
 use captionacc::orchestrator::following::{Place, next_events};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
-use captionacc::orchestrator::prefect::settings::PrefectSettings;
-use captionacc::state::StateName;
+use captionacc::orchestrator::queue::Queue;
+use captionacc::settings::prefect::PrefectSettings;
 
 use super::foreign::runtime;
 use super::proxy::{Exchange, Proxy};

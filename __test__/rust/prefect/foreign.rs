@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use captionacc::domain::state::StateName;
 use captionacc::orchestrator::prefect::client::PrefectClient;
 use captionacc::orchestrator::prefect::model::{ApiFlowRun, Proposal, Verdict};
-use captionacc::orchestrator::prefect::settings::PrefectSettings;
-use captionacc::process_tree::marked;
-use captionacc::state::StateName;
+use captionacc::process::tree::marked;
+use captionacc::settings::prefect::PrefectSettings;
 use captionacc::worker::attempt::Wish;
 use captionacc::worker::foreign::{ForeignEnd, supervise_foreign};
 use serde_json::{Value, json};
@@ -237,5 +237,5 @@ fn a_cancelled_flow_ends_with_its_whole_process_tree() {
         bed.judge.ask("read", json!({"id": run.id}))["state"]["type"],
         "CANCELLED"
     );
-    assert!(captionacc::process_identity::ProcessIdentity::of(grandchild).is_none());
+    assert!(captionacc::process::identity::ProcessIdentity::of(grandchild).is_none());
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Stdio};
 
-use captionacc::process_tree::marked;
+use captionacc::process::tree::marked;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
@@ -128,7 +128,7 @@ fn our_worker_runs_a_python_flow_of_its_pool_beside_our_own() {
         .expect("there")
         .parse()
         .expect("a pid");
-    assert!(captionacc::process_identity::ProcessIdentity::of(child).is_none());
+    assert!(captionacc::process::identity::ProcessIdentity::of(child).is_none());
     worker.stop();
     assert_eq!(world.slots(), 0);
 }

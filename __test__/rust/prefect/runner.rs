@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use captionacc::process_tree::marked;
+use captionacc::process::tree::marked;
 use serde_json::json;
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow, takes_back};

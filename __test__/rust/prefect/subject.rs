@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use captionacc::flow::Flows;
-use captionacc::orchestrator::Orchestrator;
+use captionacc::domain::flow::Flows;
+use captionacc::orchestrator::claims::Claims;
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
-use captionacc::orchestrator::prefect::settings::PrefectSettings;
+use captionacc::settings::prefect::PrefectSettings;
 use uuid::Uuid;
 
 use super::server::Server;
 
 /// An orchestrator over this server that nobody has used before, with its journal below `home`.
-pub async fn open(server: &Server, home: &Path) -> Arc<dyn Orchestrator> {
+pub async fn open(server: &Server, home: &Path) -> Arc<dyn Claims> {
     let name = format!("conformance-{}", Uuid::new_v4().simple());
     for arguments in [
         &["setup", "--orchestrator", "server", "--api-url", server.api_url()][..],

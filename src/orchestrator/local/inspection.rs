@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 
 use super::store::Fault;
-use crate::error::OrchestratorError;
+use crate::domain::error::OrchestratorError;
 
 /// What was found in a queue.db that is sound.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,11 +15,13 @@ use super::queue::begin;
 use super::records::log_bytes;
 use super::rows::{Step, enter, id, json, keep_state, now_ms, read_run, timestamp, unreadable};
 use super::store::Fault;
-use crate::error::OrchestratorError;
-use crate::flow::FlowDefinition;
-use crate::flow_run::{FlowRun, FlowRunId};
-use crate::orchestrator::{Claim, NewFlowRun};
-use crate::state::{StateName, StateType};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::flow_run::FlowRun;
+use crate::domain::id::FlowRunId;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::Claim;
+use crate::orchestrator::queue::NewFlowRun;
 
 /// Most log lines that wait for the server: what comes on top displaces the oldest.
 const MAX_WAITING_LOG_LINES: i64 = 50_000;

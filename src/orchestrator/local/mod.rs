@@ -14,7 +14,6 @@ mod records;
 mod retention;
 mod rows;
 mod store;
-mod wake;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,19 +25,19 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::OnceCell;
 
-use super::{
-    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, OrphanedRun, QueuedFlowRun, Record,
-    StatusRowDue, WorkPool, WorkerRecord,
-};
-use crate::assets::AssetLineage;
-use crate::error::OrchestratorError;
-use crate::flow::WORK_POOL;
-use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
-use crate::process_identity::ProcessIdentity;
+use crate::domain::asset::AssetLineage;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::WORK_POOL;
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
+use crate::process::identity::ProcessIdentity;
+use crate::process::wake::{Bell, Ear};
 pub use inspection::StoreInspection;
 use peers::{Peer, Peers};
 use store::{Fault, Store};
-use wake::{Bell, Ear};
 
 /// The version of the SQLite that is linked in.
 pub fn sqlite_version() -> &'static str {
@@ -100,7 +99,7 @@ impl LocalOrchestrator {
 }
 
 #[async_trait]
-impl Orchestrator for LocalOrchestrator {
+impl Queue for LocalOrchestrator {
     async fn create_flow_run(&self, new: NewFlowRun, intent: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
         let queued = self
             .store
@@ -187,6 +186,13 @@ impl Orchestrator for LocalOrchestrator {
             .await
     }
 
+    fn description(&self) -> String {
+        format!("embedded ({})", self.store.path().display())
+    }
+}
+
+#[async_trait]
+impl Claims for LocalOrchestrator {
     async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
         self.run_with_peers(move |connection, peers| {
             let peer = Peer {
@@ -314,9 +320,5 @@ impl Orchestrator for LocalOrchestrator {
 
     async fn wait_for_work(&self, timeout: Duration) {
         self.heard(timeout).await;
-    }
-
-    fn description(&self) -> String {
-        format!("embedded ({})", self.store.path().display())
     }
 }

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::store::Fault;
-use crate::error::OrchestratorError;
-use crate::life::{Life, bury};
-use crate::orchestrator::Lease;
-use crate::process_identity::ProcessIdentity;
+use crate::domain::error::OrchestratorError;
+use crate::domain::lease::Lease;
+use crate::process::identity::ProcessIdentity;
+use crate::process::life::{Life, bury};
 
 const PROCESS: &str = "process-";
 const ATTEMPT: &str = "attempt-";

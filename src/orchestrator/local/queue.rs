@@ -7,14 +7,17 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::peers::{Peer, Peers};
 use super::records;
-use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, read_held, read_run, timestamp};
+use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, parse_id, read_held, read_run, timestamp};
 use super::store::Fault;
-use crate::error::OrchestratorError;
-use crate::flow::WORK_POOL;
-use crate::flow_run::{FlowRun, FlowRunId};
-use crate::orchestrator::{Claim, Ending, Intent, Lease, NewFlowRun, OrphanedRun, QueuedFlowRun, StatusRowDue};
-use crate::process_identity::ProcessIdentity;
-use crate::state::{StateName, StateType};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::WORK_POOL;
+use crate::domain::flow_run::FlowRun;
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::{Claim, Ending, OrphanedRun, StatusRowDue};
+use crate::orchestrator::queue::{Intent, NewFlowRun, QueuedFlowRun};
+use crate::process::identity::ProcessIdentity;
 
 /// How often a run may be interrupted from outside before it is taken for the cause.
 const MAX_INTERRUPTIONS: u32 = 20;
@@ -28,7 +31,7 @@ pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
-/// Queues a run; see [`crate::orchestrator::Orchestrator::create_flow_run`].
+/// Queues a run; see [`crate::orchestrator::queue::Queue::create_flow_run`].
 pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, Fault> {
     if intent.is_given_up() {
         return Err(OrchestratorError::Aborted.into());
@@ -147,7 +150,7 @@ fn find_by_key(transaction: &Transaction<'_>, key: &str) -> Result<Option<Stored
         .prepare_cached("SELECT flow_run_id FROM idempotency WHERE key = ?1")?
         .query_row([key], |row| row.get(0))
         .optional()?;
-    id.map(|id| read_run(transaction, id.parse()?)).transpose()
+    id.map(|id| read_run(transaction, parse_id("id", &id)?)).transpose()
 }
 
 /// Cancels the older runs of this flow for the same video: the newest one is the one that counts.
@@ -184,12 +187,12 @@ fn supersede(
         } else {
             (HELD_UNLESS_CANCELLING, StateName::Cancelling)
         };
-        enter(transaction, id.parse()?, from, to, now, step)?;
+        enter(transaction, parse_id("id", &id)?, from, to, now, step)?;
     }
     Ok(())
 }
 
-/// See [`crate::orchestrator::Orchestrator::cancel_flow_run`].
+/// See [`crate::orchestrator::queue::Queue::cancel_flow_run`].
 pub(super) fn cancel(connection: &mut Connection, id: FlowRunId) -> Result<FlowRun, Fault> {
     let now = now_ms();
     let transaction = begin(connection)?;
@@ -231,7 +234,7 @@ pub(super) fn cancel(connection: &mut Connection, id: FlowRunId) -> Result<FlowR
     Ok(run)
 }
 
-/// See [`crate::orchestrator::Orchestrator::retry_flow_run`].
+/// See [`crate::orchestrator::queue::Queue::retry_flow_run`].
 pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRun, Fault> {
     let now = now_ms();
     let transaction = begin(connection)?;
@@ -297,7 +300,7 @@ fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, F
         .optional()?)
 }
 
-/// See [`crate::orchestrator::Orchestrator::claim`].
+/// See [`crate::orchestrator::claims::Claims::claim`].
 pub(super) fn claim(
     connection: &mut Connection,
     worker_name: &str,
@@ -327,7 +330,7 @@ pub(super) fn claim(
     if claimed == 0 {
         return Ok(None);
     }
-    let id = id.parse()?;
+    let id = parse_id("id", &id)?;
     keep_state(&transaction, id)?;
     let run = read_run(&transaction, id)?;
     let log_bytes = records::log_bytes(&transaction, id)?;
@@ -367,7 +370,7 @@ fn next_claimable(connection: &Connection, flow_names: &BTreeSet<String>, now: i
         .optional()?)
 }
 
-/// See [`crate::orchestrator::Orchestrator::next_due`].
+/// See [`crate::orchestrator::claims::Claims::next_due`].
 pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -> Result<Option<Timestamp>, Fault> {
     let due: Option<i64> = connection
         .prepare_cached(
@@ -381,7 +384,7 @@ pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -
     Ok(due.map(timestamp))
 }
 
-/// See [`crate::orchestrator::Orchestrator::start`].
+/// See [`crate::orchestrator::claims::Claims::start`].
 pub(super) fn start(connection: &mut Connection, lease: Lease, process: &ProcessIdentity) -> Result<(), Fault> {
     let transaction = begin(connection)?;
     let run = read_held(&transaction, lease)?;
@@ -404,7 +407,7 @@ pub(super) fn start(connection: &mut Connection, lease: Lease, process: &Process
     Ok(())
 }
 
-/// See [`crate::orchestrator::Orchestrator::finish`].
+/// See [`crate::orchestrator::claims::Claims::finish`].
 pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending) -> Result<FlowRun, Fault> {
     let now = now_ms();
     let transaction = begin(connection)?;
@@ -501,7 +504,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
     Ok(run)
 }
 
-/// See [`crate::orchestrator::Orchestrator::may_commit`].
+/// See [`crate::orchestrator::claims::Claims::may_commit`].
 pub(super) fn may_commit(connection: &Connection, lease: Lease) -> Result<bool, Fault> {
     match read_held(connection, lease) {
         Ok(run) => Ok(run.flow_run.state.state_type == StateType::Running),
@@ -510,7 +513,7 @@ pub(super) fn may_commit(connection: &Connection, lease: Lease) -> Result<bool, 
     }
 }
 
-/// See [`crate::orchestrator::Orchestrator::cancellations`].
+/// See [`crate::orchestrator::claims::Claims::cancellations`].
 pub(super) fn cancellations(connection: &Connection, ids: &[FlowRunId]) -> Result<Vec<(FlowRunId, String)>, Fault> {
     let mut found = Vec::new();
     for &id in ids {
@@ -525,7 +528,7 @@ pub(super) fn cancellations(connection: &Connection, ids: &[FlowRunId]) -> Resul
     Ok(found)
 }
 
-/// See [`crate::orchestrator::Orchestrator::orphaned_runs`].
+/// See [`crate::orchestrator::claims::Claims::orphaned_runs`].
 pub(super) fn orphaned_runs(connection: &Connection, peers: &Peers) -> Result<Vec<OrphanedRun>, Fault> {
     let held: Vec<StoredRun> = connection
         .prepare_cached(&format!(
@@ -545,7 +548,7 @@ pub(super) fn orphaned_runs(connection: &Connection, peers: &Peers) -> Result<Ve
         .collect())
 }
 
-/// See [`crate::orchestrator::Orchestrator::status_rows_due`].
+/// See [`crate::orchestrator::claims::Claims::status_rows_due`].
 pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusRowDue>, Fault> {
     let due = read_due(connection)?;
     let mut current = Vec::new();
@@ -604,7 +607,7 @@ fn read_due(connection: &Connection) -> Result<Vec<StoredRun>, Fault> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// See [`crate::orchestrator::Orchestrator::status_row_is_due`].
+/// See [`crate::orchestrator::claims::Claims::status_row_is_due`].
 pub(super) fn status_row_is_due(connection: &Connection, id: FlowRunId, state_sequence: i64) -> Result<bool, Fault> {
     Ok(connection
         .prepare_cached(
@@ -613,7 +616,7 @@ pub(super) fn status_row_is_due(connection: &Connection, id: FlowRunId, state_se
         .query_row((id.to_string(), state_sequence), |row| row.get(0))?)
 }
 
-/// See [`crate::orchestrator::Orchestrator::status_row_written`].
+/// See [`crate::orchestrator::claims::Claims::status_row_written`].
 pub(super) fn status_row_written(connection: &Connection, id: FlowRunId, state_sequence: i64) -> Result<(), Fault> {
     connection
         .prepare_cached("UPDATE flow_run SET status_row_due = 0 WHERE id = ?1 AND state_sequence = ?2")?

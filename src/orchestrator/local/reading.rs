@@ -5,13 +5,13 @@ use rusqlite::{Connection, params_from_iter, types::Value as SqlValue};
 use super::peers::{Peer, Peers};
 use super::rows::{COLUMNS, StoredRun, id, json, read_run, state_name, timestamp, unreadable};
 use super::store::Fault;
-use crate::assets::{Asset, AssetLineage, Upstream};
-use crate::flow::{WORK_POOL, WorkQueue};
-use crate::flow_run::{
-    Artifact, ArtifactType, EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLevel, LogLine, State,
-    TaskRun,
+use crate::domain::asset::{Asset, AssetLineage, Upstream};
+use crate::domain::flow::{WORK_POOL, WorkQueue};
+use crate::domain::flow_run::{
+    Artifact, ArtifactType, EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLevel, LogLine, State, TaskRun,
 };
-use crate::orchestrator::{FlowRunFilter, WorkPool, WorkerRecord};
+use crate::domain::id::FlowRunId;
+use crate::orchestrator::queue::{FlowRunFilter, WorkPool, WorkerRecord};
 
 /// Most log lines in one reading.
 const LOG_PAGE: i64 = 1000;

@@ -4,13 +4,14 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::rows::{StoredRun, now_ms, read_held};
 use super::store::Fault;
-use crate::flow_run::FlowRunId;
-use crate::orchestrator::{Lease, Record};
-use crate::process_identity::ProcessIdentity;
-use crate::protocol::Materialization;
-use crate::state::StateName;
+use crate::domain::asset::Materialization;
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::state::StateName;
+use crate::orchestrator::claims::Record;
+use crate::process::identity::ProcessIdentity;
 
-/// See [`crate::orchestrator::Orchestrator::record`].
+/// See [`crate::orchestrator::claims::Claims::record`].
 ///
 /// Which process and which database a run has must survive anything; of logs and progress a power loss may cost
 /// the last moments, which spares the disk a flush each time.

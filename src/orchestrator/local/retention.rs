@@ -18,7 +18,7 @@ pub(super) struct Batch {
     pub(super) has_more: bool,
 }
 
-/// One batch of [`crate::orchestrator::Orchestrator::apply_retention`]. A run's log goes before the run.
+/// One batch of [`crate::orchestrator::claims::Claims::apply_retention`]. A run's log goes before the run.
 pub(super) fn forget_some(connection: &mut Connection, ended_before: i64) -> Result<Batch, Fault> {
     let transaction = begin(connection)?;
     let mut left = MAX_ROWS;

@@ -6,13 +6,15 @@ use serde::de::DeserializeOwned;
 
 use super::peers::Peer;
 use super::store::Fault;
-use crate::error::OrchestratorError;
-use crate::flow::WorkQueue;
-use crate::flow_run::{FlowRun, FlowRunId, State};
-use crate::orchestrator::Lease;
-use crate::process_identity::ProcessIdentity;
-use crate::protocol::DatabaseIdentity;
-use crate::state::{StateName, StateType};
+use crate::domain::database::DatabaseIdentity;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::WorkQueue;
+use crate::domain::flow_run::{FlowRun, State};
+use crate::domain::id::FlowRunId;
+use crate::domain::id::InvalidFlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::state::{StateName, StateType};
+use crate::process::identity::ProcessIdentity;
 
 /// Milliseconds since the epoch, now.
 pub(super) fn now_ms() -> i64 {
@@ -217,7 +219,7 @@ pub(super) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<FlowRunId> {
     parse_id(column, &row.get::<_, String>(column)?)
 }
 
-fn parse_id(column: &str, text: &str) -> rusqlite::Result<FlowRunId> {
+pub(super) fn parse_id(column: &str, text: &str) -> rusqlite::Result<FlowRunId> {
     text.parse()
-        .map_err(|error: OrchestratorError| unreadable(column, &error.to_string()))
+        .map_err(|error: InvalidFlowRunId| unreadable(column, &error.to_string()))
 }

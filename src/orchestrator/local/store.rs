@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use crate::error::OrchestratorError;
-use crate::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// The newest schema that this program knows.
 const SCHEMA_VERSION: i64 = 3;

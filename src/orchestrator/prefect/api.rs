@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::client::{Call, PrefectClient, segment};
-use super::error::PrefectError;
 use super::model::{
     ApiArtifact, ApiDeployment, ApiFlow, ApiFlowRun, ApiLog, ApiOffer, ApiState, ApiTaskRun, ApiWorkPool, ApiWorkQueue,
     ApiWorker, Orchestration, Proposal,
 };
+use crate::domain::prefect_error::PrefectError;
 
 /// Polls ask for runs of the next moments too: the clocks may differ by so much unnoticed.
 const POLL_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);

@@ -11,10 +11,10 @@ use tracing::{info, warn};
 use super::Inner;
 use super::client::DEFAULT_PATIENCE;
 use super::delivery::Scope;
-use super::error::PrefectError;
-use crate::error::OrchestratorError;
-use crate::orchestrator::NewFlowRun;
+use crate::domain::error::OrchestratorError;
+use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::local::journal::StoredRun;
+use crate::orchestrator::queue::NewFlowRun;
 
 /// How often the outbox is emptied: how long a log line waits.
 const TELL_INTERVAL: Duration = Duration::from_secs(2);
@@ -114,7 +114,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn create_stored(&self, stored: StoredRun) -> Result<crate::flow_run::FlowRunId, OrchestratorError> {
+    async fn create_stored(&self, stored: StoredRun) -> Result<crate::domain::id::FlowRunId, OrchestratorError> {
         let flow = self.flows.get(&stored.flow_name)?.clone();
         let arguments = flow.parse_arguments(&stored.parameters, std::path::Path::new("/"))?;
         let key = stored.idempotency_key;

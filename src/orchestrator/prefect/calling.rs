@@ -12,16 +12,17 @@ use super::Inner;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions, superseded_by, superseded_message};
-use super::error::PrefectError;
 use super::model::{ApiArtifact, ApiFlowRun, ApiWorkPool, Proposal};
-use super::settings::WhenUnreachable;
-use crate::error::OrchestratorError;
-use crate::flow::{FlowDefinition, WorkQueue};
-use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine, State};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{FlowDefinition, WorkQueue};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::local::queue::check_key;
-use crate::orchestrator::{FlowRunFilter, Intent, NewFlowRun, Orchestrator, QueuedFlowRun, WorkPool, WorkerRecord};
-use crate::process_identity::ProcessIdentity;
-use crate::state::{StateName, StateType};
+use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
+use crate::process::identity::ProcessIdentity;
+use crate::settings::prefect::WhenUnreachable;
 
 /// How long what is known of the pool is believed.
 const POOL_FRESHNESS: Duration = Duration::from_secs(30);
@@ -36,7 +37,7 @@ const EQUALS: Uuid = Uuid::from_u128(0x5b0d_6c1e_77c4_4f6e_9a53_20c8_d9a1_4be7);
 const ACTIVE: [StateType; 3] = [StateType::Pending, StateType::Running, StateType::Cancelling];
 
 impl Inner {
-    /// See [`crate::orchestrator::Orchestrator::create_flow_run`].
+    /// See [`crate::orchestrator::queue::Queue::create_flow_run`].
     pub(super) async fn create(&self, new: NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, OrchestratorError> {
         if intent.is_given_up() {
             return Err(OrchestratorError::Aborted);
@@ -344,7 +345,7 @@ impl Inner {
         ))
     }
 
-    /// See [`crate::orchestrator::Orchestrator::read_flow_run`].
+    /// See [`crate::orchestrator::queue::Queue::read_flow_run`].
     pub(super) async fn read(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
         match self.find(id).await? {
             Found::AtServer(run) => {
@@ -410,7 +411,7 @@ impl Inner {
         Ok(artifacts)
     }
 
-    /// See [`crate::orchestrator::Orchestrator::read_flow_run_details`].
+    /// See [`crate::orchestrator::queue::Queue::read_flow_run_details`].
     pub(super) async fn details(&self, id: FlowRunId) -> Result<FlowRunDetails, OrchestratorError> {
         let run = match self.find(id).await? {
             Found::AtServer(run) => run,
@@ -439,7 +440,7 @@ impl Inner {
         })
     }
 
-    /// See [`crate::orchestrator::Orchestrator::list_flow_runs`].
+    /// See [`crate::orchestrator::queue::Queue::list_flow_runs`].
     pub(super) async fn list(&self, filter: &FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
         let before = match filter.before {
             Some(id) => Some(self.find_at_server(id).await?),
@@ -484,7 +485,7 @@ impl Inner {
         Ok(runs)
     }
 
-    /// See [`crate::orchestrator::Orchestrator::read_logs`]. The cursor counts lines, in the order of their times.
+    /// See [`crate::orchestrator::queue::Queue::read_logs`]. The cursor counts lines, in the order of their times.
     pub(super) async fn logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
         match self.find(id).await? {
             Found::AtServer(run) => Ok(self.log_page(run.id, cursor).await?),
@@ -510,7 +511,7 @@ impl Inner {
         Ok((lines, next))
     }
 
-    /// See [`crate::orchestrator::Orchestrator::read_events`].
+    /// See [`crate::orchestrator::queue::Queue::read_events`].
     pub(super) async fn events(
         &self,
         id: FlowRunId,
@@ -597,7 +598,7 @@ impl Inner {
         Ok((events.into_iter().map(|(_, event)| event).collect(), next))
     }
 
-    /// See [`crate::orchestrator::Orchestrator::cancel_flow_run`].
+    /// See [`crate::orchestrator::queue::Queue::cancel_flow_run`].
     pub(super) async fn cancel(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
         let run = match self.find(id).await? {
             Found::AtServer(run) => run,
@@ -625,7 +626,7 @@ impl Inner {
         self.read(id).await
     }
 
-    /// See [`crate::orchestrator::Orchestrator::retry_flow_run`].
+    /// See [`crate::orchestrator::queue::Queue::retry_flow_run`].
     pub(super) async fn retry(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
         let api = self.find_at_server(id).await?;
         let run = self.own_run(&api, &[]).await?;
@@ -722,7 +723,7 @@ impl Inner {
         Ok(())
     }
 
-    /// See [`crate::orchestrator::Orchestrator::read_work_pool`].
+    /// See [`crate::orchestrator::queue::Queue::read_work_pool`].
     pub(super) async fn work_pool(&self) -> Result<WorkPool, OrchestratorError> {
         let journal = self.journal.read_work_pool().await?;
         let deployments = json!({ "name": { "any_": [self.settings().deployment_name] } });
@@ -775,7 +776,7 @@ impl Inner {
         })
     }
 
-    /// See [`crate::orchestrator::Orchestrator::set_paused`]. In runner mode there is no pool to pause: it concerns
+    /// See [`crate::orchestrator::queue::Queue::set_paused`]. In runner mode there is no pool to pause: it concerns
     /// the workers of this machine.
     pub(super) async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
         if self.settings().runner_mode {

@@ -16,15 +16,16 @@ use uuid::Uuid;
 use super::Inner;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, superseded_by};
-use super::error::PrefectError;
 use super::foreign;
 use super::model::{ApiDeployment, ApiFlowRun, ApiState, Proposal, Verdict};
-use crate::error::OrchestratorError;
-use crate::flow::FlowDefinition;
-use crate::flow_run::FlowRunId;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::{Claim, Claims, Ending};
 use crate::orchestrator::local::journal::{ClaimIntent, RunContext};
-use crate::orchestrator::{Claim, Ending, Orchestrator};
-use crate::state::{StateName, StateType};
+use crate::orchestrator::queue::Queue;
 
 /// The poll that finds what no event told of.
 const SAFETY_POLL: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(super) enum Offer {
 }
 
 impl Inner {
-    /// See [`crate::orchestrator::Orchestrator::claim`]. A server that is away has no run for us; that is said once.
+    /// See [`crate::orchestrator::claims::Claims::claim`]. A server that is away has no run for us; that is said once.
     pub(super) async fn claim(
         &self,
         worker_name: &str,

@@ -19,9 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::error::PrefectError;
-use super::settings::{Credentials, PrefectSettings};
-use crate::error::OrchestratorError;
+use crate::domain::error::OrchestratorError;
+use crate::domain::prefect_error::PrefectError;
+use crate::settings::prefect::{Credentials, PrefectSettings};
 
 /// The version of the REST API that this client speaks (that of Prefect 3.9.1).
 pub const API_VERSION: &str = "0.8.4";

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::model::{ApiArtifact, ApiFlowRun, ApiLog, ApiState, ApiTaskRun};
-use crate::error::OrchestratorError;
-use crate::flow::{Arguments, WorkQueue};
-use crate::flow_run::{Artifact, ArtifactType, FlowRun, FlowRunId, LogLevel, LogLine, Progress, State, TaskRun};
-use crate::state::{StateName, StateType};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{Arguments, WorkQueue};
+use crate::domain::flow_run::{Artifact, ArtifactType, FlowRun, LogLevel, LogLine, Progress, State, TaskRun};
+use crate::domain::id::FlowRunId;
+use crate::domain::state::{StateName, StateType};
 
 pub(super) const ATTEMPT: &str = "captionacc.attempt";
 pub(super) const FAILED_ATTEMPTS: &str = "captionacc.failed-attempts";

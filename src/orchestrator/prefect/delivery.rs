@@ -12,14 +12,15 @@ use uuid::Uuid;
 
 use super::Inner;
 use super::conversion::{self, FAILED_ATTEMPTS};
-use super::error::PrefectError;
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
-use crate::error::OrchestratorError;
-use crate::flow_run::{FlowRunId, LogLevel};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::LogLevel;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::local::journal::{
     ArtifactMessage, AssetMessage, OutboxMessage, OutboxRow, RunContext, StateMessage, TaskRunMessage,
 };
-use crate::state::{StateName, StateType};
 
 /// A server takes ever longer for a line the more there are in a batch.
 const LOG_BATCH: usize = 250;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::Inner;
 use super::client::PrefectClient;
 use super::model::ApiFlowRun;
-use crate::error::OrchestratorError;
-use crate::flow_run::FlowRunId;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
 use crate::orchestrator::local::journal::ClaimIntent;
 
 /// How long the processes of a run that is to end may take to be gone.
@@ -27,13 +27,13 @@ pub fn marker_of(run: Uuid) -> String {
 /// Whether processes of such a run live.
 #[cfg(feature = "worker")]
 pub(super) fn is_left_behind(id: FlowRunId) -> bool {
-    !crate::process_tree::marked(&marker_of(id.as_uuid())).is_empty()
+    !crate::process::tree::marked(&marker_of(id.as_uuid())).is_empty()
 }
 
 /// Ends what lives of such a run; whether nothing is left.
 #[cfg(feature = "worker")]
 pub(super) async fn end_left_behind(id: FlowRunId) -> bool {
-    crate::process_tree::clear(&marker_of(id.as_uuid()), None, DEATH_TIMEOUT).await == 0
+    crate::process::tree::clear(&marker_of(id.as_uuid()), None, DEATH_TIMEOUT).await == 0
 }
 
 /// No worker's process: it has started nothing.

@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::claiming::Offer;
 use super::client::DEFAULT_PATIENCE;
-use super::error::PrefectError;
 use super::model::{ApiState, Proposal};
 use super::{PrefectOrchestrator, background, conversion};
-use crate::error::OrchestratorError;
-use crate::flow_run::FlowRunId;
-use crate::orchestrator::Claim;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::Claim;
 use crate::orchestrator::local::journal::ClaimIntent;
-use crate::state::{StateName, StateType};
 
 /// When a run that was given back is offered again.
 const GIVEN_BACK_S: i64 = 5;

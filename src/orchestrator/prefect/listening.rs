@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tracing::{debug, info};
 
 use super::Inner;
-use super::settings::Credentials;
+use crate::settings::prefect::Credentials;
 
 /// How often the other side is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(15);

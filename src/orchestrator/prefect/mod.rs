@@ -9,10 +9,8 @@
 
 pub mod api;
 pub mod client;
-pub mod error;
 pub mod foreign;
 pub mod model;
-pub mod settings;
 
 mod background;
 mod calling;
@@ -38,21 +36,21 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::local::LocalOrchestrator;
-use super::{
-    Claim, Ending, FlowRunFilter, Intent, Lease, NewFlowRun, Orchestrator, OrphanedRun, QueuedFlowRun, Record,
-    StatusRowDue, WorkPool, WorkerRecord,
-};
-use crate::assets::AssetLineage;
-use crate::error::OrchestratorError;
-use crate::flow::Flows;
-use crate::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, FlowRunId, LogLine};
-use crate::process_identity::ProcessIdentity;
+use crate::domain::asset::AssetLineage;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::Flows;
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::prefect_error::PrefectError;
+use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
+use crate::process::identity::ProcessIdentity;
+use crate::settings::prefect::PrefectSettings;
 use client::{PrefectClient, segment};
 use delivery::Mailroom;
-use error::PrefectError;
 use model::ApiWorkPool;
 use names::Names;
-use settings::PrefectSettings;
 
 /// How long a state is told before its teller goes on and leaves it to the outbox.
 const START_PATIENCE: Duration = Duration::from_secs(3);
@@ -277,7 +275,7 @@ impl Complaint for PrefectError {
 }
 
 #[async_trait]
-impl Orchestrator for PrefectOrchestrator {
+impl Queue for PrefectOrchestrator {
     async fn create_flow_run(&self, new: NewFlowRun, intent: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
         let queued = self.inner.create(new, &intent).await?;
         self.inner.changed();
@@ -362,6 +360,13 @@ impl Orchestrator for PrefectOrchestrator {
         Ok(told.wrapping_add(i64::try_from(turns).unwrap_or(i64::MAX).wrapping_mul(1 << 40)))
     }
 
+    fn description(&self) -> String {
+        format!("Prefect ({})", self.inner.client.address())
+    }
+}
+
+#[async_trait]
+impl Claims for PrefectOrchestrator {
     async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
         let name = worker.name.clone();
         self.inner.is_worker.store(true, Ordering::Relaxed);
@@ -489,10 +494,6 @@ impl Orchestrator for PrefectOrchestrator {
             }
             () = self.inner.wake.notified() => {}
         }
-    }
-
-    fn description(&self) -> String {
-        format!("Prefect ({})", self.inner.client.address())
     }
 }
 

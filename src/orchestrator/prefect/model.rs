@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::state::{StateName, StateType};
+use crate::domain::state::{StateName, StateType};
 
 /// A flow.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::api::PAGE;
 use super::client::PrefectClient;
-use super::error::PrefectError;
 use super::model::ApiDeployment;
+use crate::domain::prefect_error::PrefectError;
 
 /// A deployment without a pool that carries this tag is served by workers in runner mode, whatever program it is of.
 /// Others have a program of their own that serves them.

@@ -10,16 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::orchestrator::Lease;
-use crate::process_identity::ProcessIdentity;
+use super::identity::ProcessIdentity;
 
 /// Environment variable that marks the processes of an attempt.
 pub const MARKER: &str = "CAPTIONACC_ATTEMPT";
-
-/// The value of [`MARKER`] for an attempt.
-pub fn marker_of(lease: Lease) -> String {
-    format!("{}:{}", lease.flow_run_id, lease.fencing_token)
-}
 
 fn pid_of(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::error::OrchestratorError;
-use crate::flow::WORK_POOL;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::WORK_POOL;
 
 /// Prefix by which Prefect's client knows its own cloud.
 const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";

@@ -3,6 +3,8 @@
 //! An explicit option goes before the environment, which goes before `captionacc.toml`. That file is the one that
 //! `CAPTIONACC_CONFIG` names, else `captionacc.toml` in the working directory, else the one in `CAPTIONACC_HOME`.
 
+pub mod prefect;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -11,12 +13,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{OrchestratorError, did_you_mean};
-use crate::flow::{
+use crate::domain::error::{OrchestratorError, did_you_mean};
+use crate::domain::flow::{
     CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, Flows, ParameterDefinition, ParameterKind, RetryPolicy,
     Runner, StatusTable, WorkQueue,
 };
-use crate::orchestrator::prefect::settings::{PrefectSettings, WhenUnreachable};
+use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
 
 /// How long running attempts get to finish after the first signal, unless set.
 pub const DEFAULT_GRACE_MS: u64 = 30_000;
@@ -521,7 +523,7 @@ fn check_templates(flow: &FlowDefinition) -> Result<(), String> {
         .iter()
         .map(|parameter| (parameter.name.clone(), Value::from("x")))
         .collect();
-    let arguments: crate::flow::Arguments =
+    let arguments: crate::domain::flow::Arguments =
         serde_json::from_value(Value::Object(placeholders)).map_err(|error| error.to_string())?;
     let command: &[String] = match &flow.runner {
         Runner::Command(runner) => &runner.command,

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 /// The writing end.
 #[derive(Debug)]
-pub(super) struct Bell {
+pub(crate) struct Bell {
     path: PathBuf,
     file: Mutex<Option<File>>,
 }
 
 impl Bell {
-    pub(super) fn new(home: &Path) -> Self {
+    pub(crate) fn new(home: &Path) -> Self {
         Self {
             path: home.join("wake"),
             file: Mutex::new(None),
@@ -25,7 +25,7 @@ impl Bell {
     }
 
     /// Wakes every worker. A failure is silent: the workers' poll finds the change.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         let Ok(mut file) = self.file.lock() else { return };
         let is_linked = |file: &File| {
             use std::os::unix::fs::MetadataExt;
@@ -50,7 +50,7 @@ fn open(path: &Path) -> std::io::Result<File> {
 }
 
 /// The waiting end.
-pub(super) struct Ear {
+pub(crate) struct Ear {
     #[cfg(all(target_os = "linux", feature = "worker"))]
     inotify: Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Ear {
 impl Ear {
     /// Hears every ring after this call. Within a tokio runtime.
     #[cfg(all(target_os = "linux", feature = "worker"))]
-    pub(super) fn new(home: &Path) -> Self {
+    pub(crate) fn new(home: &Path) -> Self {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let path = home.join("wake");
         let watch = || {
@@ -74,12 +74,12 @@ impl Ear {
 
     /// Nothing to hear with.
     #[cfg(not(all(target_os = "linux", feature = "worker")))]
-    pub(super) fn new(_home: &Path) -> Self {
+    pub(crate) fn new(_home: &Path) -> Self {
         Self {}
     }
 
     /// Returns at the next ring, or at once if one came since the last call; `false` after `timeout` without one.
-    pub(super) async fn wait(&self, timeout: Duration) -> bool {
+    pub(crate) async fn wait(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.heard()).await.is_ok()
     }
 

@@ -3,61 +3,14 @@
 //! These types are what every reader sees: serialized (camelCase, RFC 3339 times in UTC) they are the objects of the
 //! Node surface and the lines of `captionacc runs --json`.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::OrchestratorError;
-use crate::flow::{Arguments, WorkQueue};
-use crate::state::{StateName, StateType};
-
-/// The id of a flow run: a `UUIDv7`, so that ids sort by the time of their creation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FlowRunId(Uuid);
-
-impl FlowRunId {
-    /// A new id.
-    pub fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// The id that a Prefect server gave.
-    pub const fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    /// The id as a Prefect server knows it.
-    pub const fn as_uuid(self) -> Uuid {
-        self.0
-    }
-}
-
-impl fmt::Display for FlowRunId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl FromStr for FlowRunId {
-    type Err = OrchestratorError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text.trim())
-            .map(Self)
-            .map_err(|_| OrchestratorError::InvalidArgument {
-                argument: "flowRunId".to_owned(),
-                problem: format!(
-                    "{:?} is not a flow run id: give the UUID that the queue call returned",
-                    text.chars().take(80).collect::<String>()
-                ),
-            })
-    }
-}
+use super::flow::{Arguments, WorkQueue};
+use super::id::FlowRunId;
+use super::state::{StateName, StateType};
 
 /// A state that a flow run or task run is or was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::{OrchestratorError, did_you_mean};
+use crate::domain::error::{OrchestratorError, did_you_mean};
 
 /// The work pool of this project.
 pub const WORK_POOL: &str = "video-processing-pool";

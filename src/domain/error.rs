@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::flow_run::FlowRunId;
-use crate::orchestrator::prefect::error::PrefectError;
-use crate::state::StateName;
+use super::id::{FlowRunId, InvalidFlowRunId};
+use super::prefect_error::PrefectError;
+use super::state::StateName;
 
 /// An operation on the orchestrator that did not happen. Nothing is half done when one is returned.
 ///
@@ -135,6 +135,15 @@ pub enum OrchestratorError {
     /// `ERR_CAPTIONACC_INTERNAL`: a fault of this program; please report it.
     #[error("internal fault: {0}")]
     Internal(String),
+}
+
+impl From<InvalidFlowRunId> for OrchestratorError {
+    fn from(invalid: InvalidFlowRunId) -> Self {
+        Self::InvalidArgument {
+            argument: "flowRunId".to_owned(),
+            problem: invalid.to_string(),
+        }
+    }
 }
 
 impl OrchestratorError {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::flow_run::FlowRunId;
+use super::id::FlowRunId;
 
 /// Key of a video file.
 pub fn video(video_id: &str) -> String {
@@ -35,6 +35,20 @@ fn escape(segment: &str) -> String {
             }
             key
         })
+}
+
+/// A materialized asset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Materialization {
+    /// `annotations://v1/full_frames`.
+    pub key: String,
+    /// Counts, parameters, versions.
+    pub metadata: Value,
+    /// Keys that it was made from.
+    pub upstream_keys: Vec<String>,
+    /// Found rather than made (a video file, an approved layout): a new version only if `metadata` has changed.
+    #[serde(default)]
+    pub observed: bool,
 }
 
 /// The newest materialization of an asset.

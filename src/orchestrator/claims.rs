@@ -1,0 +1,197 @@
+//! What workers ask of an orchestrator: claim flow runs, keep what becomes of them, and take over from the dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::queue::{Queue, WorkerRecord};
+use crate::domain::asset::Materialization;
+use crate::domain::database::DatabaseIdentity;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::domain::id::FlowRunId;
+use crate::domain::lease::Lease;
+use crate::domain::state::StateName;
+use crate::process::identity::ProcessIdentity;
+
+/// The queue as its workers see it. Every method is atomic and durable when it returns, except [`Claims::record`], which
+/// may lose the last moments of progress and logs at a power loss. A method that fails has changed nothing.
+#[async_trait]
+pub trait Claims: Queue {
+    /// Announces a worker and sets the pool's limit, if it brings one.
+    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError>;
+
+    /// Withdraws it.
+    async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError>;
+
+    /// Takes the next run of one of `flow_names`, if the pool has a free slot: by queue, then by time; never one
+    /// whose video is being worked on by another run of its flow.
+    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError>;
+
+    /// The next run that a claim has taken of a deployment that is not ours; to be run as its own platform's worker
+    /// would. It holds a slot until [`Claims::foreign_run_ended`].
+    fn take_foreign_run(&self) -> Option<super::prefect::foreign::ForeignRun> {
+        None
+    }
+
+    /// Such a run has ended, and has its final state: its slot is free.
+    async fn foreign_run_ended(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+        let _ = id;
+        Ok(())
+    }
+
+    /// When the next scheduled run of one of `flow_names` becomes due, if one waits for its time.
+    async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError>;
+
+    /// The attempt runs: its process is recorded and the state becomes Running (or Retrying).
+    async fn start(&self, lease: Lease, process: ProcessIdentity) -> Result<(), OrchestratorError>;
+
+    /// Keeps what was learned of a run.
+    async fn record(&self, lease: Lease, records: Vec<Record>) -> Result<(), OrchestratorError>;
+
+    /// The file whose lock the child of this attempt holds for its life (`life.rs`).
+    fn attempt_lock(&self, lease: Lease) -> PathBuf;
+
+    /// Whether the lease holds and the run is still to be done: asked before a child may write its result.
+    async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError>;
+
+    /// Ends the attempt. A run that was being cancelled becomes Cancelled, unless it completed. Returns the run.
+    async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError>;
+
+    /// Of these runs, those that are to be stopped, with the reason.
+    async fn cancellations(&self, ids: Vec<FlowRunId>) -> Result<Vec<(FlowRunId, String)>, OrchestratorError>;
+
+    /// Runs whose worker is dead.
+    async fn orphaned_runs(&self) -> Result<Vec<OrphanedRun>, OrchestratorError>;
+
+    /// Status rows that are not up to date: of runs that wait or have ended.
+    async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError>;
+
+    /// Whether a status row is still due as of `state_sequence`: asked right before it is written. Answered from where
+    /// [`Claims::status_rows_due`] is.
+    async fn status_row_is_due(&self, id: FlowRunId, state_sequence: i64) -> Result<bool, OrchestratorError>;
+
+    /// A status row was brought up to date as of `state_sequence`.
+    async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError>;
+
+    /// Forgets runs that ended before `ended_before`; the newest materialization of each asset stays. Returns how many.
+    async fn apply_retention(&self, ended_before: Timestamp) -> Result<u64, OrchestratorError>;
+
+    /// Returns once a run may have been queued or cancelled, or after `timeout`.
+    async fn wait_for_work(&self, timeout: Duration);
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// What to hold.
+    pub lease: Lease,
+    /// The run.
+    pub flow_run: FlowRun,
+    /// The annotations.db that an earlier attempt saw.
+    pub database: Option<DatabaseIdentity>,
+    /// What earlier attempts have logged, in bytes.
+    pub log_bytes: u64,
+}
+
+/// What a worker learned of a run and wants kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// The child's process; before it does anything.
+    Process(ProcessIdentity),
+    /// The annotations.db of this run.
+    Database(DatabaseIdentity),
+    /// A task run's state.
+    TaskRun {
+        /// Its id.
+        task_run_id: Uuid,
+        /// Its name.
+        name: String,
+        /// Times begun.
+        run_count: u32,
+        /// Its state.
+        state: StateName,
+        /// Why.
+        message: Option<String>,
+    },
+    /// How far it is.
+    Progress(Progress),
+    /// A log line.
+    Log(LogLine),
+    /// An artifact.
+    Artifact(Artifact),
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// Done: its assets count from now on.
+    Completed {
+        /// For people.
+        message: String,
+        /// What it made.
+        materializations: Vec<Materialization>,
+    },
+    /// Failed or crashed; final, or again after a while.
+    Failed {
+        /// `Failed`, `TimedOut` or `Crashed`.
+        state: StateName,
+        /// For people.
+        message: String,
+        /// Wait before the next attempt; `None`: final.
+        retry_after: Option<Duration>,
+    },
+    /// Stopped on request.
+    Cancelled {
+        /// For people.
+        message: String,
+    },
+    /// Interrupted from outside: given back, not counted.
+    GivenBack {
+        /// For people.
+        message: String,
+    },
+}
+
+/// A run whose worker has died.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrphanedRun {
+    /// The dead worker's lease.
+    pub lease: Lease,
+    /// The run.
+    pub flow_run: FlowRun,
+    /// Its worker, dead as far as this queue goes.
+    pub worker: Option<ProcessIdentity>,
+    /// Its child, which may still live.
+    pub child: Option<ProcessIdentity>,
+}
+
+/// A status row that has to be brought up to date with its run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusRowDue {
+    /// The run.
+    pub flow_run: FlowRun,
+    /// Changes with every state; [`Claims::status_row_written`] hands it back.
+    pub state_sequence: i64,
+    /// Process of the last attempt, dead by now.
+    pub ended_pid: Option<u32>,
+    /// The annotations.db that the run saw.
+    pub database: Option<DatabaseIdentity>,
+    /// Processes of this queue's attempts on that annotations.db, and whether each is still at work: a pid alone does not
+    /// tell, since it may be one of another container.
+    pub known_pids: BTreeMap<u32, bool>,
+}
+
+/// A log line of now.
+pub fn log_line(attempt: u32, level: LogLevel, message: impl Into<String>) -> LogLine {
+    LogLine {
+        attempt,
+        level,
+        message: message.into(),
+        timestamp: Timestamp::now(),
+    }
+}
