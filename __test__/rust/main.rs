@@ -7,6 +7,8 @@ mod cli;
 mod clips;
 mod conformance;
 mod containers;
+mod floors;
+
 mod ocr;
 mod prefect;
 mod rules;
