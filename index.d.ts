@@ -214,6 +214,8 @@ export interface FlowRun {
   deployment: string;
   /** The arguments as they were checked: complete, paths absolute. */
   parameters: Record<string, unknown>;
+  /** The video that it is about; null for a program that is about none. */
+  videoId: string | null;
   /** Where it waits. */
   priority: Priority;
   /** Flow, work queue and `video:ID`. */

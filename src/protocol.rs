@@ -8,7 +8,8 @@
 //!
 //! The worker takes every line of a child for hostile: one that does not parse is kept as a line of its log.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,13 +17,13 @@ use uuid::Uuid;
 
 use crate::domain::asset::Materialization;
 use crate::domain::database::DatabaseIdentity;
-use crate::domain::flow::{Arguments, Runner, StatusTable};
+use crate::domain::flow::{CommandArguments, CropFrames, FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest line of a program, or of a log, in bytes: what is longer is cut.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -63,10 +64,8 @@ pub struct WorkOrder {
     pub attempt: u32,
     /// The flow's name.
     pub flow_name: String,
-    /// Checked arguments.
-    pub arguments: Arguments,
-    /// Who does the work.
-    pub runner: Runner,
+    /// What to do.
+    pub work: Work,
     /// The file whose lock the child takes before it does anything, and holds for its life: the run is nobody else's as
     /// long as it is held. A file that is gone means that the run was taken back.
     pub lock: PathBuf,
@@ -74,14 +73,51 @@ pub struct WorkOrder {
     pub status_table: Option<StatusTable>,
     /// The annotations.db that an earlier attempt saw: it must be that one, and is never made anew.
     pub database: Option<DatabaseIdentity>,
-    /// Asset keys that a command flow materializes, filled in.
-    pub assets: Vec<String>,
-    /// Asset keys that a command flow reads, filled in.
-    pub upstream_assets: Vec<String>,
     /// Where the OCR models lie, if that was set.
     pub ocr_models: Option<PathBuf>,
     /// How long a program has to end itself before it is killed.
     pub grace_ms: u64,
+}
+
+/// The work of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// The pipeline `full-frames`.
+    FullFrames(FullFrames),
+    /// The pipeline `crop-frames`.
+    CropFrames(CropFrames),
+    /// An external program.
+    Command(Program),
+}
+
+/// An external program, its templates filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// What it is started with; the first word is the program.
+    pub words: Vec<String>,
+    /// Where it starts; absolute.
+    pub working_directory: Option<PathBuf>,
+    /// Added to its environment.
+    pub environment: BTreeMap<String, String>,
+    /// Asset keys that it materializes.
+    pub assets: Vec<String>,
+    /// Asset keys that it reads.
+    pub upstream_assets: Vec<String>,
+    /// What the run was queued with.
+    pub arguments: CommandArguments,
+}
+
+impl Work {
+    /// The annotations.db that it is about, if it is about one.
+    pub fn db_path(&self) -> Option<&Path> {
+        match self {
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.db_path)
+            }
+            Self::Command(program) => program.arguments.db_path.as_deref(),
+        }
+    }
 }
 
 /// Why an attempt did not do its work.

@@ -215,7 +215,7 @@ impl Chaos {
             assert_eq!(notes, self.notes, "nothing of the app's is lost");
             let ran = |flow: &str| {
                 runs.iter()
-                    .any(|run| run.flow_name == flow && run.parameters.text("video-id") == Some(&studio.id))
+                    .any(|run| run.flow_name == flow && run.video_id.as_ref() == Some(&studio.id))
             };
             if ran("full-frames") {
                 assert_eq!(studio.frames("full_frames"), self.whole["full_frames"]);

@@ -117,7 +117,8 @@ fn a_queued_run_is_read_back_as_it_was_given() {
         assert!(queued.created);
         assert_eq!(queued.work_queue, WorkQueue::Background);
         let run = subject.read_flow_run(queued.flow_run_id).await.expect("known");
-        assert_eq!(run.parameters, given.arguments);
+        assert_eq!(run.parameters, given.arguments.to_parameters());
+        assert_eq!(run.video_id.as_deref(), given.arguments.video_id());
         assert!(run.deployment.starts_with("full-frames/"), "{}", run.deployment);
         assert_eq!((run.state.name, run.attempt), (StateName::Scheduled, 0));
         assert!(run.tags.contains(&"video:v1".to_owned()), "{:?}", run.tags);

@@ -8,7 +8,6 @@ mod clips;
 mod conformance;
 mod containers;
 mod floors;
-
 mod ocr;
 mod prefect;
 mod rules;

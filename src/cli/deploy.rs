@@ -14,6 +14,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow::FlowDefinition;
 use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::prefect::client::{Call, PrefectClient, segment};
+use crate::orchestrator::prefect::parameter_schema::parameter_schema;
 use crate::settings::prefect::PrefectSettings;
 use crate::settings::{OrchestratorChoice, Settings};
 
@@ -190,7 +191,7 @@ fn wanted(settings: &PrefectSettings, flow: &FlowDefinition, command: &str) -> M
         "version": env!("CARGO_PKG_VERSION"),
         "tags": [flow.name, flow.work_queue.as_str()],
         "parameters": defaults,
-        "parameter_openapi_schema": flow.parameter_schema(),
+        "parameter_openapi_schema": parameter_schema(flow),
         "enforce_parameter_schema": true,
         "work_pool_name": pool,
         "work_queue_name": queue,

@@ -171,7 +171,7 @@ fn row(run: &FlowRun) -> [String; 9] {
     [
         run.flow_run_id.to_string(),
         run.flow_name.clone(),
-        run.parameters.text("video-id").unwrap_or("-").to_owned(),
+        run.video_id.clone().unwrap_or_else(|| "-".to_owned()),
         run.state.name.as_str().to_owned(),
         run.attempt.to_string(),
         progress_text(run).unwrap_or_else(|| "-".to_owned()),
@@ -248,7 +248,7 @@ fn details_text(details: &FlowRunDetails) -> String {
     if let Some(took) = took(run) {
         field("took", &took);
     }
-    for (name, value) in run.parameters.as_map() {
+    for (name, value) in &run.parameters.0 {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         field("parameter", &format!("{name} = {value}"));
     }

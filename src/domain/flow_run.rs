@@ -3,12 +3,14 @@
 //! These types are what every reader sees: serialized (camelCase, RFC 3339 times in UTC) they are the objects of the
 //! Node surface and the lines of `captionacc runs --json`.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::flow::{Arguments, WorkQueue};
+use super::flow::{Parameters, WorkQueue};
 use super::id::FlowRunId;
 use super::state::{StateName, StateType};
 
@@ -54,8 +56,13 @@ pub struct FlowRun {
     pub flow_name: String,
     /// `full-frames/production`.
     pub deployment: String,
-    /// Checked arguments.
-    pub parameters: Arguments,
+    /// What it was queued with.
+    pub parameters: Parameters,
+    /// The video that it is about, if it is about one.
+    pub video_id: Option<String>,
+    /// The annotations.db that it is about; readers find it among the parameters.
+    #[serde(skip)]
+    pub db_path: Option<PathBuf>,
     /// The work queue it waits in.
     pub priority: WorkQueue,
     /// Flow, queue, video.

@@ -15,59 +15,47 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::status::ExternalStatus;
-use crate::domain::flow::CommandRunner;
 use crate::domain::flow_run::LogLevel;
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::process::tree::signal_own_tree;
-use crate::protocol::MAX_LINE_BYTES;
+use crate::protocol::{MAX_LINE_BYTES, Program};
 
 /// How often the wish to stop is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How long streams of a dead program are read on: something that it started may hold them.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 
-pub(super) fn run(attempt: &Attempt, runner: &CommandRunner) -> Result<String, TaskError> {
-    let order = attempt.order();
-    let words: Vec<String> = runner
-        .command
-        .iter()
-        .map(|template| order.arguments.fill(template))
-        .collect::<Result<_, _>>()
-        .map_err(|problem| TaskError::new("COMMAND_TEMPLATE", problem, FaultKind::Input))?;
+pub(super) fn run(attempt: &Attempt, program: &Program) -> Result<String, TaskError> {
     let status = ExternalStatus::begin(attempt)?;
     let seconds = attempt.task("run_command", || {
         let started = Instant::now();
-        status.alive(|| execute(attempt, runner, &words, &status))?;
+        status.alive(|| execute(attempt, program, &status))?;
         Ok(started.elapsed().as_secs_f64())
     })?;
     attempt.may_commit()?;
     status.complete()?;
-    for key in &order.assets {
-        let metadata = json!({ "parameters": order.arguments, "duration_seconds": seconds });
-        attempt.asset(key.clone(), metadata, order.upstream_assets.clone(), false);
+    for key in &program.assets {
+        let metadata = json!({ "parameters": program.arguments.values, "duration_seconds": seconds });
+        attempt.asset(key.clone(), metadata, program.upstream_assets.clone(), false);
     }
-    Ok(format!("{} ended well after {seconds:.1} s", words[0]))
+    Ok(format!("{} ended well after {seconds:.1} s", program.words[0]))
 }
 
-fn execute(
-    attempt: &Attempt,
-    runner: &CommandRunner,
-    words: &[String],
-    status: &ExternalStatus<'_>,
-) -> Result<(), TaskError> {
+fn execute(attempt: &Attempt, program: &Program, status: &ExternalStatus<'_>) -> Result<(), TaskError> {
+    let words = &program.words;
     let mut command = Command::new(&words[0]);
     command
         .args(&words[1..])
-        .envs(&runner.environment)
+        .envs(&program.environment)
         .env("CAPTIONACC_FLOW_RUN_ID", attempt.order().flow_run_id.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if let Some(folder) = &runner.working_directory {
+    if let Some(folder) = &program.working_directory {
         command.current_dir(folder);
     }
     let mut child = command.spawn().map_err(|error| {
-        let folder = runner
+        let folder = program
             .working_directory
             .as_ref()
             .map_or(String::new(), |path| format!(" in {}", path.display()));

@@ -6,11 +6,11 @@ use std::thread;
 
 use serde_json::json;
 
-use super::sampling::{Inputs, Sampled, fraction, observe_video, sample_video};
+use super::sampling::{Sampled, check_before_creating, fraction, observe_video, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
-use crate::domain::flow::StatusTable;
+use crate::domain::flow::{FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
@@ -33,14 +33,15 @@ impl From<OcrError> for TaskError {
     }
 }
 
-pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
-    let inputs = Inputs::of(attempt)?;
-    inputs.check_before_creating(attempt)?;
+pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, TaskError> {
+    let FullFrames { files, frame_rate_hz } = arguments;
+    let frame_rate_hz = *frame_rate_hz;
+    check_before_creating(attempt, files)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::ProcessingStatus),
     )?;
-    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, &inputs, None, SAMPLING_SHARE)?;
+    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, frame_rate_hz, None, SAMPLING_SHARE)?;
 
     keeper.stage(Stage::RunningOcr)?;
     let texts = attempt.task("recognize_text", || {
@@ -61,17 +62,17 @@ pub(super) fn run(attempt: &Attempt) -> Result<String, TaskError> {
         Ok(keeper.annotations().commit_full_frames(&mut staging, &outcome)?)
     })?;
 
-    observe_video(attempt, &inputs, &summary);
-    let video = asset::video(&inputs.video_id);
-    let frames = asset::annotations(&inputs.video_id, "full_frames");
-    let recognized = asset::annotations(&inputs.video_id, "full_frame_ocr");
-    let layout = asset::annotations(&inputs.video_id, "video_layout_config");
+    observe_video(attempt, files, &summary);
+    let video = asset::video(&files.video_id);
+    let frames = asset::annotations(&files.video_id, "full_frames");
+    let recognized = asset::annotations(&files.video_id, "full_frame_ocr");
+    let layout = asset::annotations(&files.video_id, "video_layout_config");
     let frames_metadata = json!({
         "frames": counts.frames,
         "bytes": counts.bytes,
         "width": info.width,
         "height": info.height,
-        "frame_rate_hz": inputs.frame_rate_hz,
+        "frame_rate_hz": frame_rate_hz,
     });
     attempt.asset(frames.clone(), frames_metadata, vec![video.clone()], false);
     attempt.asset(

@@ -6,17 +6,17 @@ mod full_frames;
 mod sampling;
 mod status;
 
-use crate::domain::flow::Runner;
 use crate::engine::{Attempt, TaskError};
+use crate::protocol::Work;
 
 /// Runs the flow of this attempt; returns a line that says what was done.
 ///
 /// # Errors
 /// What went wrong, and whether another attempt could do better.
 pub fn run(attempt: &Attempt) -> Result<String, TaskError> {
-    match &attempt.order().runner {
-        Runner::FullFrames => full_frames::run(attempt),
-        Runner::CropFrames => crop_frames::run(attempt),
-        Runner::Command(runner) => command::run(attempt, runner),
+    match &attempt.order().work {
+        Work::FullFrames(arguments) => full_frames::run(attempt, arguments),
+        Work::CropFrames(arguments) => crop_frames::run(attempt, arguments),
+        Work::Command(program) => command::run(attempt, program),
     }
 }

@@ -1,13 +1,11 @@
 //! What both pipelines share: sampling the video into a staging database.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{AnnotationsError, Staging};
 use crate::domain::asset;
-use crate::domain::flow::CropBounds;
+use crate::domain::flow::{CropBounds, VideoFiles};
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::video::{SampleRequest, SampleSummary, VideoError, probe, sample};
 
@@ -25,41 +23,13 @@ impl From<VideoError> for TaskError {
     }
 }
 
-/// The arguments that both flows have.
-pub(super) struct Inputs {
-    pub(super) video_id: String,
-    pub(super) video_path: PathBuf,
-    pub(super) output_dir: PathBuf,
-    pub(super) frame_rate_hz: f64,
-}
-
-impl Inputs {
-    pub(super) fn of(attempt: &Attempt) -> Result<Self, TaskError> {
-        let arguments = &attempt.order().arguments;
-        let missing =
-            |name: &str| TaskError::new("INVALID_ARGUMENT", format!("the order has no {name}"), FaultKind::Input);
-        let path = |name: &str| arguments.path(name).map(Path::to_owned).ok_or_else(|| missing(name));
-        Ok(Self {
-            video_id: arguments
-                .text("video-id")
-                .ok_or_else(|| missing("video-id"))?
-                .to_owned(),
-            video_path: path("video-path")?,
-            output_dir: path("output-dir")?,
-            frame_rate_hz: arguments.number("frame-rate").ok_or_else(|| missing("frame-rate"))?,
-        })
+/// Refuses a video that can not be read before a database is made for it. One that is there gets its status row first, and
+/// learns of the fault by it.
+pub(super) fn check_before_creating(attempt: &Attempt, files: &VideoFiles) -> Result<(), TaskError> {
+    if attempt.order().database.is_none() && !files.db_path.exists() {
+        probe(&files.video_path)?;
     }
-
-    /// Refuses a video that can not be read before a database is made for it. One that is there gets its status row
-    /// first, and learns of the fault by it.
-    pub(super) fn check_before_creating(&self, attempt: &Attempt) -> Result<(), TaskError> {
-        let order = attempt.order();
-        let path = order.arguments.path("db-path");
-        if order.database.is_none() && path.is_some_and(|path| !path.exists()) {
-            probe(&self.video_path)?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Frames of the video, staged.
@@ -72,48 +42,43 @@ pub(super) struct Sampled {
 pub(super) fn sample_video(
     attempt: &Attempt,
     keeper: &StatusKeeper<'_>,
-    inputs: &Inputs,
+    files: &VideoFiles,
+    frame_rate_hz: f64,
     crop: Option<CropBounds>,
     share: f64,
 ) -> Result<Sampled, TaskError> {
     let index_frame_rate_hz = keeper.annotations().index_frame_rate_hz();
-    if inputs.frame_rate_hz > index_frame_rate_hz {
+    if frame_rate_hz > index_frame_rate_hz {
         let message = format!(
-            "frame-rate {} Hz is above the index rate of {index_frame_rate_hz} Hz: two frames would share one index",
-            inputs.frame_rate_hz
+            "frame-rate {frame_rate_hz} Hz is above the index rate of {index_frame_rate_hz} Hz: two frames would share one index"
         );
         return Err(TaskError::new("FRAME_RATE_TOO_HIGH", message, FaultKind::Input));
     }
     let order = attempt.order();
     let request = SampleRequest {
-        frame_rate_hz: inputs.frame_rate_hz,
+        frame_rate_hz,
         crop,
         worker_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         jpeg_qscale: JPEG_QSCALE,
     };
     attempt.task("sample_video", || {
         keeper.alive(|| {
-            let mut staging = Staging::create(&inputs.output_dir, &format!("{}-{}", order.flow_run_id, order.attempt))?;
+            let mut staging = Staging::create(&files.output_dir, &format!("{}-{}", order.flow_run_id, order.attempt))?;
             let mut done = 0;
             let mut staged: Result<(), AnnotationsError> = Ok(());
-            let outcome = sample(
-                &inputs.video_path,
-                &request,
-                attempt.stop_flag(),
-                &mut |frame, total| {
-                    let index = frame_index(frame.sample, inputs.frame_rate_hz, index_frame_rate_hz);
-                    if let Err(error) = staging.add_frame(index, &frame.jpeg, frame.width, frame.height) {
-                        let said = error.to_string();
-                        staged = Err(error);
-                        return Err(said.into());
-                    }
-                    done += 1;
-                    let fraction = fraction(done, total);
-                    keeper.progress(fraction);
-                    attempt.progress("sample_video", done, Some(total), "frames", fraction * share);
-                    Ok(())
-                },
-            );
+            let outcome = sample(&files.video_path, &request, attempt.stop_flag(), &mut |frame, total| {
+                let index = frame_index(frame.sample, frame_rate_hz, index_frame_rate_hz);
+                if let Err(error) = staging.add_frame(index, &frame.jpeg, frame.width, frame.height) {
+                    let said = error.to_string();
+                    staged = Err(error);
+                    return Err(said.into());
+                }
+                done += 1;
+                let fraction = fraction(done, total);
+                keeper.progress(fraction);
+                attempt.progress("sample_video", done, Some(total), "frames", fraction * share);
+                Ok(())
+            });
             // What the staging database said is the cause of what the sampler says.
             staged?;
             match outcome {
@@ -146,22 +111,22 @@ fn frame_index(sample: u64, frame_rate_hz: f64, index_frame_rate_hz: f64) -> i64
 }
 
 /// The video file as an asset that was found: another file is another version.
-pub(super) fn observe_video(attempt: &Attempt, inputs: &Inputs, summary: &SampleSummary) {
+pub(super) fn observe_video(attempt: &Attempt, files: &VideoFiles, summary: &SampleSummary) {
     use std::os::unix::fs::MetadataExt;
-    let file = std::fs::metadata(&inputs.video_path);
+    let file = std::fs::metadata(&files.video_path);
     let file = file.map_or(Value::Null, |file| {
         json!({ "size_bytes": file.len(), "modified_at_s": file.mtime(), "device": file.dev(), "inode": file.ino() })
     });
     let info = &summary.info;
     let metadata = json!({
-        "path": inputs.video_path,
+        "path": files.video_path,
         "file": file,
         "width": info.width,
         "height": info.height,
         "duration_seconds": info.duration_seconds,
         "codec": info.codec,
     });
-    attempt.asset(asset::video(&inputs.video_id), metadata, Vec::new(), true);
+    attempt.asset(asset::video(&files.video_id), metadata, Vec::new(), true);
 }
 
 #[cfg(test)]

@@ -58,8 +58,8 @@ impl<'a> StatusKeeper<'a> {
         attempt.task("open_annotations", || {
             let order = attempt.order();
             let path = order
-                .arguments
-                .path("db-path")
+                .work
+                .db_path()
                 .ok_or_else(|| TaskError::new("INTERNAL", "the order has no db-path", FaultKind::Input))?;
             let mut annotations = Annotations::open(&OpenRequest {
                 path,

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use crate::domain::error::{OrchestratorError, did_you_mean};
 use crate::domain::flow::{
-    CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, Flows, ParameterDefinition, ParameterKind, RetryPolicy,
-    Runner, StatusTable, WorkQueue,
+    CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, Flows, ParameterDefinition, ParameterKind, Parameters,
+    RetryPolicy, Runner, StatusTable, WorkQueue, fill,
 };
 use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
 
@@ -410,7 +410,7 @@ fn declare(
         flow.description.clone_from(description);
     }
     for (parameter, value) in &table.parameters {
-        let definition = declared_parameter(parameter, value).map_err(fault)?;
+        let definition = declared_parameter(parameter, value, base).map_err(fault)?;
         match flow.parameters.iter_mut().find(|known| known.name == *parameter) {
             Some(known) => *known = definition,
             None => flow.parameters.push(definition),
@@ -453,6 +453,7 @@ fn declare(
     if !table.upstream_assets.is_empty() {
         flow.upstream_assets.clone_from(&table.upstream_assets);
     }
+    check_pipeline(&flow).map_err(fault)?;
     check_templates(&flow).map_err(fault)?;
     flows.insert(flow);
     Ok(())
@@ -481,7 +482,7 @@ fn declared_command(table: &FlowTable, base: &Path, is_builtin: bool) -> Result<
 }
 
 /// A parameter of a `[flows.NAME.parameters]` table.
-fn declared_parameter(name: &str, value: &toml::Value) -> Result<ParameterDefinition, String> {
+fn declared_parameter(name: &str, value: &toml::Value, base: &Path) -> Result<ParameterDefinition, String> {
     check_parameter_name(name)?;
     let parsed: ParameterTable = value
         .clone()
@@ -491,12 +492,17 @@ fn declared_parameter(name: &str, value: &toml::Value) -> Result<ParameterDefini
         .default
         .map(|value| serde_json::to_value(value).map_err(|error| format!("parameter {name}: {error}")))
         .transpose()?;
-    Ok(ParameterDefinition {
+    let mut definition = ParameterDefinition {
         name: name.to_owned(),
         kind: parsed.kind,
-        default: default.filter(|value: &Value| !value.is_null()),
+        default: None,
         description: parsed.description,
-    })
+    };
+    if let Some(default) = default.filter(|value: &Value| !value.is_null()) {
+        let default = definition.parse(&default, base);
+        definition.default = Some(default.map_err(|error| format!("its default: {error}"))?);
+    }
+    Ok(definition)
 }
 
 /// A parameter is an option of `captionacc queue` as well, and must not be one that the command has itself.
@@ -516,6 +522,33 @@ fn check_parameter_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A pipeline knows what it takes: only a default of its parameters can be another one.
+fn check_pipeline(flow: &FlowDefinition) -> Result<(), String> {
+    if matches!(flow.runner, Runner::Command(_)) {
+        return Ok(());
+    }
+    let flows = Flows::builtin();
+    let known = &flows.get(&flow.name).map_err(|error| error.to_string())?.parameters;
+    for parameter in &flow.parameters {
+        match known.iter().find(|known| known.name == parameter.name) {
+            Some(known) if known.kind == parameter.kind => {}
+            Some(_) => {
+                return Err(format!(
+                    "parameter {}: {} takes it in its own type",
+                    parameter.name, flow.name
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "parameter {}: {} takes none of this name",
+                    parameter.name, flow.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Every `{parameter}` of a flow's templates is one of its parameters: found out now rather than in a run.
 fn check_templates(flow: &FlowDefinition) -> Result<(), String> {
     let placeholders: serde_json::Map<String, Value> = flow
@@ -523,14 +556,13 @@ fn check_templates(flow: &FlowDefinition) -> Result<(), String> {
         .iter()
         .map(|parameter| (parameter.name.clone(), Value::from("x")))
         .collect();
-    let arguments: crate::domain::flow::Arguments =
-        serde_json::from_value(Value::Object(placeholders)).map_err(|error| error.to_string())?;
+    let placeholders = Parameters(placeholders);
     let command: &[String] = match &flow.runner {
         Runner::Command(runner) => &runner.command,
         Runner::FullFrames | Runner::CropFrames => &[],
     };
     for template in command.iter().chain(&flow.assets).chain(&flow.upstream_assets) {
-        arguments.fill(template)?;
+        fill(template, &placeholders)?;
     }
     Ok(())
 }
@@ -637,6 +669,21 @@ mod tests {
             (vec![], "limt = 3", "limt"),
             (vec![], "[worker]\nlimit = 0", "limit = 0"),
             (vec![], "[flows.train]\n", "has no command"),
+            (
+                vec![],
+                "[flows.full-frames.parameters.frame-rate]\ntype = \"text\"",
+                "its own type",
+            ),
+            (
+                vec![],
+                "[flows.full-frames.parameters.rate]\ntype = \"number\"",
+                "takes none of this name",
+            ),
+            (
+                vec![],
+                "[flows.full-frames.parameters.frame-rate]\ntype = \"frame-rate\"\ndefault = 0",
+                "not a frame rate",
+            ),
             (vec![], "[flows.Train]\ncommand = [\"x\"]", "lowercase"),
             (vec![], "[flows.train]\ncommand = [\"x\", \"{nope}\"]", "nope"),
             (

@@ -21,7 +21,7 @@ use super::output::{LineBudget, printable, read_line};
 use crate::annotations::remove_leftovers;
 use crate::domain::asset::Materialization;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{FlowDefinition, Runner};
+use crate::domain::flow::{Arguments, FlowDefinition, Flows, Runner, fill};
 use crate::domain::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
 use crate::domain::lease::Lease;
 use crate::domain::state::{StateName, StateType};
@@ -30,7 +30,8 @@ use crate::process::identity::ProcessIdentity;
 use crate::process::life::{bury, prepare as prepare_lock};
 use crate::process::tree::{MARKER, clear, kill_all, kill_group_of_ended, memory_bytes, terminate};
 use crate::protocol::{
-    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame,
+    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, Program, Work, WorkOrder, WorkerMessage,
+    frame,
 };
 use crate::settings::Settings;
 use crate::settings::prefect::without_secrets;
@@ -124,13 +125,19 @@ async fn clear_away(shared: &Shared, claim: &Claim, process: Option<&ProcessIden
         warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
     }
     bury(&shared.orchestrator.attempt_lock(claim.lease));
-    remove_scratch(&claim.flow_run, claim.lease.attempt).await;
+    remove_scratch(&shared.settings.flows, &claim.flow_run, claim.lease.attempt).await;
 }
 
 /// Removes what a killed attempt left in its scratch directory. Its processes are dead by now. Only this attempt's: by
 /// now another worker may have recovered the run, and its next attempt be at work.
-pub async fn remove_scratch(run: &FlowRun, attempt: u32) {
-    let Some(output_dir) = run.parameters.path("output-dir").map(Path::to_owned) else {
+pub async fn remove_scratch(flows: &Flows, run: &FlowRun, attempt: u32) {
+    let arguments = flows
+        .get(&run.flow_name)
+        .and_then(|flow| flow.parse_arguments(&run.parameters.0, Path::new("/")));
+    let Some(output_dir) = arguments
+        .ok()
+        .and_then(|arguments| arguments.output_dir().map(Path::to_owned))
+    else {
         return;
     };
     let id = run.flow_run_id.to_string();
@@ -140,30 +147,51 @@ pub async fn remove_scratch(run: &FlowRun, attempt: u32) {
 
 /// The order, and as it is written.
 fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(WorkOrder, Vec<u8>), String> {
-    let arguments = claim.flow_run.parameters.clone();
-    let fill = |templates: &[String]| {
-        templates
-            .iter()
-            .map(|template| arguments.fill(template))
-            .collect::<Result<_, _>>()
-    };
+    // What is stored was checked when it was queued, by this version or by another one.
+    let arguments = flow
+        .parse_arguments(&claim.flow_run.parameters.0, Path::new("/"))
+        .map_err(|error| error.to_string())?;
     let order = WorkOrder {
         protocol_version: PROTOCOL_VERSION,
         flow_run_id: claim.lease.flow_run_id,
         attempt: claim.lease.attempt,
         flow_name: flow.name.clone(),
-        runner: flow.runner.clone(),
+        work: work(flow, arguments)?,
         lock: shared.orchestrator.attempt_lock(claim.lease),
         status_table: flow.status_table,
         database: claim.database,
-        assets: fill(&flow.assets)?,
-        upstream_assets: fill(&flow.upstream_assets)?,
         ocr_models: shared.settings.ocr_models.clone(),
         grace_ms: shared.settings.kill_grace_ms,
-        arguments,
     };
     let line = frame(&order).map_err(|too_long| format!("its arguments are too long: its order has {too_long}"))?;
     Ok((order, line))
+}
+
+fn work(flow: &FlowDefinition, arguments: Arguments) -> Result<Work, String> {
+    match (&flow.runner, arguments) {
+        (_, Arguments::FullFrames(arguments)) => Ok(Work::FullFrames(arguments)),
+        (_, Arguments::CropFrames(arguments)) => Ok(Work::CropFrames(arguments)),
+        (Runner::Command(runner), Arguments::Command(arguments)) => {
+            let filled = |templates: &[String]| -> Result<Vec<String>, String> {
+                templates
+                    .iter()
+                    .map(|template| fill(template, &arguments.values))
+                    .collect()
+            };
+            Ok(Work::Command(Program {
+                words: filled(&runner.command)?,
+                assets: filled(&flow.assets)?,
+                upstream_assets: filled(&flow.upstream_assets)?,
+                working_directory: runner.working_directory.clone(),
+                environment: runner.environment.clone(),
+                arguments,
+            }))
+        }
+        (Runner::FullFrames | Runner::CropFrames, Arguments::Command(_)) => Err(format!(
+            "flow {:?} has no program: its arguments are those of one",
+            flow.name
+        )),
+    }
 }
 
 fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
@@ -176,7 +204,7 @@ fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command.arg0("captionacc").arg("attempt");
     // A pipeline of our own needs next to nothing, a program what the operator set up for it; neither needs a key.
-    let is_program = matches!(order.runner, Runner::Command(_));
+    let is_program = matches!(order.work, Work::Command(_));
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
@@ -277,7 +305,7 @@ async fn run(
         heard_at: Instant::now(),
         is_lost: false,
     };
-    let watched = matches!(order.runner, Runner::Command(_)).then_some(marker);
+    let watched = matches!(order.work, Work::Command(_)).then_some(marker);
     let (status, streams) = attempt
         .listen(
             &mut child,

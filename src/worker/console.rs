@@ -72,7 +72,7 @@ impl Console {
 
     /// An attempt runs.
     pub fn started(&self, run: &FlowRun, attempt: u32, pid: u32) {
-        let video_id = run.parameters.text("video-id").unwrap_or("-");
+        let video_id = run.video_id.as_deref().unwrap_or("-");
         info!(flow_run_id = %run.flow_run_id, flow = run.flow_name, video_id, attempt, pid, "Flow run started.");
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new(1000));

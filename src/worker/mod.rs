@@ -515,7 +515,7 @@ impl Worker {
             debug!(flow_run_id = %id, "The attempt of a dead worker of another container has not ended yet.");
             return Ok(());
         }
-        remove_scratch(&orphan.flow_run, orphan.lease.attempt).await;
+        remove_scratch(&self.shared.settings.flows, &orphan.flow_run, orphan.lease.attempt).await;
         let message = format!("interrupted: its worker {worker} died");
         match self
             .orchestrator()

@@ -5,7 +5,6 @@
 //! due, and they stay due until they were written, whichever worker gets to it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -138,7 +137,7 @@ async fn is_still_due(orchestrator: &dyn Claims, due: &StatusRowDue) -> bool {
 /// Brings one row up to date; `true` if there is nothing more to do about it.
 fn write(due: &StatusRowDue, table: StatusTable, still_due: &dyn Fn() -> bool) -> bool {
     let run = &due.flow_run;
-    let Some(path) = run.parameters.path("db-path").map(PathBuf::from) else {
+    let Some(path) = run.db_path.clone() else {
         return true;
     };
     let message = run.state.message.clone().unwrap_or_default();

@@ -13,10 +13,10 @@ use super::LocalOrchestrator;
 use super::peers::{Peer, Peers};
 use super::queue::begin;
 use super::records::log_bytes;
-use super::rows::{Step, enter, id, json, keep_state, now_ms, read_run, timestamp, unreadable};
+use super::rows::{Step, enter, id, json, keep_state, now_ms, path_text, read_run, timestamp, unreadable};
 use super::store::Fault;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::FlowDefinition;
+use crate::domain::flow::{FlowDefinition, Subject};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::state::{StateName, StateType};
@@ -49,8 +49,7 @@ pub(in crate::orchestrator) struct ClaimIntent {
     pub(in crate::orchestrator) flow_run_id: FlowRunId,
     pub(in crate::orchestrator) transition_id: Uuid,
     pub(in crate::orchestrator) flow_name: String,
-    pub(in crate::orchestrator) video_id: Option<String>,
-    pub(in crate::orchestrator) db_path: Option<String>,
+    pub(in crate::orchestrator) subject: Subject,
 }
 
 /// The next of what the server must hear of a run.
@@ -425,14 +424,15 @@ fn read_stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredRun> {
 }
 
 fn store_run(connection: &mut Connection, new: &NewFlowRun, key: &str) -> Result<FlowRunId, Fault> {
-    let parameters = serde_json::to_string(&new.arguments).expect("arguments are JSON");
+    let given = new.arguments.to_parameters();
+    let parameters = serde_json::to_string(&given).expect("arguments are JSON");
     let transaction = begin(connection)?;
     let known = transaction
         .prepare_cached(&format!("{STORED} WHERE idempotency_key = ?1"))?
         .query_row([key], read_stored)
         .optional()?;
     if let Some(known) = known {
-        if known.flow_name == new.flow.name && known.parameters == *new.arguments.as_map() {
+        if known.flow_name == new.flow.name && known.parameters == given.0 {
             return Ok(known.prefect_id.unwrap_or(known.id));
         }
         return Err(OrchestratorError::InvalidArgument {
@@ -478,8 +478,8 @@ fn reserve(connection: &mut Connection, own: &Peer, intent: &ClaimIntent, limit:
             (
                 intent.flow_run_id.to_string(),
                 &intent.flow_name,
-                &intent.video_id,
-                &intent.db_path,
+                &intent.subject.video_id,
+                intent.subject.db_path_text(),
             ),
             |row| row.get(0),
         )?;
@@ -494,8 +494,8 @@ fn reserve(connection: &mut Connection, own: &Peer, intent: &ClaimIntent, limit:
             intent.transition_id.to_string(),
             own.to_json(),
             &intent.flow_name,
-            &intent.video_id,
-            &intent.db_path,
+            &intent.subject.video_id,
+            intent.subject.db_path_text(),
         ),
     )?;
     transaction.commit()?;
@@ -558,12 +558,12 @@ fn adopt(
             key,
             run.flow_name,
             serde_json::to_string(&run.parameters).expect("arguments are JSON"),
-            run.parameters.text("video-id"),
-            run.parameters.text("db-path"),
+            &run.video_id,
+            path_text(run),
             run.priority.as_str(),
             run.priority.priority(),
             serde_json::to_string(&run.tags).expect("tags are text"),
-            has_status_row && run.parameters.text("db-path").is_some(),
+            has_status_row && run.db_path.is_some(),
             now,
             run.created_at.as_millisecond(),
             run.scheduled_at.as_millisecond(),
@@ -607,7 +607,7 @@ fn post(transaction: &Transaction<'_>, id: FlowRunId, kind: &str, content: &Valu
 
 fn observe(connection: &mut Connection, run: &FlowRun, flow: &FlowDefinition) -> Result<(), Fault> {
     let transaction = begin(connection)?;
-    let db_path = run.parameters.text("db-path");
+    let db_path = path_text(run);
     let has_status_row = flow.status_table.is_some() && db_path.is_some();
     let inserted = transaction
         .prepare_cached(
@@ -619,7 +619,7 @@ fn observe(connection: &mut Connection, run: &FlowRun, flow: &FlowDefinition) ->
             run.flow_run_id.to_string(),
             &run.flow_name,
             serde_json::to_string(&run.parameters).expect("arguments are JSON"),
-            run.parameters.text("video-id"),
+            &run.video_id,
             db_path,
             run.priority.as_str(),
             run.priority.priority(),

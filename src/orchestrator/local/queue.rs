@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::peers::{Peer, Peers};
 use super::records;
-use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, parse_id, read_held, read_run, timestamp};
+use super::rows::{
+    COLUMNS, Step, StoredRun, enter, keep_state, now_ms, parse_id, path_text, read_held, read_run, timestamp,
+};
 use super::store::Fault;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::WORK_POOL;
@@ -38,16 +40,17 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
     }
     check_key(new.idempotency_key.as_deref())?;
     let flow = &new.flow;
-    let parameters = serde_json::to_string(&new.arguments).expect("arguments are JSON");
-    let video_id = new.arguments.text("video-id");
-    let db_path = new.arguments.text("db-path");
+    let given = new.arguments.to_parameters();
+    let parameters = serde_json::to_string(&given).expect("arguments are JSON");
+    let subject = new.arguments.subject();
+    let (video_id, db_path) = (subject.video_id.as_deref(), subject.db_path_text());
     let now = now_ms();
     let transaction = begin(connection)?;
 
     if let Some(key) = &new.idempotency_key
         && let Some(known) = find_by_key(&transaction, key)?
     {
-        return if known.flow_run.flow_name == flow.name && known.flow_run.parameters == new.arguments {
+        return if known.flow_run.flow_name == flow.name && known.flow_run.parameters == given {
             Ok(queued(&known.flow_run, false))
         } else {
             Err(OrchestratorError::InvalidArgument {
@@ -99,7 +102,7 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
                 db_path,
                 flow.work_queue.as_str(),
                 flow.work_queue.priority(),
-                serde_json::to_string(&flow.tags(&new.arguments)).expect("tags are text"),
+                serde_json::to_string(&flow.tags(video_id)).expect("tags are text"),
                 flow.status_table.is_some() && db_path.is_some(),
                 now,
             ))?;
@@ -292,8 +295,8 @@ fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, F
             (
                 &run.flow_name,
                 run.flow_run_id.to_string(),
-                run.parameters.text("video-id"),
-                run.parameters.text("db-path"),
+                &run.video_id,
+                path_text(run),
             ),
             |row| row.get(0),
         )
@@ -564,7 +567,7 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
                 (
                     &run.flow_run.flow_name,
                     run.flow_run.flow_run_id.to_string(),
-                    run.flow_run.parameters.text("db-path"),
+                    path_text(&run.flow_run),
                 ),
                 |row| row.get(0),
             )?;
@@ -590,7 +593,7 @@ fn known_pids(connection: &Connection, run: &FlowRun) -> Result<BTreeMap<u32, bo
         "SELECT json_extract(child_process, '$.pid'), state_type IN ('PENDING', 'RUNNING', 'CANCELLING') FROM flow_run
          WHERE db_path = ?1 AND flow_name = ?2 AND child_process IS NOT NULL ORDER BY id DESC LIMIT 100",
     )?;
-    let mut rows = attempts.query((run.parameters.text("db-path"), &run.flow_name))?;
+    let mut rows = attempts.query((path_text(run), &run.flow_name))?;
     while let Some(row) = rows.next()? {
         // In containers of their own, several attempts have one pid.
         *known.entry(row.get(0)?).or_insert(false) |= row.get::<_, bool>(1)?;

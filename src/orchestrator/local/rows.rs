@@ -1,5 +1,7 @@
 //! Rows of queue.db as values, and steps that several operations share.
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::de::DeserializeOwned;
@@ -27,7 +29,7 @@ pub(super) fn timestamp(ms: i64) -> Timestamp {
 }
 
 /// Names of the columns that [`StoredRun::from_row`] reads.
-pub(super) const COLUMNS: &str = "id, flow_name, parameters, work_queue, tags, state_name, state_message, state_at, \
+pub(super) const COLUMNS: &str = "id, flow_name, parameters, video_id, db_path, work_queue, tags, state_name, state_message, state_at, \
      state_sequence, attempt, failed_attempts, interruptions, fencing_token, superseded_by, worker_name, worker_process, \
      child_process, database, progress, created_at, scheduled_at, started_at, ended_at, assets_seen";
 
@@ -65,6 +67,8 @@ impl StoredRun {
                 deployment: format!("{flow_name}/production"),
                 flow_name,
                 parameters: json(row, "parameters")?,
+                video_id: row.get("video_id")?,
+                db_path: row.get::<_, Option<String>>("db_path")?.map(PathBuf::from),
                 priority: WorkQueue::parse(&row.get::<_, String>("work_queue")?)
                     .ok_or_else(|| unreadable("work_queue", "no queue of ours"))?,
                 tags: json(row, "tags")?,
@@ -102,6 +106,11 @@ impl StoredRun {
             fencing_token: self.fencing_token,
         }
     }
+}
+
+/// The annotations.db of a run as it is stored.
+pub(super) fn path_text(run: &FlowRun) -> Option<&str> {
+    run.db_path.as_deref().and_then(Path::to_str)
 }
 
 /// The run of that id.

@@ -14,7 +14,7 @@ use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions, superseded_by, superseded_message};
 use super::model::{ApiArtifact, ApiFlowRun, ApiWorkPool, Proposal};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{FlowDefinition, WorkQueue};
+use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
@@ -43,7 +43,7 @@ impl Inner {
             return Err(OrchestratorError::Aborted);
         }
         check_key(new.idempotency_key.as_deref())?;
-        refuse_instructions(&new.arguments)?;
+        refuse_instructions(&new.arguments.to_parameters())?;
         let when_unreachable = new.when_unreachable.unwrap_or(self.settings().when_unreachable);
         let deadline = Instant::now() + new.patience.unwrap_or(DEFAULT_PATIENCE);
         let key = new
@@ -80,7 +80,9 @@ impl Inner {
         deadline: Instant,
     ) -> Result<QueuedFlowRun, OrchestratorError> {
         let flow = &new.flow;
-        let video_id = new.arguments.text("video-id");
+        let subject = new.arguments.subject();
+        let video_id = subject.video_id.as_deref();
+        let parameters = new.arguments.to_parameters();
         let queued = |id: Uuid, created: bool| QueuedFlowRun {
             flow_run_id: FlowRunId::from_uuid(id),
             work_queue: flow.work_queue,
@@ -93,7 +95,7 @@ impl Inner {
         } else {
             key.to_owned()
         };
-        let mut body = json!({ "parameters": new.arguments, "tags": flow.tags(&new.arguments) });
+        let mut body = json!({ "parameters": parameters, "tags": flow.tags(video_id) });
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
@@ -121,9 +123,7 @@ impl Inner {
             if !is_shared || is_created || run.label(MADE_BY).as_deref() == Some(key) {
                 break (run, is_created);
             }
-            let is_equal = |run: &ApiFlowRun| {
-                run.deployment_id == Some(deployment) && conversion::arguments(&run.parameters) == new.arguments
-            };
+            let is_equal = |run: &ApiFlowRun| run.deployment_id == Some(deployment) && run.parameters == parameters.0;
             let equal = if is_equal(&run) && is_waiting(&run) {
                 Some(run)
             } else {
@@ -141,7 +141,7 @@ impl Inner {
             key.clone_into(&mut server_key);
         };
         if !is_created && new.idempotency_key.is_some() {
-            return if conversion::arguments(&run.parameters) == new.arguments {
+            return if run.parameters == parameters.0 {
                 Ok(queued(run.id, false))
             } else {
                 Err(OrchestratorError::InvalidArgument {
@@ -170,7 +170,8 @@ impl Inner {
 
     /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
     fn key_of_equals(&self, new: &NewFlowRun) -> String {
-        let arguments: BTreeMap<_, _> = new.arguments.as_map().iter().collect();
+        let parameters = new.arguments.to_parameters();
+        let arguments: BTreeMap<_, _> = parameters.0.iter().collect();
         let content = json!([new.flow.name, self.settings().deployment_name, arguments]).to_string();
         format!("equal-{}", Uuid::new_v5(&EQUALS, content.as_bytes()))
     }
@@ -366,7 +367,8 @@ impl Inner {
         stored: &crate::orchestrator::local::journal::StoredRun,
     ) -> Result<FlowRun, OrchestratorError> {
         let flow = self.flows.get(&stored.flow_name)?;
-        let parameters = conversion::arguments(&stored.parameters);
+        let parameters = Parameters(stored.parameters.clone());
+        let subject = Subject::of(&parameters);
         let (name, message) = match &stored.problem {
             Some(problem) => (StateName::Failed, problem.clone()),
             None => (
@@ -378,8 +380,10 @@ impl Inner {
             flow_run_id: stored.id,
             flow_name: flow.name.clone(),
             deployment: flow.deployment(),
-            tags: flow.tags(&parameters),
+            tags: flow.tags(subject.video_id.as_deref()),
             parameters,
+            video_id: subject.video_id,
+            db_path: subject.db_path,
             priority: flow.work_queue,
             state: State {
                 state_type: name.state_type(),
@@ -650,7 +654,7 @@ impl Inner {
                 StateType::Completed,
             ];
             let newer = self
-                .runs_of_video(flow, run.parameters.text("video-id"), &alive)
+                .runs_of_video(flow, run.video_id.as_deref(), &alive)
                 .await?
                 .into_iter()
                 .find(|other| (other.created, other.id) > (api.created, api.id));

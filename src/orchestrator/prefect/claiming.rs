@@ -19,7 +19,7 @@ use super::conversion::{self, superseded_by};
 use super::foreign;
 use super::model::{ApiDeployment, ApiFlowRun, ApiState, Proposal, Verdict};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::FlowDefinition;
+use crate::domain::flow::{FlowDefinition, Parameters, Subject};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -181,10 +181,8 @@ impl Inner {
                 return Ok(Offer::Passed);
             }
         };
-        let video_id = conversion::arguments(&run.parameters)
-            .text("video-id")
-            .map(str::to_owned);
-        if !self.is_its_turn(&flow, &run, video_id.as_deref()).await? {
+        let subject = Subject::of(&Parameters(run.parameters.clone()));
+        if !self.is_its_turn(&flow, &run, subject.video_id.as_deref()).await? {
             return Ok(Offer::Passed);
         }
         let id = FlowRunId::from_uuid(run.id);
@@ -192,10 +190,7 @@ impl Inner {
             flow_run_id: id,
             transition_id: Uuid::new_v4(),
             flow_name: flow.name.clone(),
-            db_path: conversion::arguments(&run.parameters)
-                .text("db-path")
-                .map(str::to_owned),
-            video_id,
+            subject,
         };
         let transition_id = intent.transition_id;
         if !self.journal.reserve(intent, limit).await? {
@@ -314,7 +309,9 @@ impl Inner {
         // Whoever made the run may have used the API itself: what it gave is checked as if a caller had given it.
         let checked = flow.parse_arguments(&run.parameters, std::path::Path::new("/"));
         if let Ok(arguments) = &checked {
-            own.parameters = arguments.clone();
+            own.parameters = arguments.to_parameters();
+            let subject = arguments.subject();
+            (own.video_id, own.db_path) = (subject.video_id, subject.db_path);
         }
         let has_status_row = flow.status_table.is_some() && checked.is_ok();
         let claim = self

@@ -7,11 +7,11 @@
 //! - the attempt of a log line: the logger's name, `captionacc.attempt-2`.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::model::{ApiArtifact, ApiFlowRun, ApiLog, ApiState, ApiTaskRun};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{Arguments, WorkQueue};
+use crate::domain::flow::{Parameters, Subject, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, FlowRun, LogLevel, LogLine, Progress, State, TaskRun};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::{StateName, StateType};
@@ -39,11 +39,6 @@ pub(super) fn state(state: &ApiState) -> State {
         message: state.message.clone(),
         timestamp: state.timestamp,
     }
-}
-
-/// Arguments as the server has them; not checked yet.
-pub(super) fn arguments(parameters: &Map<String, Value>) -> Arguments {
-    serde_json::from_value(Value::Object(parameters.clone())).expect("arguments are any JSON object")
 }
 
 /// The run; `flow_name` and `deployment` were looked up, `queue` is what its flow says where the server's is another.
@@ -75,11 +70,15 @@ pub(super) fn flow_run(
         .seen_at(scheduled_at.as_millisecond(), Timestamp::now().as_millisecond());
     let count = |name: &str| run.label(name).and_then(|text| text.parse::<u32>().ok());
     let is_held = own_state.state_type.holds_slot();
+    let parameters = Parameters(run.parameters.clone());
+    let subject = Subject::of(&parameters);
     FlowRun {
         flow_run_id: FlowRunId::from_uuid(run.id),
         flow_name,
         deployment,
-        parameters: arguments(&run.parameters),
+        parameters,
+        video_id: subject.video_id,
+        db_path: subject.db_path,
         priority: run
             .work_queue_name
             .as_deref()
@@ -246,7 +245,7 @@ pub(super) fn progress(artifacts: &[ApiArtifact]) -> Option<Progress> {
 
 /// Refuses what a Prefect server would take for an instruction: it puts secrets and templates in the place of objects
 /// with such a key.
-pub(super) fn refuse_instructions(arguments: &Arguments) -> Result<(), OrchestratorError> {
+pub(super) fn refuse_instructions(parameters: &Parameters) -> Result<(), OrchestratorError> {
     fn has_instruction(value: &Value) -> bool {
         match value {
             Value::Object(object) => object.contains_key("__prefect_kind") || object.values().any(has_instruction),
@@ -254,7 +253,7 @@ pub(super) fn refuse_instructions(arguments: &Arguments) -> Result<(), Orchestra
             _ => false,
         }
     }
-    for (name, value) in arguments.as_map() {
+    for (name, value) in &parameters.0 {
         if name == "__prefect_kind" || has_instruction(value) {
             return Err(OrchestratorError::InvalidArgument {
                 argument: name.clone(),
@@ -271,7 +270,7 @@ mod tests {
 
     #[test]
     fn an_instruction_is_refused_wherever_it_hides() {
-        let refused = |value: Value| refuse_instructions(&arguments(value.as_object().expect("an object")));
+        let refused = |value: Value| refuse_instructions(&Parameters(value.as_object().expect("an object").clone()));
         assert!(refused(json!({"a": {"b": [1, {"left": 2}]}})).is_ok());
         for value in [
             json!({"__prefect_kind": "json"}),

@@ -12,6 +12,7 @@ use super::Inner;
 use super::client::PrefectClient;
 use super::model::ApiFlowRun;
 use crate::domain::error::OrchestratorError;
+use crate::domain::flow::Subject;
 use crate::domain::id::FlowRunId;
 use crate::orchestrator::local::journal::ClaimIntent;
 
@@ -83,8 +84,7 @@ impl Inner {
             flow_run_id: id,
             transition_id,
             flow_name: flow_name.to_owned(),
-            video_id: None,
-            db_path: None,
+            subject: Subject::default(),
         };
         if !self.journal.reserve(intent, limit).await? {
             return Ok(());

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::claiming::Offer;
 use super::client::DEFAULT_PATIENCE;
 use super::model::{ApiState, Proposal};
-use super::{PrefectOrchestrator, background, conversion};
+use super::{PrefectOrchestrator, background};
 use crate::domain::error::OrchestratorError;
+use crate::domain::flow::{Parameters, Subject};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -45,15 +46,14 @@ impl PrefectOrchestrator {
         let flow = inner.flows.get(&flow_name)?.clone();
         let deployment_id = run.deployment_id.ok_or(OrchestratorError::FlowRunNotFound(id))?;
         let deployment = inner.names.deployment(&inner.client, deployment_id).await?;
-        let parameters = conversion::arguments(&run.parameters);
-        let video_id = parameters.text("video-id").map(str::to_owned);
+        let subject = Subject::of(&Parameters(run.parameters.clone()));
+        let video_id = subject.video_id.clone();
         let intent = ClaimIntent {
             flow_run_id: id,
             // Nobody knows it: a run whose process dies now is its worker's to report.
             transition_id: Uuid::new_v4(),
             flow_name,
-            db_path: parameters.text("db-path").map(str::to_owned),
-            video_id: video_id.clone(),
+            subject,
         };
         // The limit is that worker's business.
         let is_its_turn = inner.is_its_turn(&flow, &run, video_id.as_deref()).await?

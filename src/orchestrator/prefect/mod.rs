@@ -11,6 +11,7 @@ pub mod api;
 pub mod client;
 pub mod foreign;
 pub mod model;
+pub mod parameter_schema;
 
 mod background;
 mod calling;

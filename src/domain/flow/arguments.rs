@@ -1,0 +1,155 @@
+//! The checked, complete arguments of a flow run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::parameters::Parameters;
+use super::subject::Subject;
+
+/// Arguments, by the flow that takes them. Made by
+/// [`FlowDefinition::parse_arguments`](super::definition::FlowDefinition::parse_arguments).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arguments {
+    /// Of the pipeline `full-frames`.
+    FullFrames(FullFrames),
+    /// Of the pipeline `crop-frames`.
+    CropFrames(CropFrames),
+    /// Of an external program.
+    Command(CommandArguments),
+}
+
+/// What both pipelines take; paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VideoFiles {
+    /// The video's id in the web app.
+    pub video_id: String,
+    /// The video file.
+    pub video_path: PathBuf,
+    /// The video's annotations.db.
+    pub db_path: PathBuf,
+    /// A scratch directory, left as it was found.
+    pub output_dir: PathBuf,
+}
+
+/// Arguments of `full-frames`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FullFrames {
+    /// Which video.
+    pub files: VideoFiles,
+    /// Sampled frames a second, above 0.
+    pub frame_rate_hz: f64,
+}
+
+/// Arguments of `crop-frames`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CropFrames {
+    /// Which video.
+    pub files: VideoFiles,
+    /// The caption strip.
+    pub crop_bounds: CropBounds,
+    /// Version of the layout that the bounds are from; from 1.
+    pub crop_bounds_version: u32,
+    /// Sampled frames a second, above 0.
+    pub frame_rate_hz: f64,
+}
+
+/// Arguments of a program, by parameter name; each of its parameter's form. Those of the names that every flow shares are
+/// typed as well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandArguments {
+    /// By parameter name, as its templates have them.
+    pub values: Parameters,
+    /// `video-id`.
+    pub video_id: Option<String>,
+    /// `db-path`; absolute.
+    pub db_path: Option<PathBuf>,
+    /// `output-dir`; absolute.
+    pub output_dir: Option<PathBuf>,
+}
+
+/// Crop bounds in pixels of the full frame in display orientation; right and bottom are exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CropBounds {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Column after the last.
+    pub right: u32,
+    /// Row after the last.
+    pub bottom: u32,
+}
+
+impl Arguments {
+    /// The video that the run is about, if it is about one.
+    pub fn video_id(&self) -> Option<&str> {
+        match self {
+            Self::Command(program) => program.video_id.as_deref(),
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.video_id)
+            }
+        }
+    }
+
+    /// The annotations.db that the run is about, if it is about one.
+    pub fn db_path(&self) -> Option<&Path> {
+        match self {
+            Self::Command(program) => program.db_path.as_deref(),
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.db_path)
+            }
+        }
+    }
+
+    /// The scratch directory of the run, if it has one.
+    pub fn output_dir(&self) -> Option<&Path> {
+        match self {
+            Self::Command(program) => program.output_dir.as_deref(),
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.output_dir)
+            }
+        }
+    }
+
+    /// What the run is about.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            video_id: self.video_id().map(str::to_owned),
+            db_path: self.db_path().map(Path::to_owned),
+        }
+    }
+
+    /// As they are stored and shown: equal arguments are equal parameters.
+    pub fn to_parameters(&self) -> Parameters {
+        match self {
+            Self::Command(program) => program.values.clone(),
+            Self::FullFrames(FullFrames { files, frame_rate_hz }) => {
+                let mut parameters = files.to_parameters();
+                parameters.insert("frame-rate".to_owned(), json!(frame_rate_hz));
+                Parameters(parameters)
+            }
+            Self::CropFrames(crop) => {
+                let mut parameters = crop.files.to_parameters();
+                parameters.insert("crop-bounds".to_owned(), json!(crop.crop_bounds));
+                parameters.insert("crop-bounds-version".to_owned(), json!(crop.crop_bounds_version));
+                parameters.insert("frame-rate".to_owned(), json!(crop.frame_rate_hz));
+                Parameters(parameters)
+            }
+        }
+    }
+}
+
+impl VideoFiles {
+    fn to_parameters(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("video-id".to_owned(), json!(self.video_id)),
+            ("video-path".to_owned(), json!(self.video_path)),
+            ("db-path".to_owned(), json!(self.db_path)),
+            ("output-dir".to_owned(), json!(self.output_dir)),
+        ])
+    }
+}

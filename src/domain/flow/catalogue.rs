@@ -1,0 +1,143 @@
+//! All flows that an installation knows.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::definition::{
+    DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, ParameterDefinition, ParameterKind, Runner, StatusTable,
+};
+use super::retry::RetryPolicy;
+use super::work_queue::WorkQueue;
+use crate::domain::error::{OrchestratorError, did_you_mean};
+
+/// All flows that this installation knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flows(BTreeMap<String, FlowDefinition>);
+
+impl Flows {
+    /// The two built-in flows, with their default retry policy and timeout.
+    pub fn builtin() -> Self {
+        let parameter = |name: &str, kind, default: Option<Value>, description: &str| ParameterDefinition {
+            name: name.to_owned(),
+            kind,
+            default,
+            description: description.to_owned(),
+        };
+        let common = || {
+            vec![
+                parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
+                parameter("video-path", ParameterKind::Path, None, "the video file"),
+                parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
+                parameter(
+                    "output-dir",
+                    ParameterKind::Path,
+                    None,
+                    "a scratch directory, left as it was found",
+                ),
+            ]
+        };
+        let mut full_frames = common();
+        full_frames.push(parameter(
+            "frame-rate",
+            ParameterKind::FrameRate,
+            Some(json!(0.1)),
+            "sampled frames a second, in Hz",
+        ));
+        let mut crop_frames = common();
+        crop_frames.extend([
+            parameter(
+                "crop-bounds",
+                ParameterKind::CropBounds,
+                None,
+                "the caption strip, in pixels of the upright frame",
+            ),
+            parameter(
+                "crop-bounds-version",
+                ParameterKind::PositiveInteger,
+                Some(json!(1)),
+                "version of the layout",
+            ),
+            parameter(
+                "frame-rate",
+                ParameterKind::FrameRate,
+                Some(json!(10.0)),
+                "sampled frames a second, in Hz",
+            ),
+        ]);
+        let flow =
+            |name: &str, description: &str, runner, parameters, work_queue, latest_wins, status_table| FlowDefinition {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                runner,
+                parameters,
+                work_queue,
+                retry: RetryPolicy::default(),
+                timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
+                latest_wins,
+                status_table: Some(status_table),
+                assets: Vec::new(),
+                upstream_assets: Vec::new(),
+            };
+        let flows = [
+            flow(
+                "full-frames",
+                "A frame every 10 s with the text on it",
+                Runner::FullFrames,
+                full_frames,
+                WorkQueue::Background,
+                false,
+                StatusTable::ProcessingStatus,
+            ),
+            flow(
+                "crop-frames",
+                "10 frames a second of the caption strip",
+                Runner::CropFrames,
+                crop_frames,
+                WorkQueue::UserInitiated,
+                true,
+                StatusTable::CropFramesStatus,
+            ),
+        ];
+        Self(flows.into_iter().map(|flow| (flow.name.clone(), flow)).collect())
+    }
+
+    /// Adds a declared flow, or replaces the one of its name.
+    pub fn insert(&mut self, flow: FlowDefinition) {
+        self.0.insert(flow.name.clone(), flow);
+    }
+
+    /// The flow of that name.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::UnknownFlow`], with the name that was probably meant.
+    pub fn get(&self, name: &str) -> Result<&FlowDefinition, OrchestratorError> {
+        self.0.get(name).ok_or_else(|| OrchestratorError::UnknownFlow {
+            name: name.chars().take(80).collect(),
+            hint: did_you_mean(name, self.0.keys().map(String::as_str)),
+            known: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The flow of that name, to adjust its settings.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut FlowDefinition> {
+        self.0.get_mut(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &FlowDefinition> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_flow_is_suggested() {
+        let flows = Flows::builtin();
+        let error = flows.get("crop-frame").expect_err("unknown").to_string();
+        assert!(error.contains("did you mean \"crop-frames\""), "{error}");
+    }
+}

@@ -1,0 +1,369 @@
+//! Parsing: what a caller gave becomes typed arguments, or an error that names the argument.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, VideoFiles};
+use super::definition::{FlowDefinition, ParameterDefinition, ParameterKind, Runner};
+use super::parameters::Parameters;
+use crate::domain::error::{OrchestratorError, did_you_mean};
+
+/// Longest text that an argument may have, in bytes: a longer one is a mistake or an attack.
+const MAX_ARGUMENT_BYTES: usize = 32 * 1024;
+
+impl FlowDefinition {
+    /// Checks and completes what a caller gave.
+    ///
+    /// Values may be text or, where they are numbers or bounds, JSON numbers or objects; `null` counts as absent.
+    /// Paths become absolute against `working_directory`. Nothing outside the arguments is looked at: whether the
+    /// files exist is found out where the work is done.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::InvalidArgument`], naming the argument.
+    pub fn parse_arguments(
+        &self,
+        given: &Map<String, Value>,
+        working_directory: &Path,
+    ) -> Result<Arguments, OrchestratorError> {
+        for name in given.keys() {
+            if !self.parameters.iter().any(|parameter| parameter.name == *name) {
+                let names: Vec<&str> = self
+                    .parameters
+                    .iter()
+                    .map(|parameter| parameter.name.as_str())
+                    .collect();
+                return Err(invalid(
+                    name,
+                    format!(
+                        "unknown argument of flow {:?}{} (it takes {})",
+                        self.name,
+                        did_you_mean(name, names.iter().copied()),
+                        names.join(", ")
+                    ),
+                ));
+            }
+        }
+        let mut arguments = Map::new();
+        for parameter in &self.parameters {
+            let value = match given.get(&parameter.name) {
+                None | Some(Value::Null) => match &parameter.default {
+                    Some(default) => default.clone(),
+                    None => {
+                        return Err(invalid(
+                            &parameter.name,
+                            format!("missing: flow {:?} needs it ({})", self.name, parameter.description),
+                        ));
+                    }
+                },
+                Some(value) => parameter.parse(value, working_directory)?,
+            };
+            arguments.insert(parameter.name.clone(), value);
+        }
+        typed(&self.runner, arguments)
+    }
+}
+
+/// Checked values as the arguments of this runner.
+fn typed(runner: &Runner, values: Map<String, Value>) -> Result<Arguments, OrchestratorError> {
+    let checked = Checked(values);
+    match runner {
+        Runner::FullFrames => Ok(Arguments::FullFrames(FullFrames {
+            files: checked.files()?,
+            frame_rate_hz: checked.of("frame-rate")?,
+        })),
+        Runner::CropFrames => Ok(Arguments::CropFrames(CropFrames {
+            files: checked.files()?,
+            crop_bounds: checked.of("crop-bounds")?,
+            crop_bounds_version: checked.of("crop-bounds-version")?,
+            frame_rate_hz: checked.of("frame-rate")?,
+        })),
+        Runner::Command(_) => Ok(Arguments::Command(CommandArguments {
+            video_id: checked.of("video-id").ok(),
+            db_path: checked.of::<PathBuf>("db-path").ok().filter(|path| path.is_absolute()),
+            output_dir: checked
+                .of::<PathBuf>("output-dir")
+                .ok()
+                .filter(|path| path.is_absolute()),
+            values: Parameters(checked.0),
+        })),
+    }
+}
+
+/// Values by parameter name, each of its parameter's form.
+struct Checked(Map<String, Value>);
+
+impl Checked {
+    fn of<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, OrchestratorError> {
+        let value = self.0.get(name).cloned().unwrap_or(Value::Null);
+        serde_json::from_value(value).map_err(|error| invalid(name, error.to_string()))
+    }
+
+    fn files(&self) -> Result<VideoFiles, OrchestratorError> {
+        Ok(VideoFiles {
+            video_id: self.of("video-id")?,
+            video_path: self.of("video-path")?,
+            db_path: self.of("db-path")?,
+            output_dir: self.of("output-dir")?,
+        })
+    }
+}
+
+impl ParameterDefinition {
+    /// The value in this parameter's form; a path against `working_directory`.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::InvalidArgument`], naming the parameter.
+    pub fn parse(&self, value: &Value, working_directory: &Path) -> Result<Value, OrchestratorError> {
+        let name = &self.name;
+        match self.kind {
+            ParameterKind::Text => Ok(json!(text(name, value)?)),
+            ParameterKind::Path => {
+                let path = local_path(name, text(name, value)?, working_directory)?;
+                Ok(json!(path))
+            }
+            ParameterKind::Number => Ok(json!(number(name, value)?)),
+            ParameterKind::FrameRate => {
+                let rate = number(name, value)?;
+                if rate <= 0.0 {
+                    return Err(invalid(
+                        name,
+                        format!("{rate} is not a frame rate: give a number of Hz above 0"),
+                    ));
+                }
+                Ok(json!(rate))
+            }
+            ParameterKind::PositiveInteger => {
+                let number = number(name, value)?;
+                if number.fract() != 0.0 || !(1.0..=f64::from(i32::MAX)).contains(&number) {
+                    return Err(invalid(
+                        name,
+                        format!("{number} is not a whole number from 1 to {}", i32::MAX),
+                    ));
+                }
+                #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number in range")]
+                Ok(json!(number as i64))
+            }
+            ParameterKind::CropBounds => crop_bounds(name, value).map(|bounds| json!(bounds)),
+        }
+    }
+}
+
+fn invalid(argument: &str, problem: impl Into<String>) -> OrchestratorError {
+    OrchestratorError::InvalidArgument {
+        argument: argument.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// A value for an error message: JSON, shortened.
+fn shown(value: &Value) -> String {
+    let mut text: String = value.to_string().chars().take(80).collect();
+    if text.len() < value.to_string().len() {
+        text.push('…');
+    }
+    text
+}
+
+fn text<'a>(name: &str, value: &'a Value) -> Result<&'a str, OrchestratorError> {
+    let Value::String(text) = value else {
+        return Err(invalid(name, format!("{} is not text", shown(value))));
+    };
+    if text.trim().is_empty() {
+        return Err(invalid(name, "empty: give a value"));
+    }
+    if text.contains('\0') {
+        return Err(invalid(name, "contains a NUL character"));
+    }
+    if text.len() > MAX_ARGUMENT_BYTES {
+        return Err(invalid(name, format!("longer than {MAX_ARGUMENT_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+fn number(name: &str, value: &Value) -> Result<f64, OrchestratorError> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match number {
+        Some(number) if number.is_finite() => Ok(number),
+        _ => Err(invalid(name, format!("{} is not a finite number", shown(value)))),
+    }
+}
+
+/// Makes `text` absolute. An address (`http:`, `concat:`) is refused: only local files are opened.
+fn local_path(name: &str, text: &str, working_directory: &Path) -> Result<String, OrchestratorError> {
+    let scheme_end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)))
+        .unwrap_or(0);
+    if scheme_end > 0 && text[scheme_end..].starts_with(':') {
+        return Err(invalid(
+            name,
+            format!(
+                "{text:?} is an address, not a local path: only local files are opened (a file named so is \"./{text}\")"
+            ),
+        ));
+    }
+    let path = working_directory.join(text);
+    let path = std::path::absolute(&path).map_err(|error| invalid(name, format!("{text:?}: {error}")))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| invalid(name, "the working directory's path is not UTF-8: give an absolute path"))
+}
+
+fn crop_bounds(name: &str, value: &Value) -> Result<CropBounds, OrchestratorError> {
+    const FORM: &str = r#"give {"left":…,"top":…,"right":…,"bottom":…} in whole pixels from 0"#;
+    let parsed;
+    let object = match value {
+        Value::String(text) => {
+            parsed = serde_json::from_str::<Value>(text)
+                .map_err(|error| invalid(name, format!("{} is not JSON ({error}): {FORM}", shown(value))))?;
+            &parsed
+        }
+        other => other,
+    };
+    let bounds: CropBounds = serde_json::from_value(whole_numbers(object))
+        .map_err(|error| invalid(name, format!("{} ({error}): {FORM}", shown(object))))?;
+    if bounds.left >= bounds.right || bounds.top >= bounds.bottom {
+        return Err(invalid(
+            name,
+            format!(
+                "{} has no area: left must be below right, and top below bottom",
+                shown(object)
+            ),
+        ));
+    }
+    Ok(bounds)
+}
+
+/// JavaScript has one number type: `10.0` is the whole number 10.
+fn whole_numbers(value: &Value) -> Value {
+    let Value::Object(map) = value else {
+        return value.clone();
+    };
+    let whole = |value: &Value| match value.as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+        Some(number) if number.fract() == 0.0 && number.abs() < 9e15 => json!(number as i64),
+        _ => value.clone(),
+    };
+    Value::Object(map.iter().map(|(key, value)| (key.clone(), whole(value))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::Flows;
+    use super::*;
+
+    fn given(extra: &Value) -> Map<String, Value> {
+        let mut map =
+            json!({"video-id": "v1", "video-path": "a.mp4", "db-path": "/d/annotations.db", "output-dir": "out"});
+        for (key, value) in extra.as_object().expect("an object") {
+            map[key] = value.clone();
+        }
+        map.as_object().expect("an object").clone()
+    }
+
+    fn parse(flow: &str, extra: &Value) -> Result<Arguments, String> {
+        let flows = Flows::builtin();
+        let flow = flows.get(flow).expect("a built-in flow");
+        flow.parse_arguments(&given(extra), Path::new("/home/app"))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn paths_become_absolute_and_defaults_are_filled_in() {
+        let arguments = parse("full-frames", &json!({})).expect("valid");
+        let files = VideoFiles {
+            video_id: "v1".to_owned(),
+            video_path: "/home/app/a.mp4".into(),
+            db_path: "/d/annotations.db".into(),
+            output_dir: "/home/app/out".into(),
+        };
+        let expected = FullFrames {
+            files,
+            frame_rate_hz: 0.1,
+        };
+        assert_eq!(arguments, Arguments::FullFrames(expected));
+    }
+
+    #[test]
+    fn crop_bounds_are_taken_as_text_or_object() {
+        let bounds = CropBounds {
+            left: 1,
+            top: 2,
+            right: 30,
+            bottom: 40,
+        };
+        for value in [
+            json!({"left": 1, "top": 2, "right": 30, "bottom": 40}),
+            json!(r#"{"left":1,"top":2.0,"right":30,"bottom":40}"#),
+        ] {
+            let arguments = parse("crop-frames", &json!({"crop-bounds": value})).expect("valid");
+            let Arguments::CropFrames(crop) = arguments else {
+                panic!("{arguments:?}")
+            };
+            assert_eq!((crop.crop_bounds, crop.crop_bounds_version), (bounds, 1));
+        }
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        let bounds = json!({"left": 0, "top": 0, "right": 9, "bottom": 9});
+        for (flow, extra, expected) in [
+            ("full-frames", json!({"frame-rte": 1}), "did you mean \"frame-rate\""),
+            ("full-frames", json!({"video-id": ""}), "\"video-id\": empty"),
+            ("full-frames", json!({"video-id": null}), "\"video-id\": missing"),
+            ("full-frames", json!({"video-id": 5}), "5 is not text"),
+            ("full-frames", json!({"frame-rate": 0}), "0 is not a frame rate"),
+            ("full-frames", json!({"frame-rate": "-1"}), "-1 is not a frame rate"),
+            ("full-frames", json!({"frame-rate": "NaN"}), "not a finite number"),
+            ("full-frames", json!({"video-path": "http://x/y.mp4"}), "is an address"),
+            ("full-frames", json!({"video-path": "concat:a|b"}), "is an address"),
+            ("full-frames", json!({"crop-bounds": bounds}), "unknown argument"),
+            ("crop-frames", json!({}), "\"crop-bounds\": missing"),
+            ("crop-frames", json!({"crop-bounds": "{"}), "is not JSON"),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 5, "top": 0, "right": 5, "bottom": 9}}),
+                "has no area",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": -1, "top": 0, "right": 5, "bottom": 9}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 0.5, "top": 0, "right": 5, "bottom": 9}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": {"left": 0, "top": 0, "right": 5}}),
+                "whole pixels",
+            ),
+            (
+                "crop-frames",
+                json!({"crop-bounds": bounds, "crop-bounds-version": 0}),
+                "whole number from 1",
+            ),
+        ] {
+            let error = parse(flow, &extra).expect_err("refused");
+            assert!(error.contains(expected), "{extra}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_parsed_to_the_same() {
+        let bounds = json!({"crop-bounds": {"left": 1, "top": 2, "right": 30, "bottom": 40}});
+        for (flow, extra) in [("full-frames", json!({})), ("crop-frames", bounds)] {
+            let arguments = parse(flow, &extra).expect("valid");
+            let flows = Flows::builtin();
+            let flow = flows.get(flow).expect("built in");
+            let again = flow.parse_arguments(&arguments.to_parameters().0, Path::new("/"));
+            assert_eq!(again.expect("valid"), arguments);
+        }
+    }
+}
