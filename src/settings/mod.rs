@@ -499,8 +499,10 @@ fn declared_parameter(name: &str, value: &toml::Value, base: &Path) -> Result<Pa
         description: parsed.description,
     };
     if let Some(default) = default.filter(|value: &Value| !value.is_null()) {
-        let default = definition.parse(&default, base);
-        definition.default = Some(default.map_err(|error| format!("its default: {error}"))?);
+        let parsed = definition.parse(&default, base);
+        let parsed = parsed.map_err(|error| format!("its default: {error}"))?;
+        // A number is shown as it was written.
+        definition.default = Some(if default.is_number() { default } else { parsed });
     }
     Ok(definition)
 }
