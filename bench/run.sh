@@ -5,15 +5,16 @@
 #   latency    queue call to first instruction; memory and CPU of worker and child
 #   pipelines  both flows against the old pipeline, ffmpeg alone and decoding alone
 #   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
+#   million    a queue of a million runs against an empty one
 #   ocr        time and error rate against RapidOCR and Tesseract
 . "$(dirname "$0")/../scripts/lib.sh"
 
 name="${1:-}"
 case "$name" in
-  queue | latency | pipelines | ocr | prefect) shift ;;
+  queue | latency | pipelines | ocr | prefect | million) shift ;;
   *)
     echo "error: no benchmark ${name:-given}" >&2
-    echo "hint: npm run bench:queue, bench:latency, bench:pipelines, bench:ocr or bench:prefect" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:pipelines, bench:ocr or bench:prefect" >&2
     exit 1
     ;;
 esac
@@ -21,6 +22,16 @@ esac
 # CAPTIONACC_BENCH_NO_BUILD measures what is there, for whoever has just built it.
 [ -n "${CAPTIONACC_BENCH_NO_BUILD:-}" ] || bash scripts/build.sh
 need_node_modules
+
+if [ "$name" = million ]; then
+  # What is asked of the store has no command each: a program of ours asks.
+  prepare_cargo
+  samples=$(mktemp)
+  trap 'rm -f "$samples"' EXIT
+  cargo bench -q --locked --no-default-features --features worker,addon-dependencies --bench million -- "$@" >"$samples"
+  node bench/million.mjs "$samples" "$@"
+  exit
+fi
 
 # The Python sides live in an environment of their own, made anew when its requirements change. Prefect has another one.
 if [ "$name" != prefect ]; then

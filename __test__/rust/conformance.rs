@@ -582,18 +582,18 @@ fn a_watcher_sees_everything_once_and_the_final_state_last() {
         let mut cursor = EventCursor::default();
         let lease = claim_and_start(&subject).await;
         for _ in 0..2 {
-            let (events, next) = subject.read_events(id, cursor).await.expect("reads");
-            seen.extend(events);
-            cursor = next;
+            let page = subject.read_events(id, cursor).await.expect("reads");
+            seen.extend(page.events);
+            cursor = page.next;
         }
         subject
             .record(lease, vec![Record::Log(log_line(1, LogLevel::Info, "last words"))])
             .await
             .expect("kept");
         subject.finish(lease, completed(Vec::new())).await.expect("ends");
-        let (events, next) = subject.read_events(id, cursor).await.expect("reads");
-        seen.extend(events);
-        assert_eq!(subject.read_events(id, next).await.expect("reads").0, []);
+        let page = subject.read_events(id, cursor).await.expect("reads");
+        seen.extend(page.events);
+        assert_eq!(subject.read_events(id, page.next).await.expect("reads").events, []);
         let seen: Vec<String> = seen
             .into_iter()
             .map(|event| match event {

@@ -8,6 +8,7 @@ mod clips;
 mod conformance;
 mod containers;
 mod floors;
+mod namesakes;
 mod ocr;
 mod prefect;
 mod rules;

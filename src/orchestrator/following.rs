@@ -56,7 +56,7 @@ pub async fn next_events(orchestrator: &dyn Queue, id: FlowRunId, place: Place) 
             continue;
         }
         seen = Some(counter);
-        let (events, next) = match orchestrator.read_events(id, cursor).await {
+        let page = match orchestrator.read_events(id, cursor).await {
             Err(OrchestratorError::Prefect(error))
                 if is_known
                     && error.retryable()
@@ -67,10 +67,11 @@ pub async fn next_events(orchestrator: &dyn Queue, id: FlowRunId, place: Place) 
             read => read?,
         };
         failing_since = None;
-        cursor = next;
+        let events = page.events;
+        cursor = page.next;
         if !events.is_empty() || cursor.has_ended {
-            // A page may be full, and after the end nothing announces what is left.
-            let has_more = !events.is_empty() && (cursor.has_ended || events.len() >= FULL_PAGE);
+            // After the end nothing announces what is left.
+            let has_more = page.has_more || !events.is_empty() && cursor.has_ended;
             return Ok(Reading {
                 done: events.is_empty(),
                 events,
@@ -82,6 +83,3 @@ pub async fn next_events(orchestrator: &dyn Queue, id: FlowRunId, place: Place) 
         }
     }
 }
-
-/// No orchestrator reads smaller pages.
-const FULL_PAGE: usize = 200;

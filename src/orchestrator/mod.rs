@@ -4,6 +4,7 @@
 //! embedded orchestrator, [`prefect`] the one over a Prefect API; [`open`] chooses.
 
 pub mod claims;
+pub mod events;
 pub mod following;
 pub mod local;
 pub mod open;

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::events::EventPage;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, WorkQueue};
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 use crate::process::identity::ProcessIdentity;
@@ -38,11 +39,7 @@ pub trait Queue: Send + Sync {
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError>;
 
     /// What happened to the run since `cursor`. [`following::next_events`] waits for it.
-    async fn read_events(
-        &self,
-        id: FlowRunId,
-        cursor: EventCursor,
-    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError>;
+    async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError>;
 
     /// Cancels a run: one that waits at once, a running one as soon as its worker has stopped it. Twice is once.
     async fn cancel_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError>;

@@ -170,6 +170,15 @@ struct Running {
     wish: watch::Sender<Wish>,
 }
 
+/// What a turn has claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimed {
+    /// There may be more.
+    Some,
+    /// All that there was room for.
+    All,
+}
+
 /// How far the worker's end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -328,7 +337,9 @@ impl Worker {
         let mut wait = TICK;
         match self.phase {
             Phase::Working => {
-                self.claim().await?;
+                if self.claim().await? == Claimed::Some {
+                    wait = Duration::ZERO;
+                }
                 self.status_rows.write_some().await?;
                 self.forget_old_runs().await?;
                 let next_due = self.orchestrator().next_due(self.flow_names.clone()).await?;
@@ -370,7 +381,9 @@ impl Worker {
         self.attempts.is_empty() && self.claiming.is_none()
     }
 
-    async fn claim(&mut self) -> Result<(), OrchestratorError> {
+    /// Claims what there is room for. The end of an attempt ends it: there may always be room again, and this turn has more to
+    /// do, as the loop has.
+    async fn claim(&mut self) -> Result<Claimed, OrchestratorError> {
         loop {
             if self.claiming.is_none() {
                 let (orchestrator, name) = (self.shared.orchestrator.clone(), self.name.clone());
@@ -378,7 +391,11 @@ impl Worker {
                 self.claiming = Some(task::spawn(async move { orchestrator.claim(&name, flow_names).await }));
             }
             if !self.claimed().await? {
-                return Ok(());
+                return Ok(Claimed::All);
+            }
+            if let Some(ended) = self.attempts.try_join_next_with_id() {
+                self.attempt_ended(ended);
+                return Ok(Claimed::Some);
             }
         }
     }
@@ -560,6 +577,10 @@ impl Worker {
     }
 
     fn asked_to_stop(&mut self, by: &str) {
+        // What has just ended is not at work.
+        while let Some(ended) = self.attempts.try_join_next_with_id() {
+            self.attempt_ended(ended);
+        }
         match self.phase {
             Phase::Working => {
                 let grace = Duration::from_millis(self.shared.settings.grace_ms);
@@ -630,10 +651,12 @@ async fn works_elsewhere(worker: Option<&ProcessIdentity>) -> bool {
     false
 }
 
-/// Records of workers that died without withdrawing.
+/// Records of workers that died without withdrawing, unless a living one has the same name.
 async fn forget_dead_workers(orchestrator: &dyn Claims) -> Result<(), OrchestratorError> {
-    for worker in orchestrator.read_work_pool().await?.workers {
-        if !worker.is_alive {
+    let workers = orchestrator.read_work_pool().await?.workers;
+    for worker in &workers {
+        let is_shared = workers.iter().any(|other| other.is_alive && other.name == worker.name);
+        if !worker.is_alive && !is_shared {
             orchestrator.deregister_worker(&worker.name).await?;
         }
     }

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::LocalOrchestrator;
 use super::peers::{Peer, Peers};
-use super::queue::begin;
 use super::records::log_bytes;
 use super::rows::{Step, enter, id, json, keep_state, now_ms, path_text, read_run, timestamp, unreadable};
-use super::store::Fault;
+use super::store::{Fault, begin};
+use super::waiting;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Subject};
 use crate::domain::flow_run::FlowRun;
@@ -455,7 +455,7 @@ fn store_run(connection: &mut Connection, new: &NewFlowRun, key: &str) -> Result
 
 fn slots_taken(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row(
-        "SELECT (SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
+        "SELECT (SELECT count(*) FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
               + (SELECT count(*) FROM claim_intent)",
         [],
         |row| row.get(0),
@@ -538,6 +538,7 @@ fn adopt(
     // While its row is away, the state below is not told: the server gave it.
     transaction.execute("DELETE FROM prefect_run WHERE flow_run_id = ?1", [&key])?;
     transaction.execute("DELETE FROM claim_intent WHERE flow_run_id = ?1", [&key])?;
+    waiting::leaves(&transaction, &key)?;
     transaction
         .prepare_cached(
             "INSERT INTO flow_run (id, flow_name, parameters, video_id, db_path, work_queue, priority, tags,
@@ -629,6 +630,7 @@ fn observe(connection: &mut Connection, run: &FlowRun, flow: &FlowDefinition) ->
             run.scheduled_at.as_millisecond(),
         ))?;
     if inserted == 1 {
+        waiting::came(&transaction, run.priority.as_str())?;
         keep_state(&transaction, run.flow_run_id)?;
     }
     transaction.commit()?;

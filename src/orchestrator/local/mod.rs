@@ -5,8 +5,11 @@
 //! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with
 //! every claim keeps late writes out.
 
+#[cfg(test)]
+mod cost;
 mod inspection;
 pub(in crate::orchestrator) mod journal;
+mod lane;
 mod peers;
 pub(in crate::orchestrator) mod queue;
 mod reading;
@@ -14,6 +17,8 @@ mod records;
 mod retention;
 mod rows;
 mod store;
+mod waiting;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,10 +30,10 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::OnceCell;
 
+use super::events::EventPage;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::WORK_POOL;
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
@@ -36,7 +41,7 @@ use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, Queue
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
 pub use inspection::StoreInspection;
-use peers::{Peer, Peers};
+use peers::Peers;
 use store::{Fault, Store};
 
 /// The version of the SQLite that is linked in.
@@ -131,11 +136,7 @@ impl Queue for LocalOrchestrator {
             .await
     }
 
-    async fn read_events(
-        &self,
-        id: FlowRunId,
-        cursor: EventCursor,
-    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+    async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError> {
         self.store
             .run(move |connection| reading::events(connection, id, cursor))
             .await
@@ -158,18 +159,12 @@ impl Queue for LocalOrchestrator {
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
-        self.run_with_peers(reading::work_pool).await
+        self.run_with_peers(workers::pool).await
     }
 
     async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
         self.store
-            .run(move |connection| {
-                connection.execute(
-                    "UPDATE work_pool SET is_paused = ?2 WHERE name = ?1",
-                    (WORK_POOL, is_paused),
-                )?;
-                Ok(())
-            })
+            .run(move |connection| workers::set_paused(connection, is_paused))
             .await?;
         self.bell.ring();
         Ok(())
@@ -194,48 +189,29 @@ impl Queue for LocalOrchestrator {
 #[async_trait]
 impl Claims for LocalOrchestrator {
     async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
-        self.run_with_peers(move |connection, peers| {
-            let peer = Peer {
-                process: worker.process,
-                ..peers.own()?
-            };
-            peers.sweep(connection)?;
-            let transaction = connection.transaction()?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO worker (name, process, version, started_at) VALUES (?1, ?2, ?3, ?4)",
-                (
-                    &worker.name,
-                    peer.to_json(),
-                    &worker.version,
-                    worker.started_at.as_millisecond(),
-                ),
-            )?;
-            if let Some(limit) = limit {
-                transaction.execute(
-                    "UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1",
-                    (WORK_POOL, limit),
-                )?;
-            }
-            transaction.commit()?;
-            Ok(())
-        })
-        .await
+        self.run_with_peers(move |connection, peers| workers::register(connection, peers, &worker, limit))
+            .await
     }
 
     async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError> {
         let name = name.to_owned();
-        self.store
-            .run(move |connection| {
-                connection.execute("DELETE FROM worker WHERE name = ?1", [name])?;
-                Ok(())
-            })
+        self.run_with_peers(move |connection, peers| workers::deregister(connection, peers, &name))
             .await
     }
 
     async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
-        let worker_name = worker_name.to_owned();
-        self.run_with_peers(move |connection, peers| queue::claim(connection, &worker_name, &peers.own()?, &flow_names))
-            .await
+        loop {
+            let (worker_name, flow_names) = (worker_name.to_owned(), flow_names.clone());
+            // Between tries, everybody else comes to the file.
+            let tried = self
+                .run_with_peers(move |connection, peers| {
+                    queue::try_to_claim(connection, &worker_name, &peers.own()?, &flow_names)
+                })
+                .await?;
+            if let queue::Tried::Done(claim) = tried {
+                return Ok(claim);
+            }
+        }
     }
 
     async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -84,6 +84,25 @@ impl Peers {
 
     fn process_lock(&self, life: Uuid) -> PathBuf {
         self.folder.join(format!("{PROCESS}{life}"))
+    }
+
+    /// Removes the records of workers of this name that are this process's or have died.
+    pub(super) fn withdraw(&self, transaction: &Transaction<'_>, name: &str) -> Result<(), Fault> {
+        let lives: Vec<String> = transaction
+            .prepare_cached("SELECT life FROM worker WHERE name = ?1")?
+            .query_map([name], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for life in lives {
+            let is_over = life
+                .parse()
+                .map_or(true, |life| life == self.own || bury(&self.process_lock(life)));
+            if is_over {
+                transaction
+                    .prepare_cached("DELETE FROM worker WHERE name = ?1 AND life = ?2")?
+                    .execute((name, life))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what processes left that died before anything named them. The file of an attempt that a worker holds is

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, ToSql, Transaction};
 
+use super::lane::{self, Next};
 use super::peers::{Peer, Peers};
 use super::records;
 use super::rows::{
     COLUMNS, Step, StoredRun, enter, keep_state, now_ms, parse_id, path_text, read_held, read_run, timestamp,
 };
-use super::store::Fault;
+use super::store::{Fault, begin};
+use super::waiting;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::WORK_POOL;
+use crate::domain::flow::WorkQueue;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
@@ -28,10 +30,6 @@ const MAX_KEY_BYTES: usize = 1024;
 
 const WAITING: &[StateType] = &[StateType::Scheduled];
 const HELD_UNLESS_CANCELLING: &[StateType] = &[StateType::Pending, StateType::Running];
-
-pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
-    connection.transaction_with_behavior(TransactionBehavior::Immediate)
-}
 
 /// Queues a run; see [`crate::orchestrator::queue::Queue::create_flow_run`].
 pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, Fault> {
@@ -91,8 +89,9 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
         transaction
             .prepare_cached(
                 "INSERT INTO flow_run (id, flow_name, parameters, video_id, db_path, work_queue, priority, tags,
-                   has_status_row, state_type, state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10)",
+                   has_status_row, state_type, state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at,
+                   is_behind)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10, ?11)",
             )?
             .execute((
                 id.to_string(),
@@ -105,7 +104,9 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
                 serde_json::to_string(&flow.tags(video_id)).expect("tags are text"),
                 flow.status_table.is_some() && db_path.is_some(),
                 now,
+                lane::is_taken(&transaction, &flow.name, video_id, db_path, now)?,
             ))?;
+        waiting::came(&transaction, flow.work_queue.as_str())?;
         keep_state(&transaction, id)?;
         if flow.latest_wins {
             supersede(&transaction, id, &flow.name, video_id, db_path, now)?;
@@ -165,16 +166,31 @@ fn supersede(
     db_path: Option<&str>,
     now: i64,
 ) -> Result<(), Fault> {
-    let older: Vec<(String, bool)> = transaction
-        .prepare_cached(
-            "SELECT id, state_type = 'SCHEDULED' FROM flow_run
-             WHERE flow_name = ?1 AND id <> ?2 AND (video_id = ?3 OR db_path = ?4)
-               AND state_type IN ('SCHEDULED', 'PENDING', 'RUNNING')",
-        )?
-        .query_map((flow_name, newer.to_string(), video_id, db_path), |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
+    // Whether each still waits. They are found by an index each.
+    let mut older: BTreeMap<String, bool> = BTreeMap::new();
+    let mut find = |sql: &str, parameters: &[&dyn ToSql]| -> rusqlite::Result<()> {
+        let mut rows = transaction.prepare_cached(sql)?;
+        for row in rows.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))? {
+            let (id, is_waiting) = row?;
+            older.insert(id, is_waiting);
+        }
+        Ok(())
+    };
+    find(
+        "SELECT id, 1 FROM flow_run INDEXED BY flow_run_equal WHERE state_type = 'SCHEDULED' AND flow_name = ?1 AND video_id = ?2",
+        &[&flow_name, &video_id],
+    )?;
+    find(
+        "SELECT id, state_type = 'SCHEDULED' FROM flow_run
+         WHERE ended_at IS NULL AND state_type <> 'CANCELLING' AND flow_name = ?1 AND db_path = ?2",
+        &[&flow_name, &db_path],
+    )?;
+    find(
+        "SELECT id, 0 FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
+           AND state_type <> 'CANCELLING' AND flow_name = ?1 AND video_id = ?2",
+        &[&flow_name, &video_id],
+    )?;
+    older.remove(&newer.to_string());
     for (id, is_waiting) in older {
         transaction
             .prepare_cached("UPDATE flow_run SET superseded_by = ?2 WHERE id = ?1")?
@@ -286,40 +302,67 @@ pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRu
 
 /// The newest later run of the same flow and video that has not come to nothing.
 fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, Fault> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT id FROM flow_run WHERE flow_name = ?1 AND id > ?2 AND (video_id = ?3 OR db_path = ?4)
-               AND state_type NOT IN ('FAILED', 'CRASHED', 'CANCELLED') ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row(
-            (
-                &run.flow_name,
-                run.flow_run_id.to_string(),
-                &run.video_id,
-                path_text(run),
-            ),
-            |row| row.get(0),
-        )
-        .optional()?)
+    let (video_id, db_path) = (run.video_id.as_deref(), path_text(run));
+    let (flow_name, id) = (&run.flow_name, run.flow_run_id.to_string());
+    let created_at = run.created_at.as_millisecond();
+    let find = |sql: &str, parameters: &[&dyn ToSql]| -> rusqlite::Result<Option<String>> {
+        connection
+            .prepare_cached(sql)?
+            .query_row(parameters, |row| row.get(0))
+            .optional()
+    };
+    // Found by an index each.
+    let of_video = find(
+        "SELECT id FROM flow_run WHERE video_id = ?1 AND id > ?3 AND flow_name = ?2
+           AND state_type NOT IN ('FAILED', 'CRASHED', 'CANCELLED') ORDER BY id DESC LIMIT 1",
+        &[&video_id, flow_name, &id],
+    )?;
+    let of_database = find(
+        "SELECT id FROM flow_run WHERE db_path = ?1 AND flow_name = ?2 AND ended_at IS NULL AND created_at >= ?4
+           AND id > ?3 LIMIT 1",
+        &[&db_path, flow_name, &id, &created_at],
+    )?;
+    let of_database_done = find(
+        "SELECT id FROM flow_run WHERE db_path = ?1 AND flow_name = ?2 AND ended_at >= ?4 AND id > ?3
+           AND state_type = 'COMPLETED' LIMIT 1",
+        &[&db_path, flow_name, &id, &created_at],
+    )?;
+    Ok(of_video.max(of_database).max(of_database_done))
 }
 
-/// See [`crate::orchestrator::claims::Claims::claim`].
-pub(super) fn claim(
+/// What one try to claim came to.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// A claim, or nothing to be claimed.
+    Done(Option<Claim>),
+    /// Runs of busy videos stood in the way and were put aside: there may be more.
+    Again,
+}
+
+/// One try of [`crate::orchestrator::claims::Claims::claim`].
+pub(super) fn try_to_claim(
     connection: &mut Connection,
     worker_name: &str,
     worker: &Peer,
     flow_names: &BTreeSet<String>,
-) -> Result<Option<Claim>, Fault> {
+) -> Result<Tried, Fault> {
     // A look without the write lock first: most polls find nothing.
-    if next_claimable(connection, flow_names, now_ms())?.is_none() {
-        return Ok(None);
+    if matches!(lane::next(connection, flow_names, now_ms())?, Next::Nothing) {
+        return Ok(Tried::Done(None));
     }
     let transaction = begin(connection)?;
     let now = now_ms();
-    let Some(id) = next_claimable(&transaction, flow_names, now)? else {
-        return Ok(None);
+    let id = match lane::next(&transaction, flow_names, now)? {
+        Next::Nothing => return Ok(Tried::Done(None)),
+        Next::Crowded { flow_name, priority } => {
+            lane::put_aside(&transaction, &flow_name, priority, now)?;
+            transaction.commit()?;
+            return Ok(Tried::Again);
+        }
+        Next::Run(id) => id,
     };
-    let claimed = transaction
+    waiting::leaves(&transaction, &id.to_string())?;
+    transaction
         .prepare_cached(
             "UPDATE flow_run SET
                state_type = 'PENDING', state_name = 'Pending', state_message = NULL, state_at = ?2,
@@ -329,61 +372,36 @@ pub(super) fn claim(
                worker_name = ?3, worker_process = ?4, child_process = NULL, progress = NULL
              WHERE id = ?1 AND state_type = 'SCHEDULED'",
         )?
-        .execute((&id, now, worker_name, worker.to_json()))?;
-    if claimed == 0 {
-        return Ok(None);
-    }
-    let id = parse_id("id", &id)?;
+        .execute((id.to_string(), now, worker_name, worker.to_json()))?;
     keep_state(&transaction, id)?;
     let run = read_run(&transaction, id)?;
     let log_bytes = records::log_bytes(&transaction, id)?;
     transaction.commit()?;
-    Ok(Some(Claim {
+    Ok(Tried::Done(Some(Claim {
         log_bytes,
         lease: run.lease(),
         database: run.database,
         flow_run: run.flow_run,
-    }))
-}
-
-fn next_claimable(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<Option<String>, Fault> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT candidate.id FROM flow_run AS candidate
-             WHERE candidate.state_type = 'SCHEDULED' AND candidate.scheduled_at <= ?1
-               AND candidate.flow_name IN (SELECT value FROM json_each(?2))
-               AND (SELECT NOT is_paused AND concurrency_limit >
-                      (SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
-                    FROM work_pool WHERE name = ?3)
-               AND NOT EXISTS (
-                 SELECT 1 FROM flow_run AS active
-                 WHERE active.state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
-                   AND active.flow_name = candidate.flow_name
-                   AND (active.video_id = candidate.video_id OR active.db_path = candidate.db_path))
-             ORDER BY candidate.priority, candidate.scheduled_at, candidate.id LIMIT 1",
-        )?
-        .query_row(
-            (
-                now,
-                serde_json::to_string(flow_names).expect("names are text"),
-                WORK_POOL,
-            ),
-            |row| row.get(0),
-        )
-        .optional()?)
+    })))
 }
 
 /// See [`crate::orchestrator::claims::Claims::next_due`].
 pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -> Result<Option<Timestamp>, Fault> {
-    let due: Option<i64> = connection
-        .prepare_cached(
-            "SELECT min(scheduled_at) FROM flow_run WHERE state_type = 'SCHEDULED' AND scheduled_at > ?1
-               AND flow_name IN (SELECT value FROM json_each(?2))",
-        )?
-        .query_row(
-            (now_ms(), serde_json::to_string(flow_names).expect("names are text")),
-            |row| row.get(0),
-        )?;
+    let mut due: Option<i64> = None;
+    let mut first = connection.prepare_cached(
+        "SELECT scheduled_at FROM flow_run
+         WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = ?1 AND priority = ?2 AND scheduled_at > ?3
+         ORDER BY scheduled_at LIMIT 1",
+    )?;
+    let now = now_ms();
+    for flow_name in flow_names {
+        for queue in WorkQueue::ALL {
+            let found = first
+                .query_row((flow_name, queue.priority(), now), |row| row.get(0))
+                .optional()?;
+            due = due.into_iter().chain(found).min();
+        }
+    }
     Ok(due.map(timestamp))
 }
 
@@ -557,20 +575,7 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
     let mut current = Vec::new();
     for run in due {
         // The row speaks of the newest run for its video: what happened to an older one is no longer its business.
-        let is_outdated: bool = connection
-            .prepare_cached(
-                // Ids of a Prefect server are random: what is newer is told by time first.
-                "SELECT EXISTS (SELECT 1 FROM flow_run WHERE flow_name = ?1 AND db_path = ?3 AND (created_at, id) >
-                   (SELECT created_at, id FROM flow_run WHERE id = ?2))",
-            )?
-            .query_row(
-                (
-                    &run.flow_run.flow_name,
-                    run.flow_run.flow_run_id.to_string(),
-                    path_text(&run.flow_run),
-                ),
-                |row| row.get(0),
-            )?;
+        let is_outdated = has_newer(connection, &run.flow_run)?;
         if is_outdated {
             status_row_written(connection, run.flow_run.flow_run_id, run.state_sequence)?;
         } else {
@@ -584,6 +589,32 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
         }
     }
     Ok(current)
+}
+
+/// Whether there is a newer run of this flow on the same annotations.db. Ids of a Prefect server are random: what is newer
+/// is told by time first.
+fn has_newer(connection: &Connection, run: &FlowRun) -> Result<bool, Fault> {
+    for sql in [
+        "SELECT EXISTS (SELECT 1 FROM flow_run WHERE db_path = ?1 AND flow_name = ?2 AND ended_at IS NULL
+           AND (created_at, id) > (?3, ?4))",
+        // What is newer has ended later than this one began to wait.
+        "SELECT EXISTS (SELECT 1 FROM flow_run WHERE db_path = ?1 AND flow_name = ?2 AND ended_at >= ?3
+           AND (created_at, id) > (?3, ?4))",
+    ] {
+        let is_there: bool = connection.prepare_cached(sql)?.query_row(
+            (
+                path_text(run),
+                &run.flow_name,
+                run.created_at.as_millisecond(),
+                run.flow_run_id.to_string(),
+            ),
+            |row| row.get(0),
+        )?;
+        if is_there {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// See [`StatusRowDue::known_pids`].

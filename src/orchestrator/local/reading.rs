@@ -1,20 +1,22 @@
 //! What readers ask of queue.db.
 
-use rusqlite::{Connection, params_from_iter, types::Value as SqlValue};
+use std::collections::BTreeSet;
 
-use super::peers::{Peer, Peers};
-use super::rows::{COLUMNS, StoredRun, id, json, read_run, state_name, timestamp, unreadable};
+use rusqlite::{Connection, Params};
+
+use super::rows::{id, json, read_run, state_name, timestamp, unreadable};
 use super::store::Fault;
 use crate::domain::asset::{Asset, AssetLineage, Upstream};
-use crate::domain::flow::{WORK_POOL, WorkQueue};
 use crate::domain::flow_run::{
-    Artifact, ArtifactType, EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLevel, LogLine, State, TaskRun,
+    Artifact, ArtifactType, EventCursor, FlowRun, FlowRunDetails, LogLevel, LogLine, State, TaskRun,
 };
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::queue::{FlowRunFilter, WorkPool, WorkerRecord};
+use crate::domain::state::StateType;
+use crate::orchestrator::events::{EventPage, Pages, merge};
+use crate::orchestrator::queue::FlowRunFilter;
 
 /// Most log lines in one reading.
-const LOG_PAGE: i64 = 1000;
+const LOG_PAGE: u32 = 1000;
 
 pub(super) fn details(connection: &Connection, run_id: FlowRunId) -> Result<FlowRunDetails, Fault> {
     let flow_run = read_run(connection, run_id)?.flow_run;
@@ -26,7 +28,7 @@ pub(super) fn details(connection: &Connection, run_id: FlowRunId) -> Result<Flow
     let task_runs = connection
         .prepare_cached(
             "SELECT id, attempt, name, run_count, state_name, message, started_at, state_at, ended_at
-             FROM task_run WHERE flow_run_id = ?1 ORDER BY attempt, started_at, rowid",
+             FROM task_run WHERE flow_run_id = ?1 ORDER BY attempt, rowid",
         )?
         .query_map([&key], |row| {
             let name = state_name(row, "state_name")?;
@@ -90,36 +92,69 @@ fn states(connection: &Connection, run_id: FlowRunId, cursor: i64) -> Result<Vec
         .collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn list(connection: &Connection, filter: &FlowRunFilter) -> Result<Vec<FlowRun>, Fault> {
-    let mut conditions = vec!["1".to_owned()];
-    let mut values: Vec<SqlValue> = Vec::new();
-    let mut condition = |text: &str, value: String| {
-        values.push(value.into());
-        conditions.push(text.replace('?', &format!("?{}", values.len())));
+/// Runs, newest first. Each question reads one index from its end: no more than it returns, unless a video has many runs
+/// of other flows and states.
+pub(super) fn list(connection: &mut Connection, filter: &FlowRunFilter) -> Result<Vec<FlowRun>, Fault> {
+    let connection = &connection.transaction()?;
+    let before = filter
+        .before
+        .map_or_else(|| "~".to_owned(), |before| before.to_string());
+    let types = &filter.state_types;
+    let ids = if let Some(video_id) = &filter.video_id {
+        let types = serde_json::to_string(types).expect("states are plain words");
+        ids(
+            connection,
+            "SELECT id FROM flow_run WHERE video_id = ?3 AND id < ?1 AND coalesce(?4, flow_name) = flow_name
+               AND (?5 = '[]' OR state_type IN (SELECT value FROM json_each(?5))) ORDER BY id DESC LIMIT ?2",
+            (&before, filter.limit, video_id, &filter.flow_name, types),
+        )?
+    } else if filter.flow_name.is_none() && types.is_empty() {
+        ids(
+            connection,
+            "SELECT id FROM flow_run WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+            (&before, filter.limit),
+        )?
+    } else {
+        let flow_names = match &filter.flow_name {
+            Some(flow_name) => vec![flow_name.clone()],
+            None => flow_names(connection)?,
+        };
+        let types = if types.is_empty() { &StateType::ALL[..] } else { types };
+        let mut newest = BTreeSet::new();
+        for (flow_name, state_type) in flow_names
+            .iter()
+            .flat_map(|name| types.iter().map(move |of| (name, of)))
+        {
+            newest.extend(ids(
+                connection,
+                "SELECT id FROM flow_run WHERE flow_name = ?3 AND state_type = ?4 AND id < ?1 ORDER BY id DESC LIMIT ?2",
+                (&before, filter.limit, flow_name, state_type.as_str()),
+            )?);
+        }
+        newest.into_iter().rev().take(filter.limit as usize).collect()
     };
-    if let Some(flow_name) = &filter.flow_name {
-        condition("flow_name = ?", flow_name.clone());
+    let mut runs = Vec::new();
+    for id in ids {
+        runs.push(read_run(connection, id)?.flow_run);
     }
-    if let Some(video_id) = &filter.video_id {
-        condition("video_id = ?", video_id.clone());
+    Ok(runs)
+}
+
+fn ids(connection: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<FlowRunId>, Fault> {
+    Ok(connection
+        .prepare_cached(sql)?
+        .query_map(parameters, |row| id(row, "id"))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// The flows of which there are runs, one look at the index for each.
+fn flow_names(connection: &Connection) -> Result<Vec<String>, Fault> {
+    let mut names: Vec<String> = Vec::new();
+    let mut next = connection.prepare_cached("SELECT min(flow_name) FROM flow_run WHERE flow_name > ?1")?;
+    while let Some(name) = next.query_row([names.last().map_or("", String::as_str)], |row| row.get(0))? {
+        names.push(name);
     }
-    if !filter.state_types.is_empty() {
-        let types = serde_json::to_string(&filter.state_types).expect("states are plain words");
-        condition("state_type IN (SELECT value FROM json_each(?))", types);
-    }
-    if let Some(before) = filter.before {
-        condition("id < ?", before.to_string());
-    }
-    let sql = format!(
-        "SELECT {COLUMNS} FROM flow_run WHERE {} ORDER BY id DESC LIMIT {}",
-        conditions.join(" AND "),
-        filter.limit
-    );
-    let runs: Vec<StoredRun> = connection
-        .prepare(&sql)?
-        .query_map(params_from_iter(values), StoredRun::from_row)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(runs.into_iter().map(|run| run.flow_run).collect())
+    Ok(names)
 }
 
 pub(super) fn logs(connection: &Connection, run_id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), Fault> {
@@ -145,11 +180,7 @@ pub(super) fn logs(connection: &Connection, run_id: FlowRunId, cursor: i64) -> R
     Ok((rows.into_iter().map(|(_, line)| line).collect(), next))
 }
 
-pub(super) fn events(
-    connection: &mut Connection,
-    run_id: FlowRunId,
-    cursor: EventCursor,
-) -> Result<(Vec<FlowRunEvent>, EventCursor), Fault> {
+pub(super) fn events(connection: &mut Connection, run_id: FlowRunId, cursor: EventCursor) -> Result<EventPage, Fault> {
     // One transaction: a final state is never read without the log lines before it.
     let transaction = connection.transaction()?;
     let run = read_run(&transaction, run_id)?.flow_run;
@@ -158,34 +189,18 @@ pub(super) fn events(
     } else {
         logs(&transaction, run_id, cursor.log)?
     };
-    let mut next = EventCursor {
+    let progress_at: i64 = transaction
+        .prepare_cached("SELECT progress_at FROM flow_run WHERE id = ?1")?
+        .query_row([run_id.to_string()], |row| row.get(0))?;
+    let pages = Pages {
         log,
-        has_ended: false,
-        ..cursor
+        is_full: lines.len() >= LOG_PAGE as usize,
+        lines,
+        progress: run.progress.map(|progress| (progress_at, progress)),
+        states: states(&transaction, run_id, cursor.state)?,
+        has_ended: run.state.state_type.is_final(),
     };
-    let is_last_page = i64::try_from(lines.len()).unwrap_or(LOG_PAGE) < LOG_PAGE;
-    let mut events: Vec<_> = lines
-        .into_iter()
-        .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
-        .collect();
-    if is_last_page {
-        next.has_ended = run.state.state_type.is_final();
-        let progress_at: i64 = transaction
-            .prepare_cached("SELECT progress_at FROM flow_run WHERE id = ?1")?
-            .query_row([run_id.to_string()], |row| row.get(0))?;
-        let is_newer = !cursor.without_progress && progress_at > cursor.progress_ms;
-        if let Some(progress) = run.progress.filter(|_| is_newer) {
-            next.progress_ms = progress_at;
-            events.push((progress.timestamp, FlowRunEvent::Progress { progress }));
-        }
-        for (sequence, attempt, state) in states(&transaction, run_id, cursor.state)? {
-            next.state = sequence;
-            events.push((state.timestamp, FlowRunEvent::State { state, attempt }));
-        }
-        // Stable: at one moment, logs come before progress, and progress before the state that it led to.
-        events.sort_by_key(|(timestamp, _)| *timestamp);
-    }
-    Ok((events.into_iter().map(|(_, event)| event).collect(), next))
+    Ok(merge(cursor, pages))
 }
 
 pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault> {
@@ -194,8 +209,7 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
         .prepare("SELECT key, version FROM asset_upstream WHERE materialization_version = ?1 ORDER BY key")?;
     let assets: Vec<Asset> = transaction
         .prepare(
-            "SELECT version, key, flow_run_id, flow_name, metadata, at FROM asset_materialization AS newest
-             WHERE version = (SELECT max(version) FROM asset_materialization WHERE key = newest.key)",
+            "SELECT version, key, flow_run_id, flow_name, metadata, at FROM asset_materialization WHERE is_newest = 1",
         )?
         .query_map([], |row| {
             let version: i64 = row.get("version")?;
@@ -220,49 +234,4 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
         })?
         .collect::<rusqlite::Result<_>>()?;
     Ok(AssetLineage::new(assets))
-}
-
-pub(super) fn work_pool(connection: &mut Connection, peers: &Peers) -> Result<WorkPool, Fault> {
-    let transaction = connection.transaction()?;
-    let workers = transaction
-        .prepare("SELECT name, process, version, started_at FROM worker ORDER BY started_at, name")?
-        .query_map([], |row| {
-            let peer: Peer = json(row, "process")?;
-            Ok(WorkerRecord {
-                name: row.get("name")?,
-                is_alive: peers.lives(&peer),
-                process: peer.process,
-                version: row.get("version")?,
-                started_at: timestamp(row.get("started_at")?),
-            })
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut waiting = Vec::new();
-    for queue in WorkQueue::ALL {
-        let count = transaction.query_row(
-            "SELECT count(*) FROM flow_run WHERE state_type = 'SCHEDULED' AND work_queue = ?1",
-            [queue.as_str()],
-            |row| row.get(0),
-        )?;
-        waiting.push((queue, count));
-    }
-    let active = transaction.query_row(
-        "SELECT count(*) FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')",
-        [],
-        |row| row.get(0),
-    )?;
-    Ok(transaction.query_row(
-        "SELECT name, concurrency_limit, is_paused FROM work_pool WHERE name = ?1",
-        [WORK_POOL],
-        |row| {
-            Ok(WorkPool {
-                name: row.get(0)?,
-                concurrency_limit: row.get(1)?,
-                is_paused: row.get(2)?,
-                active,
-                waiting,
-                workers,
-            })
-        },
-    )?)
 }

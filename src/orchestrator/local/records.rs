@@ -1,9 +1,9 @@
 //! What workers learn of their runs: processes, task runs, progress, logs, artifacts, assets.
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::rows::{StoredRun, now_ms, read_held};
-use super::store::Fault;
+use super::store::{Fault, begin};
 use crate::domain::asset::Materialization;
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
@@ -29,7 +29,7 @@ pub(super) fn record(connection: &mut Connection, lease: Lease, records: &[Recor
 }
 
 fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result<(), Fault> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = begin(connection)?;
     read_held(&transaction, lease)?;
     let id = lease.flow_run_id.to_string();
     for record in records {
@@ -176,6 +176,9 @@ pub(super) fn materialize(
             found_unchanged.push(&materialization.key);
             continue;
         }
+        transaction
+            .prepare_cached("UPDATE asset_materialization SET is_newest = 0 WHERE key = ?1 AND is_newest = 1")?
+            .execute([&materialization.key])?;
         transaction
             .prepare_cached(
                 "INSERT INTO asset_materialization (key, flow_run_id, flow_name, metadata, at) VALUES (?1, ?2, ?3, ?4, ?5)",

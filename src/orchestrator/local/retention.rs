@@ -1,10 +1,10 @@
 //! Forgetting what ended long ago, in batches of a bounded number of rows: no transaction holds the file for long, however
 //! much a run has logged.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
-use super::queue::begin;
-use super::store::Fault;
+use super::store::{Fault, begin};
+use super::waiting;
 
 /// Most rows that one transaction deletes, less what a run has of task runs and artifacts, which is bounded too.
 const MAX_ROWS: i64 = 2000;
@@ -24,43 +24,35 @@ pub(super) fn forget_some(connection: &mut Connection, ended_before: i64) -> Res
     let mut left = MAX_ROWS;
     let mut forgotten = 0;
     // A run of a Prefect server that waits may have ended elsewhere; what the server must hear is never forgotten.
-    let runs: Vec<String> = transaction
-        .prepare_cached(
-            "SELECT id FROM flow_run
-             WHERE (ended_at < ?1 OR state_type = 'SCHEDULED' AND state_at < ?1 AND id IN (SELECT flow_run_id FROM prefect_run))
-               AND status_row_due = 0
-               AND NOT EXISTS (SELECT 1 FROM outbox WHERE flow_run_id = flow_run.id AND kind = 'state')
-             LIMIT ?2",
-        )?
-        .query_map((ended_before, MAX_ROWS), |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for run in runs {
-        for sql in [
-            "DELETE FROM log WHERE id IN (SELECT id FROM log WHERE flow_run_id = ?1 LIMIT ?2)",
-            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE flow_run_id = ?1 LIMIT ?2)",
-        ] {
-            left -= deleted(transaction.prepare_cached(sql)?.execute((&run, left))?);
-        }
+    for sql in [
+        "SELECT id FROM flow_run
+         WHERE ended_at < ?1 AND ended_at IS NOT NULL AND status_row_due = 0
+           AND NOT EXISTS (SELECT 1 FROM outbox WHERE flow_run_id = flow_run.id AND kind = 'state')
+         ORDER BY ended_at LIMIT ?2",
+        "SELECT id FROM prefect_run CROSS JOIN flow_run ON id = flow_run_id
+         WHERE state_type = 'SCHEDULED' AND state_at < ?1 AND status_row_due = 0
+           AND NOT EXISTS (SELECT 1 FROM outbox WHERE flow_run_id = flow_run.id AND kind = 'state')
+         LIMIT ?2",
+    ] {
         if left == 0 {
             break;
         }
-        left -= deleted(
-            transaction
-                .prepare_cached("DELETE FROM flow_run WHERE id = ?1")?
-                .execute([&run])?,
-        );
-        forgotten += 1;
-        if left == 0 {
-            break;
+        let runs: Vec<String> = transaction
+            .prepare_cached(sql)?
+            .query_map((ended_before, left), |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for run in runs {
+            if !forget_run(&transaction, &run, &mut left)? {
+                break;
+            }
+            forgotten += 1;
         }
     }
     if left > 0 {
         let assets = transaction
             .prepare_cached(
                 "DELETE FROM asset_materialization WHERE version IN (
-                   SELECT version FROM asset_materialization AS old WHERE at < ?1
-                     AND EXISTS (SELECT 1 FROM asset_materialization AS newer
-                                 WHERE newer.key = old.key AND newer.version > old.version) LIMIT ?2)",
+                   SELECT version FROM asset_materialization WHERE is_newest = 0 AND at < ?1 LIMIT ?2)",
             )?
             .execute((ended_before, left))?;
         left -= deleted(assets);
@@ -70,6 +62,26 @@ pub(super) fn forget_some(connection: &mut Connection, ended_before: i64) -> Res
     Ok(Batch { forgotten, has_more })
 }
 
+/// A run's log, then the run. `false`: more of it is left than there is room for.
+fn forget_run(transaction: &Transaction<'_>, run: &str, left: &mut i64) -> Result<bool, Fault> {
+    for sql in [
+        "DELETE FROM log WHERE id IN (SELECT id FROM log WHERE flow_run_id = ?1 LIMIT ?2)",
+        "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE flow_run_id = ?1 LIMIT ?2)",
+    ] {
+        *left -= deleted(transaction.prepare_cached(sql)?.execute((run, *left))?);
+    }
+    if *left == 0 {
+        return Ok(false);
+    }
+    waiting::leaves(transaction, run)?;
+    *left -= deleted(
+        transaction
+            .prepare_cached("DELETE FROM flow_run WHERE id = ?1")?
+            .execute([run])?,
+    );
+    Ok(true)
+}
+
 fn deleted(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -77,18 +89,12 @@ fn deleted(rows: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::local::store::open_connection;
 
     #[test]
     fn a_long_log_is_forgotten_in_several_transactions_and_its_run_last() {
-        let mut connection = Connection::open_in_memory().expect("opens");
-        for schema in [
-            include_str!("schema.sql"),
-            include_str!("schema_2.sql"),
-            include_str!("schema_3.sql"),
-            "PRAGMA foreign_keys = ON",
-        ] {
-            connection.execute_batch(schema).expect("a schema");
-        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut connection = open_connection(&folder.path().join("queue.db")).expect("opens");
         connection
             .execute_batch(
                 "INSERT INTO flow_run (id, flow_name, parameters, work_queue, priority, tags, has_status_row, state_type,

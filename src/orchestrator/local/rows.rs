@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::peers::Peer;
 use super::store::Fault;
+use super::waiting;
 use crate::domain::database::DatabaseIdentity;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::WorkQueue;
@@ -163,8 +164,13 @@ pub(super) fn enter(
         from.iter().all(|from| from.may_become(to.state_type())),
         "{from:?} -> {to:?}"
     );
-    let from = serde_json::to_string(from).expect("states are plain words");
-    let changed = transaction
+    let Some(before) = Place::of(transaction, id)? else {
+        return Ok(false);
+    };
+    if !from.contains(&before.state_type) {
+        return Ok(false);
+    }
+    transaction
         .prepare_cached(
             "UPDATE flow_run SET
                state_type = ?2, state_name = ?3, state_message = ?4, state_at = ?5,
@@ -173,8 +179,9 @@ pub(super) fn enter(
                scheduled_at = coalesce(?7, scheduled_at),
                started_at = CASE WHEN ?2 = 'RUNNING' THEN coalesce(started_at, ?5) ELSE started_at END,
                ended_at = CASE WHEN ?2 IN ('CANCELLED', 'COMPLETED', 'FAILED', 'CRASHED') THEN ?5 END,
-               worker_process = CASE WHEN ?2 IN ('PENDING', 'RUNNING', 'CANCELLING') THEN worker_process END
-             WHERE id = ?1 AND state_type IN (SELECT value FROM json_each(?8))",
+               worker_process = CASE WHEN ?2 IN ('PENDING', 'RUNNING', 'CANCELLING') THEN worker_process END,
+               is_behind = 0
+             WHERE id = ?1",
         )?
         .execute((
             id.to_string(),
@@ -184,12 +191,71 @@ pub(super) fn enter(
             now,
             step.status_row_due,
             step.scheduled_at,
-            from,
         ))?;
-    if changed == 1 {
-        keep_state(transaction, id)?;
+    keep_state(transaction, id)?;
+    match (before.state_type, to.state_type()) {
+        (StateType::Scheduled, StateType::Scheduled) => {}
+        (StateType::Scheduled, _) => waiting::left(transaction, &before.work_queue)?,
+        (_, StateType::Scheduled) => waiting::came(transaction, &before.work_queue)?,
+        _ => {}
     }
-    Ok(changed == 1)
+    if !to.state_type().holds_slot() {
+        before.let_next_through(transaction)?;
+    }
+    Ok(true)
+}
+
+/// Where a run is in the queue.
+struct Place {
+    state_type: StateType,
+    work_queue: String,
+    flow_name: String,
+    video_id: Option<String>,
+    db_path: Option<String>,
+}
+
+impl Place {
+    fn of(transaction: &Transaction<'_>, id: FlowRunId) -> Result<Option<Self>, Fault> {
+        Ok(transaction
+            .prepare_cached("SELECT state_name, work_queue, flow_name, video_id, db_path FROM flow_run WHERE id = ?1")?
+            .query_row([id.to_string()], |row| {
+                Ok(Self {
+                    state_type: state_name(row, "state_name")?.state_type(),
+                    work_queue: row.get("work_queue")?,
+                    flow_name: row.get("flow_name")?,
+                    video_id: row.get("video_id")?,
+                    db_path: row.get("db_path")?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// Claims look again at the first of the runs that wait behind this one. Once too often does no harm: a claim sees for
+    /// itself whether a video is busy. But of runs that wait for each other's end, one is always looked at: whatever ends,
+    /// is cancelled or is put off comes through here.
+    fn let_next_through(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {
+        for (sql, key) in [
+            (
+                "UPDATE flow_run SET is_behind = 0 WHERE rowid = (
+                   SELECT rowid FROM flow_run
+                   WHERE state_type = 'SCHEDULED' AND is_behind = 1 AND flow_name = ?1 AND video_id = ?2
+                   ORDER BY priority, scheduled_at, id LIMIT 1)",
+                &self.video_id,
+            ),
+            (
+                "UPDATE flow_run SET is_behind = 0 WHERE rowid = (
+                   SELECT rowid FROM flow_run
+                   WHERE state_type = 'SCHEDULED' AND is_behind = 1 AND flow_name = ?1 AND db_path = ?2
+                   ORDER BY priority, scheduled_at, id LIMIT 1)",
+                &self.db_path,
+            ),
+        ] {
+            if key.is_some() {
+                transaction.prepare_cached(sql)?.execute((&self.flow_name, key))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Adds the run's state to its history.

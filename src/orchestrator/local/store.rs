@@ -12,14 +12,22 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
+/// What makes each version of the schema of the one before, the first one of nothing. A few lines of SQL and a loop: a crate
+/// for migrations would not know of the application's id, and its errors would have to be told apart again.
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
@@ -168,11 +176,8 @@ fn open_file(path: &Path) -> Result<OpenFile, Fault> {
         }
     };
     let home = path.parent().unwrap_or(Path::new("."));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(home)
-        .map_err(|error| io("its folder cannot be made", error))?;
+    make_folder(home).map_err(|error| io("its folder cannot be made", error))?;
+    let is_new = fs::symlink_metadata(path).is_err();
     // SQLite would make the file with the process's umask: it is made here, for this user alone.
     let file = OpenOptions::new()
         .write(true)
@@ -180,6 +185,9 @@ fn open_file(path: &Path) -> Result<OpenFile, Fault> {
         .truncate(false)
         .mode(0o600)
         .open(path);
+    if is_new && file.is_ok() {
+        sync_folder(home).map_err(|error| io("its folder cannot be synced", error))?;
+    }
     let metadata = file
         .and_then(|file: File| file.metadata())
         .map_err(|error| io("cannot be opened", error))?;
@@ -205,6 +213,29 @@ fn open_file(path: &Path) -> Result<OpenFile, Fault> {
     })
 }
 
+/// Makes a folder (0700) with those above it, so that a power loss does not take away what is durable within.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    let missing = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+        .count();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let holders = folder.ancestors().skip(1).take(missing);
+    for holder in holders {
+        let is_here = holder.as_os_str().is_empty();
+        sync_folder(if is_here { Path::new(".") } else { holder })?;
+    }
+    Ok(())
+}
+
+/// A name in a folder is durable once the folder is. Some file systems do not sync folders, because they need not.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
 fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     // In one look: between two, another process may make the file what it is to be.
     let look = connection.transaction()?;
@@ -214,30 +245,38 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")?;
     // The usual case takes no lock: everything is as it should be.
     if user_version(connection)? < SCHEMA_VERSION {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = begin(connection)?;
         // Another process may have been first.
         let found = check_version(&transaction, path)?;
-        if found < 1 {
-            transaction.execute_batch(include_str!("schema.sql"))?;
-            transaction.execute(
-                "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
-                (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
-            )?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        }
-        if found < 2 {
-            transaction.execute_batch(include_str!("schema_2.sql"))?;
-        }
-        if found < 3 {
-            transaction.execute_batch(include_str!("schema_3.sql"))?;
-            // Every connection reads the schema anew.
-            let schema: i64 = transaction.pragma_query_value(None, "schema_version", |row| row.get(0))?;
-            transaction.pragma_update(None, "schema_version", schema + 1)?;
-        }
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        migrate(&transaction, found)?;
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// Brings the schema from version `found` to the newest.
+fn migrate(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<()> {
+    for (version, sql) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        transaction.execute_batch(sql)?;
+        if version == 3 {
+            // It changed the text of the schema: every connection reads it anew.
+            let schema: i64 = transaction.pragma_query_value(None, "schema_version", |row| row.get(0))?;
+            transaction.pragma_update(None, "schema_version", schema + 1)?;
+        }
+    }
+    if found < 1 {
+        transaction.execute(
+            "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
+            (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
+        )?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)
+}
+
+/// A transaction that writes: what it has read stays so until its end.
+pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
 fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
@@ -314,6 +353,12 @@ fn translate(fault: Fault, path: &Path) -> OrchestratorError {
     }
 }
 
+/// A queue.db for tests of what is asked of it.
+#[cfg(test)]
+pub(super) fn open_connection(path: &Path) -> Result<Connection, Fault> {
+    open_file(path).map(|file| file.connection)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,9 +376,12 @@ mod tests {
             "INSERT INTO flow_run (id, flow_name, parameters, work_queue, priority, tags, has_status_row, state_type,
                state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at)
              VALUES ('r', 'f', '{}', 'background', 2, '[]', 0, 'SCHEDULED', 'Scheduled', 1, 1, 0, 1, 1);
-             INSERT INTO flow_run_state VALUES ('r', 1, 'Scheduled', NULL, 0, 1);",
+             INSERT INTO flow_run_state VALUES ('r', 1, 'Scheduled', NULL, 0, 1);
+             INSERT INTO asset_materialization (key, flow_run_id, flow_name, metadata, at)
+               VALUES ('a', 'r', 'f', '{}', 1), ('b', 'r', 'f', '{}', 2), ('a', 'r', 'f', '{}', 3);
+             INSERT INTO worker VALUES ('old', '{\"pid\":1}', '0', 1), ('w', '{\"pid\":2,\"life\":\"l\"}', '0', 1);",
         )
-        .expect("a run");
+        .expect("a run, assets and workers");
         drop(old);
 
         let new = open_file(&path).expect("opens").connection;
@@ -342,6 +390,15 @@ mod tests {
             ("SELECT id FROM flow_run", "r"),
             ("SELECT flow_run_id FROM flow_run_state", "r"),
             ("PRAGMA integrity_check", "ok"),
+            (
+                "SELECT group_concat(work_queue || ' ' || runs) FROM waiting",
+                "background 1,user-initiated 0",
+            ),
+            (
+                "SELECT group_concat(version) FROM asset_materialization WHERE is_newest = 1 ORDER BY version",
+                "2,3",
+            ),
+            ("SELECT group_concat(name || ' ' || life) FROM worker", "w l"),
         ] {
             let found: String = new.query_row(sql, [], |row| row.get(0)).expect("reads");
             assert_eq!(found, expected, "{sql}");

@@ -19,6 +19,7 @@ use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::events::{EventPage, Pages, merge};
 use crate::orchestrator::local::queue::check_key;
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
@@ -516,11 +517,7 @@ impl Inner {
     }
 
     /// See [`crate::orchestrator::queue::Queue::read_events`].
-    pub(super) async fn events(
-        &self,
-        id: FlowRunId,
-        cursor: EventCursor,
-    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+    pub(super) async fn events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError> {
         let run = match self.find(id).await? {
             Found::AtServer(run) => run,
             Found::Stored(stored) => {
@@ -533,7 +530,11 @@ impl Inner {
                     ..cursor
                 };
                 let events = is_new.then_some(FlowRunEvent::State { state, attempt: 0 });
-                return Ok((events.into_iter().collect(), next));
+                return Ok(EventPage {
+                    events: events.into_iter().collect(),
+                    next,
+                    has_more: false,
+                });
             }
         };
         let newest = run.state.as_ref().map(|state| state.timestamp);
@@ -553,53 +554,26 @@ impl Inner {
         } else {
             (Vec::new(), cursor.log)
         };
-        let mut next = EventCursor {
-            log,
-            has_ended: false,
-            ..cursor
+        let is_full = lines.len() >= LOG_PAGE;
+        let progress = if is_begun && !cursor.without_progress && !is_full {
+            conversion::progress(&self.artifacts(run.id).await?)
+        } else {
+            None
         };
-        let is_last_page = lines.len() < LOG_PAGE;
-        let mut events: Vec<_> = lines
-            .into_iter()
-            .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
-            .collect();
-        if is_last_page {
-            next.state_at = states.last().map_or(cursor.state_at, |state| Some(state.timestamp));
-            next.has_ended = run.state.as_ref().is_some_and(|state| state.state_type().is_final());
-            if is_begun && !cursor.without_progress {
-                let progress = conversion::progress(&self.artifacts(run.id).await?);
-                if let Some(progress) =
-                    progress.filter(|progress| progress.timestamp.as_millisecond() > cursor.progress_ms)
-                {
-                    next.progress_ms = progress.timestamp.as_millisecond();
-                    events.push((progress.timestamp, FlowRunEvent::Progress { progress }));
-                }
-            }
-            let mut attempt = 0;
-            for (index, state) in states.into_iter().enumerate() {
-                attempt += u32::from(state.state_type == StateType::Pending);
-                let sequence = i64::try_from(index).unwrap_or(i64::MAX) + 1;
-                if sequence > cursor.state {
-                    next.state = sequence;
-                    events.push((state.timestamp, FlowRunEvent::State { state, attempt }));
-                }
-            }
-            events.sort_by_key(|(timestamp, _)| *timestamp);
-            // Clocks differ: whatever they say, the final state is the last.
-            if let Some(at) = events.iter().position(
-                |(_, event)| matches!(event, FlowRunEvent::State { state, .. } if state.state_type.is_final()),
-            ) {
-                let is_newest = !events[at..]
-                    .iter()
-                    .skip(1)
-                    .any(|(_, event)| matches!(event, FlowRunEvent::State { .. }));
-                if is_newest {
-                    let last = events.remove(at);
-                    events.push(last);
-                }
-            }
-        }
-        Ok((events.into_iter().map(|(_, event)| event).collect(), next))
+        let mut attempt = 0;
+        let states = (1..).zip(states).map(|(number, state)| {
+            attempt += u32::from(state.state_type == StateType::Pending);
+            (number, attempt, state)
+        });
+        let pages = Pages {
+            lines,
+            log,
+            is_full,
+            progress: progress.map(|progress| (progress.timestamp.as_millisecond(), progress)),
+            states: states.collect(),
+            has_ended: run.state.as_ref().is_some_and(|state| state.state_type().is_final()),
+        };
+        Ok(merge(cursor, pages))
     }
 
     /// See [`crate::orchestrator::queue::Queue::cancel_flow_run`].

@@ -36,11 +36,12 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::events::EventPage;
 use super::local::LocalOrchestrator;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::domain::prefect_error::PrefectError;
@@ -302,11 +303,7 @@ impl Queue for PrefectOrchestrator {
         self.inner.logs(id, cursor).await
     }
 
-    async fn read_events(
-        &self,
-        id: FlowRunId,
-        cursor: EventCursor,
-    ) -> Result<(Vec<FlowRunEvent>, EventCursor), OrchestratorError> {
+    async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError> {
         self.flush(id).await;
         self.inner.events(id, cursor).await
     }
@@ -385,7 +382,10 @@ impl Claims for PrefectOrchestrator {
     async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError> {
         self.inner.journal.deregister_worker(name).await?;
         let settings = self.inner.settings();
-        if !settings.runner_mode {
+        let workers = self.inner.journal.read_work_pool().await?.workers;
+        // The server knows workers by their names alone: it has one record for all that share one.
+        let is_shared = workers.iter().any(|other| other.is_alive && other.name == name);
+        if !settings.runner_mode && !is_shared {
             // It is shown as offline after a while all the same.
             let _ = self.inner.client.delete_worker(&settings.work_pool, name).await;
         }

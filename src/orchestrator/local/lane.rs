@@ -1,0 +1,146 @@
+//! Which run is next, and which ones wait behind another for the same video (or annotations.db) and flow.
+//!
+//! One run at a time for a video and flow. Half a million of them may wait for one video, and a claim must not look at each:
+//! so those that wait behind another are put aside (`is_behind`), and the end of the one before lets one of them through
+//! (`rows::enter`). What is not put aside and turns out to be busy is passed over. It stays true that of the runs that share
+//! a video, one is at work, or is looked at by claims from when it is due: none is forgotten.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, Params, Transaction};
+
+use super::rows::parse_id;
+use super::store::Fault;
+use crate::domain::flow::{WORK_POOL, WorkQueue};
+use crate::domain::id::FlowRunId;
+
+/// So many runs of busy videos are passed over before they are put aside.
+const PASSED_OVER: usize = 64;
+/// Most runs that one transaction puts aside.
+const PUT_ASIDE: usize = 1000;
+
+/// What is next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing that may be claimed now.
+    Nothing,
+    /// This run.
+    Run(FlowRunId),
+    /// Too many runs of busy videos stand before it.
+    Crowded { flow_name: String, priority: u8 },
+}
+
+/// The next run of one of these flows, if the pool has a slot: by queue, then by time.
+pub(super) fn next(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<Next, Fault> {
+    if !has_slot(connection)? {
+        return Ok(Next::Nothing);
+    }
+    let mut priorities = WorkQueue::ALL.map(WorkQueue::priority);
+    priorities.sort_unstable();
+    for priority in priorities {
+        let mut first: Option<(i64, String)> = None;
+        for flow_name in flow_names {
+            let seen = walk(connection, flow_name, priority, now, PASSED_OVER)?;
+            if seen.free.is_none() && seen.busy.len() >= PASSED_OVER {
+                let flow_name = flow_name.clone();
+                return Ok(Next::Crowded { flow_name, priority });
+            }
+            first = first.into_iter().chain(seen.free).min();
+        }
+        if let Some((_, id)) = first {
+            return Ok(Next::Run(parse_id("id", &id)?));
+        }
+    }
+    Ok(Next::Nothing)
+}
+
+fn has_slot(connection: &Connection) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT NOT is_paused AND concurrency_limit >
+               (SELECT count(*) FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
+             FROM work_pool WHERE name = ?1",
+        )?
+        .query_row([WORK_POOL], |row| row.get(0))?)
+}
+
+struct Seen {
+    /// When it was due, and its id.
+    free: Option<(i64, String)>,
+    /// Rows before it.
+    busy: Vec<i64>,
+}
+
+/// The first run of this flow and priority whose video is not busy, and those before it, at most `most` of them.
+fn walk(connection: &Connection, flow_name: &str, priority: u8, now: i64, most: usize) -> Result<Seen, Fault> {
+    let mut busy = Vec::new();
+    let mut due = connection.prepare_cached(
+        "SELECT candidate.rowid, candidate.scheduled_at, candidate.id, EXISTS (
+           SELECT 1 FROM flow_run AS active INDEXED BY flow_run_active
+           WHERE active.state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
+             AND active.flow_name = candidate.flow_name
+             AND (active.video_id = candidate.video_id OR active.db_path = candidate.db_path))
+         FROM flow_run AS candidate
+         WHERE candidate.state_type = 'SCHEDULED' AND candidate.is_behind = 0
+           AND candidate.flow_name = ?1 AND candidate.priority = ?2 AND candidate.scheduled_at <= ?3
+         ORDER BY candidate.scheduled_at, candidate.id",
+    )?;
+    let mut rows = due.query((flow_name, priority, now))?;
+    while busy.len() < most
+        && let Some(row) = rows.next()?
+    {
+        if !row.get::<_, bool>(3)? {
+            let free = Some((row.get(1)?, row.get(2)?));
+            return Ok(Seen { free, busy });
+        }
+        busy.push(row.get(0)?);
+    }
+    Ok(Seen { free: None, busy })
+}
+
+/// Puts the runs aside that [`next`] would pass over; each of them is let through after the run that is at work now.
+pub(super) fn put_aside(transaction: &Transaction<'_>, flow_name: &str, priority: u8, now: i64) -> Result<(), Fault> {
+    let mut put_aside = transaction.prepare_cached("UPDATE flow_run SET is_behind = 1 WHERE rowid = ?1")?;
+    for row in walk(transaction, flow_name, priority, now, PUT_ASIDE)?.busy {
+        put_aside.execute([row])?;
+    }
+    Ok(())
+}
+
+/// Whether a new run is to wait behind another one: one at work, one that is due, or those that wait behind already.
+pub(super) fn is_taken(
+    connection: &Connection,
+    flow_name: &str,
+    video_id: Option<&str>,
+    db_path: Option<&str>,
+    now: i64,
+) -> Result<bool, Fault> {
+    let is_busy = exists(
+        connection,
+        "SELECT EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
+           AND flow_name = ?1 AND (video_id = ?2 OR db_path = ?3))",
+        (flow_name, video_id, db_path),
+    );
+    let is_waited_for = || {
+        exists(
+            connection,
+            "SELECT EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_behind_video WHERE state_type = 'SCHEDULED' AND is_behind = 1
+               AND flow_name = ?1 AND video_id = ?2)",
+            (flow_name, video_id),
+        )
+    };
+    // A look at some of them is enough: not to put the new one aside does no harm.
+    let is_next = || {
+        exists(
+            connection,
+            "SELECT EXISTS (SELECT 1 FROM (SELECT scheduled_at FROM flow_run INDEXED BY flow_run_equal WHERE state_type = 'SCHEDULED'
+               AND flow_name = ?1 AND video_id = ?2 LIMIT 10) WHERE scheduled_at <= ?3)",
+            (flow_name, video_id, now),
+        )
+    };
+    Ok(is_busy? || is_waited_for()? || is_next()?)
+}
+
+fn exists(connection: &Connection, sql: &str, parameters: impl Params) -> rusqlite::Result<bool> {
+    connection.prepare_cached(sql)?.query_row(parameters, |row| row.get(0))
+}
