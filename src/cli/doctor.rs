@@ -14,9 +14,10 @@ use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 use serde_json::json;
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, plain, print};
-use super::{block_on, exit, working_directory};
+use super::runtime::{block_on, working_directory};
 use crate::domain::flow::{Runner, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{exit, output, working_directory};
+use super::runtime::working_directory;
+use super::{exit, output};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Runner;
 use crate::settings::Settings;

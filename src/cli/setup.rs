@@ -15,10 +15,11 @@ use dialoguer::{Input, Password, Select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{plain, print};
+use super::runtime::{block_on, working_directory};
 use super::toml_file::{TomlFile, set};
-use super::{block_on, exit};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
@@ -97,7 +98,7 @@ fn profile_name(text: &str) -> Result<String, String> {
 
 /// Sets up the orchestrator that is asked for.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
-    let working_directory = super::working_directory()?;
+    let working_directory = working_directory()?;
     let environment = |name: &str| std::env::var_os(name);
     // A profile that is wrong is what this command repairs: only what lies beside it is needed.
     let without_prefect = |name: &str| match name {
