@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::builder::TypedValueParser;
+
 use super::failure::Failure;
 use crate::domain::error::OrchestratorError;
 use crate::orchestrator;
 use crate::orchestrator::queue::Queue;
 use crate::settings::Settings;
+use crate::settings::table::LIMIT;
 
 /// Against which paths of the command line are meant.
 pub(super) fn working_directory() -> Result<PathBuf, Failure> {
@@ -32,4 +35,9 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
         .build()
         .map_err(|error| OrchestratorError::Internal(format!("the system gives no event loop: {error}")))?;
     runtime.block_on(work)
+}
+
+/// Takes what may be the limit of flow runs at once.
+pub(super) fn limit_parser() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u64).range(LIMIT.range()).try_map(u32::try_from)
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::exit;
 use super::failure::Failure;
 use super::output::{plain, print};
-use super::runtime::{block_on, working_directory};
+use super::runtime::{block_on, limit_parser, working_directory};
 use super::toml_file::{TomlFile, set};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
@@ -70,7 +70,7 @@ pub(super) struct Options {
     #[arg(long, default_value = DEFAULT_PROFILE, value_parser = profile_name)]
     profile: String,
     /// Most flow runs at once (default: what the pool has, 2 for a new one)
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "COUNT", value_parser = limit_parser())]
     limit: Option<u32>,
     /// Use no work pool even if the plan allows one: the worker polls the deployments
     #[arg(long)]

@@ -8,6 +8,7 @@
 //! This module knows no video and no database: pictures come in, text boxes go out. Nothing here reads the
 //! environment.
 
+mod check;
 mod detection;
 mod error;
 mod geometry;
@@ -18,6 +19,7 @@ mod recognition;
 mod recognizer;
 mod resample;
 
+pub use check::check;
 pub use error::{FrameError, OcrError};
 pub use models::OcrModels;
 pub use parallel::recognize_all;
