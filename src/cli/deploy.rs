@@ -7,9 +7,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, plain, print};
-use super::{block_on, exit};
+use super::runtime::block_on;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::FlowDefinition;
 use crate::domain::prefect_error::PrefectError;

@@ -12,8 +12,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::exit;
 use super::failure::Failure;
-use super::{block_on, exit};
+use super::runtime::block_on;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;

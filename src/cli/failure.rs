@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use super::exit;
+use super::output::{plain, print};
 use crate::domain::error::OrchestratorError;
 
 /// Why a command did not do its work.
@@ -71,7 +72,7 @@ impl Failure {
         let fields = self.fields();
         let mut stderr = std::io::stderr();
         let text = if stderr.is_terminal() {
-            let word = |name: &str| fields[name].as_str().map(super::output::plain).unwrap_or_default();
+            let word = |name: &str| fields[name].as_str().map(plain).unwrap_or_default();
             format!("error: {}\n  code: {}\n", word("message"), word("code"))
         } else {
             format!("{}\n", json!({ "error": fields }))
@@ -109,6 +110,22 @@ impl Failure {
             _ => {}
         }
         fields
+    }
+}
+
+/// Help and version are what was asked for; anything else is a wrong argument. Without any command, `command`'s help
+/// comes first, for the person who has yet to learn them.
+pub(super) fn not_parsed(error: &clap::Error, command: &mut clap::Command) -> Result<ExitCode, Failure> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print(&error.render().to_string())?;
+            Ok(exit::DONE)
+        }
+        ErrorKind::MissingSubcommand => {
+            print(&command.render_help().to_string())?;
+            Err(Failure::of_parser(error))
+        }
+        _ => Err(Failure::of_parser(error)),
     }
 }
 

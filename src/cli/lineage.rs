@@ -7,9 +7,10 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use termtree::Tree;
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, plain, print, time};
-use super::{exit, with_orchestrator};
+use super::runtime::with_orchestrator;
 use crate::domain::asset::{Asset, AssetLineage};
 use crate::domain::error::did_you_mean;
 use crate::settings::Settings;

@@ -14,6 +14,7 @@ mod output;
 mod pool;
 mod queue;
 mod runs;
+mod runtime;
 mod service;
 mod setup;
 mod toml_file;
@@ -21,18 +22,11 @@ mod version;
 mod worker;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::domain::error::OrchestratorError;
-use crate::orchestrator;
-use crate::orchestrator::queue::Queue;
-use crate::settings::Settings;
-use failure::Failure;
+use failure::{Failure, not_parsed};
 
 /// The name under which the worker starts its children.
 const ATTEMPT: &str = "attempt";
@@ -116,51 +110,11 @@ pub fn main() -> ExitCode {
     }
     if version::is_wanted(&arguments) {
         let printed = output::print(&version::text()).map(|()| exit::DONE);
-        return printed.unwrap_or_else(|failure| failure.report());
+        return printed.unwrap_or_else(|error| Failure::from(error).report());
     }
     let outcome = match CommandLine::try_parse_from(arguments) {
         Ok(line) => line.command.perform(),
         Err(error) => not_parsed(&error, &mut CommandLine::command()),
     };
     outcome.unwrap_or_else(|failure| failure.report())
-}
-
-/// Help and version are what was asked for; anything else is a wrong argument. Without any command, `command`'s help
-/// comes first, for the person who has yet to learn them.
-fn not_parsed(error: &clap::Error, command: &mut clap::Command) -> Result<ExitCode, Failure> {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            output::print(&error.render().to_string())?;
-            Ok(exit::DONE)
-        }
-        ErrorKind::MissingSubcommand => {
-            output::print(&command.render_help().to_string())?;
-            Err(Failure::of_parser(error))
-        }
-        _ => Err(Failure::of_parser(error)),
-    }
-}
-
-/// Against which paths of the command line are meant.
-fn working_directory() -> Result<PathBuf, Failure> {
-    Ok(std::env::current_dir().map_err(|error| OrchestratorError::Config {
-        origin: "working directory".to_owned(),
-        problem: format!("it cannot be read: {error}"),
-    })?)
-}
-
-/// Runs `work` with the orchestrator that the settings choose.
-fn with_orchestrator<T>(
-    settings: &Settings,
-    work: impl AsyncFnOnce(Arc<dyn Queue>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    block_on(async { work(orchestrator::open::queue(settings).await?).await })
-}
-
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| OrchestratorError::Internal(format!("the system gives no event loop: {error}")))?;
-    runtime.block_on(work)
 }

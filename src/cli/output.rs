@@ -1,25 +1,22 @@
 //! What commands print: JSON for programs, tables and plain lines for people. Never an escape sequence.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::failure::Failure;
-
 /// Writes `text` to stdout at once, with the end of its last line.
 ///
 /// # Errors
-/// [`Failure::OutputClosed`] if nobody reads stdout any more, which `println!` would panic of.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
+/// What the system said; [`io::ErrorKind::BrokenPipe`] if nobody reads stdout any more, which `println!` would panic of.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     if !text.is_empty() && !text.ends_with('\n') {
         stdout.write_all(b"\n")?;
     }
-    stdout.flush()?;
-    Ok(())
+    stdout.flush()
 }
 
 /// `value` as one line of JSON, with its end of line.

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, print, table, time};
-use super::{exit, with_orchestrator};
+use super::runtime::with_orchestrator;
 use crate::orchestrator::queue::WorkPool;
 use crate::settings::Settings;
 

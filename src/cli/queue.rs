@@ -11,8 +11,9 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use serde_json::{Map, Value, json};
 
-use super::failure::{Failure, context};
-use super::{exit, not_parsed, output, with_orchestrator, working_directory};
+use super::failure::{Failure, context, not_parsed};
+use super::runtime::{with_orchestrator, working_directory};
+use super::{exit, output};
 use crate::domain::error::{OrchestratorError, did_you_mean};
 use crate::domain::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
 use crate::orchestrator::queue::NewFlowRun;

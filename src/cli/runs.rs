@@ -1,6 +1,7 @@
 //! `captionacc runs`: the flow runs there are, and what may be done with one.
 
 use std::fmt::Write;
+use std::io;
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -9,9 +10,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{duration, json_line, plain, print, table, time};
-use super::{exit, with_orchestrator};
+use super::runtime::with_orchestrator;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
 use crate::domain::id::FlowRunId;
@@ -134,8 +136,8 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
             Action::List(options) => list(orchestrator, &settings, options).await,
             Action::Show(options) => show(orchestrator, &options).await,
             Action::Logs(options) => logs(orchestrator, &options).await,
-            Action::Cancel(options) => said(&orchestrator.cancel_flow_run(options.id).await?, options.json),
-            Action::Retry(options) => said(&orchestrator.retry_flow_run(options.id).await?, options.json),
+            Action::Cancel(options) => Ok(said(&orchestrator.cancel_flow_run(options.id).await?, options.json)?),
+            Action::Retry(options) => Ok(said(&orchestrator.retry_flow_run(options.id).await?, options.json)?),
         }
     })?;
     Ok(exit::DONE)
@@ -156,15 +158,15 @@ async fn list(orchestrator: &dyn Queue, settings: &Settings, options: ListOption
         settings.flows.get(&flow)?;
     }
     if options.json {
-        return print(&runs.iter().map(json_line).collect::<String>());
+        return Ok(print(&runs.iter().map(json_line).collect::<String>())?);
     }
     if runs.is_empty() {
-        return print("No flow runs.\n");
+        return Ok(print("No flow runs.\n")?);
     }
     let headings = [
         "FLOW RUN", "FLOW", "VIDEO", "STATE", "ATTEMPT", "PROGRESS", "QUEUED", "TOOK", "MESSAGE",
     ];
-    print(&table(headings, runs.iter().map(row)))
+    Ok(print(&table(headings, runs.iter().map(row)))?)
 }
 
 fn row(run: &FlowRun) -> [String; 9] {
@@ -203,10 +205,11 @@ fn took(run: &FlowRun) -> Option<String> {
 async fn show(orchestrator: &dyn Queue, options: &RunOptions) -> Result<(), Failure> {
     let details = orchestrator.read_flow_run_details(options.id).await?;
     if options.json {
-        print(&json_line(&details))
+        print(&json_line(&details))?;
     } else {
-        print(&details_text(&details))
+        print(&details_text(&details))?;
     }
+    Ok(())
 }
 
 fn details_text(details: &FlowRunDetails) -> String {
@@ -362,7 +365,7 @@ fn line_text(line: &LogLine, json: bool) -> String {
 }
 
 /// What has become of the run.
-fn said(run: &FlowRun, json: bool) -> Result<(), Failure> {
+fn said(run: &FlowRun, json: bool) -> io::Result<()> {
     if json {
         return print(&json_line(&json!({ "flowRunId": run.flow_run_id, "state": run.state })));
     }

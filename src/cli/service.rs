@@ -10,10 +10,15 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{exit, output, working_directory};
+use super::runtime::working_directory;
+use super::{exit, output};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Runner;
 use crate::settings::Settings;
+use crate::settings::prefect::without_secrets;
+use crate::settings::table::{
+    API_URL, CONFIG, HOME, OCR_MODELS, OURS, PREFECT_HOME, PREFECT_PROFILE, PREFECT_PROFILES_PATH, Setting,
+};
 
 /// What `captionacc service --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -41,27 +46,10 @@ const WATCHDOG_SECONDS: u64 = 180;
 /// What the worker takes after its grace and that of its children, to write down how they ended.
 const STOP_MARGIN_MS: u64 = 15_000;
 
-/// Settings of the environment that the service keeps. None of them is a secret; `CAPTIONACC_HOME` and
-/// `CAPTIONACC_CONFIG` come from the settings, made absolute.
-const CARRIED: [&str; 17] = [
-    "CAPTIONACC_CHILD_MEMORY_MB",
-    "CAPTIONACC_DEPLOYMENT",
-    "CAPTIONACC_GRACE_MS",
-    "CAPTIONACC_KILL_GRACE_MS",
-    "CAPTIONACC_LIMIT",
-    "CAPTIONACC_ORCHESTRATOR",
-    "CAPTIONACC_RETENTION_DAYS",
-    "CAPTIONACC_RETRY_DELAY_MS",
-    "CAPTIONACC_RUNNER_MODE",
-    "CAPTIONACC_STALL_TIMEOUT_MS",
-    "CAPTIONACC_WHEN_UNREACHABLE",
-    "CAPTIONACC_WORK_POOL",
-    "PREFECT_API_URL",
-    "PREFECT_HOME",
-    "PREFECT_PROFILE",
-    "PREFECT_PROFILES_PATH",
-    "RUST_LOG",
-];
+/// Settings that the unit says otherwise: made absolute.
+const ABSOLUTE: [&Setting; 3] = [&HOME, &CONFIG, &OCR_MODELS];
+/// Prefect's settings that the unit carries: how to find its API, and never a key.
+const OF_PREFECT: [&Setting; 4] = [&API_URL, &PREFECT_HOME, &PREFECT_PROFILE, &PREFECT_PROFILES_PATH];
 
 /// Of the system's manager only: a user's manager has not the rights for them.
 const SYSTEM_HARDENING: &str = "\
@@ -87,20 +75,29 @@ fn unit(options: &Options, settings: &Settings) -> Result<String, Failure> {
         .as_ref()
         .and_then(|path| path.parent().map(ToOwned::to_owned))
         .map_or_else(working_directory, Ok)?;
-    let mut environment = vec![("CAPTIONACC_HOME", settings.home.clone().into_os_string())];
+    let mut environment = vec![(HOME.variable, settings.home.clone().into_os_string())];
     if let Some(path) = &settings.config_file {
-        environment.push(("CAPTIONACC_CONFIG", path.clone().into_os_string()));
+        environment.push((CONFIG.variable, path.clone().into_os_string()));
     }
     if let Some(path) = &settings.ocr_models {
-        environment.push(("CAPTIONACC_OCR_MODELS", path.clone().into_os_string()));
+        environment.push((OCR_MODELS.variable, path.clone().into_os_string()));
     }
     let runs_programs = settings
         .flows
         .iter()
         .any(|flow| matches!(flow.runner, Runner::Command(_)));
     // The service manager's own PATH is short: a declared flow's program would not be found by it.
-    let names = CARRIED.iter().chain(runs_programs.then_some(&"PATH"));
-    environment.extend(names.filter_map(|name| std::env::var_os(name).map(|value| (*name, value))));
+    let carried = OURS
+        .into_iter()
+        .filter(|setting| !ABSOLUTE.contains(setting))
+        .chain(OF_PREFECT);
+    let names = carried
+        .map(|setting| setting.variable)
+        .chain(runs_programs.then_some("PATH"));
+    environment.extend(names.filter_map(|name| {
+        let value = without_secrets(OsStr::new(name), &std::env::var_os(name)?)?;
+        Some((name, value))
+    }));
 
     let grace_ms = settings.grace_ms + settings.kill_grace_ms + STOP_MARGIN_MS;
     let mut unit = String::new();

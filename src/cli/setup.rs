@@ -15,10 +15,11 @@ use dialoguer::{Input, Password, Select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::exit;
 use super::failure::Failure;
 use super::output::{plain, print};
+use super::runtime::{block_on, limit_parser, working_directory};
 use super::toml_file::{TomlFile, set};
-use super::{block_on, exit};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
@@ -69,7 +70,7 @@ pub(super) struct Options {
     #[arg(long, default_value = DEFAULT_PROFILE, value_parser = profile_name)]
     profile: String,
     /// Most flow runs at once (default: what the pool has, 2 for a new one)
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "COUNT", value_parser = limit_parser())]
     limit: Option<u32>,
     /// Use no work pool even if the plan allows one: the worker polls the deployments
     #[arg(long)]
@@ -97,7 +98,7 @@ fn profile_name(text: &str) -> Result<String, String> {
 
 /// Sets up the orchestrator that is asked for.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
-    let working_directory = super::working_directory()?;
+    let working_directory = working_directory()?;
     let environment = |name: &str| std::env::var_os(name);
     // A profile that is wrong is what this command repairs: only what lies beside it is needed.
     let without_prefect = |name: &str| match name {

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::failure::Failure;
+use super::runtime::limit_parser;
 use crate::settings::Settings;
+use crate::settings::table::GRACE_MS;
 use crate::worker::{WorkerOptions, run};
 
 /// Options of `captionacc worker`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Most flow runs at once, for the whole pool (kept in the pool; default: what the pool has, 2 at first)
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "COUNT", value_parser = limit_parser())]
     limit: Option<u32>,
     /// Log lines as JSON, one object a line
     #[arg(long)]
@@ -24,7 +26,7 @@ pub(super) struct Options {
     #[arg(long)]
     once: bool,
     /// How long running attempts may go on after the first signal, in ms (default: 30000)
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=86_400_000))]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(GRACE_MS.range()))]
     grace_ms: Option<u64>,
 }
 

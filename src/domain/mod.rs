@@ -5,6 +5,7 @@
 pub mod asset;
 pub mod database;
 pub mod error;
+pub mod finding;
 pub mod flow;
 pub mod flow_run;
 pub mod id;

@@ -1,8 +1,18 @@
 //! What can go wrong in OCR.
 
+use std::error::Error;
 use std::path::PathBuf;
 
-use super::FrameError;
+/// The error of a closure that fetches a frame or takes its result.
+pub type FrameError = Box<dyn Error + Send + Sync>;
+
+/// The three files of PP-OCRv4 mobile, as their npm package names them (scripts/fetch-models.sh): text detection, text
+/// recognition, and the characters that recognition knows (one a line).
+pub(super) const FILE_NAMES: [&str; 3] = [
+    "ch_PP-OCRv4_det_infer.onnx",
+    "ch_PP-OCRv4_rec_infer.onnx",
+    "ppocr_keys_v1.txt",
+];
 
 /// A failure of OCR.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +23,7 @@ pub enum OcrError {
         "no OCR models found, looked in {places}: run \"npm install @captionacc/orchestrator-models\" (in a checkout: npm run build), \
          or set CAPTIONACC_OCR_MODELS to the folder that holds {files}",
         places = list(looked_in),
-        files = super::models::FILE_NAMES.join(", ")
+        files = FILE_NAMES.join(", ")
     )]
     ModelsMissing {
         /// The folders that were searched, in order.

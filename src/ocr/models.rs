@@ -2,15 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::OcrError;
-
-/// The three files of PP-OCRv4 mobile, as their npm package names them (scripts/fetch-models.sh): text detection, text
-/// recognition, and the characters that recognition knows (one a line).
-pub(super) const FILE_NAMES: [&str; 3] = [
-    "ch_PP-OCRv4_det_infer.onnx",
-    "ch_PP-OCRv4_rec_infer.onnx",
-    "ppocr_keys_v1.txt",
-];
+use super::error::{FILE_NAMES, OcrError};
 
 /// The model files of an OCR engine; all three existed when this was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,15 +1,12 @@
 //! Many frames over several engines.
 
-use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use super::{OcrError, Recognizer, TextBox};
+use super::error::{FrameError, OcrError};
+use super::recognizer::{Recognizer, TextBox};
 use crate::picture::RgbPicture;
-
-/// The error of a closure that fetches a frame or takes its result.
-pub type FrameError = Box<dyn Error + Send + Sync>;
 
 /// Recognizes the text of the frames `0..count`, one thread an engine.
 ///

@@ -10,9 +10,11 @@ use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
 
 use super::detection::DetectionInput;
+use super::error::OcrError;
+use super::models::OcrModels;
 use super::recognition::{Keys, decode, recognition_input};
+use super::recognizer::{Recognizer, TextBox};
 use super::resample::Region;
-use super::{OcrError, OcrModels, Recognizer, TextBox};
 use crate::picture::RgbPicture;
 
 /// An engine with PP-OCRv4 mobile: Chinese (simplified, and many traditional characters) and Latin, one thread.

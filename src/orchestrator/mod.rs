@@ -3,6 +3,8 @@
 //! Two traits, because it has two audiences: [`queue::Queue`] for callers, [`claims::Claims`] for workers. [`local`] is the
 //! embedded orchestrator, [`prefect`] the one over a Prefect API; [`open`] chooses.
 
+#[cfg(feature = "worker")]
+pub mod check;
 pub mod claims;
 pub mod events;
 pub mod following;

@@ -2,30 +2,27 @@
 //!
 //! An explicit option goes before the environment, which goes before `captionacc.toml`. That file is the one that
 //! `CAPTIONACC_CONFIG` names, else `captionacc.toml` in the working directory, else the one in `CAPTIONACC_HOME`.
+//!
+//! [`table`] has a row for each of them; [`sources`] finds what is set and holds it to its row, wherever it comes from.
 
+#[cfg(feature = "worker")]
+pub mod check;
 pub mod prefect;
+pub mod table;
 
-use std::collections::BTreeMap;
+mod flows;
+mod sources;
+
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value;
-
-use crate::domain::error::{OrchestratorError, did_you_mean};
-use crate::domain::flow::{
-    CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, Flows, ParameterDefinition, ParameterKind, Parameters,
-    RetryPolicy, Runner, StatusTable, WorkQueue, fill,
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::Flows;
+use crate::settings::prefect::PrefectSettings;
+use sources::Sources;
+use table::{
+    CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, OCR_MODELS, ORCHESTRATOR, RETENTION_DAYS, STALL_TIMEOUT_MS,
 };
-use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
-
-/// How long running attempts get to finish after the first signal, unless set.
-pub const DEFAULT_GRACE_MS: u64 = 30_000;
-/// How long a stopped child has to end itself, unless set.
-pub const DEFAULT_KILL_GRACE_MS: u64 = 5_000;
-/// How long a run is kept after its end, unless set; the same as Prefect's free plan.
-pub const DEFAULT_RETENTION_DAYS: u32 = 7;
 
 /// Which orchestrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,69 +64,6 @@ pub struct Settings {
     pub stall_timeout_ms: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct ConfigFile {
-    orchestrator: Option<String>,
-    #[serde(default)]
-    worker: WorkerTable,
-    #[serde(default)]
-    prefect: PrefectTable,
-    #[serde(default)]
-    flows: BTreeMap<String, FlowTable>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct PrefectTable {
-    when_unreachable: Option<WhenUnreachable>,
-    runner_mode: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct WorkerTable {
-    limit: Option<u32>,
-    grace_ms: Option<u64>,
-    kill_grace_ms: Option<u64>,
-    retention_days: Option<u32>,
-    ocr_models: Option<PathBuf>,
-    child_memory_mb: Option<u64>,
-    stall_timeout_ms: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct FlowTable {
-    description: Option<String>,
-    command: Option<Vec<String>>,
-    working_directory: Option<PathBuf>,
-    #[serde(default)]
-    environment: BTreeMap<String, String>,
-    #[serde(default)]
-    parameters: toml::Table,
-    work_queue: Option<String>,
-    timeout_ms: Option<u64>,
-    retries: Option<u32>,
-    retry_delay_ms: Option<u64>,
-    latest_wins: Option<bool>,
-    status_table: Option<String>,
-    #[serde(default)]
-    assets: Vec<String>,
-    #[serde(default)]
-    upstream_assets: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct ParameterTable {
-    #[serde(rename = "type")]
-    kind: ParameterKind,
-    default: Option<toml::Value>,
-    #[serde(default)]
-    description: String,
-}
-
 impl Settings {
     /// The address of Prefect's API, where one is configured.
     pub fn prefect_api_url(&self) -> Option<&str> {
@@ -141,11 +75,7 @@ impl Settings {
     /// # Errors
     /// [`OrchestratorError::Config`], naming the setting at fault.
     pub fn from_environment() -> Result<Self, OrchestratorError> {
-        let working_directory = std::env::current_dir().map_err(|error| OrchestratorError::Config {
-            origin: "working directory".to_owned(),
-            problem: format!("it cannot be read: {error}"),
-        })?;
-        Self::load(&|name| std::env::var_os(name), &working_directory)
+        Self::from_sources(Sources::of_process()?)
     }
 
     /// Settings of this environment. Pure but for the files that it reads.
@@ -156,422 +86,63 @@ impl Settings {
         environment: &dyn Fn(&str) -> Option<OsString>,
         working_directory: &Path,
     ) -> Result<Self, OrchestratorError> {
-        let environment = Environment(environment);
-        let home = match environment.path("CAPTIONACC_HOME") {
-            Some(path) => working_directory.join(path),
-            None => default_home()
-                .ok_or_else(|| config("CAPTIONACC_HOME", "this user has no home directory: set it to a folder"))?,
-        };
-        let config_file = find_config_file(&environment, working_directory, &home)?;
-        let file = match &config_file {
-            Some(path) => read_config_file(path)?,
-            None => ConfigFile::default(),
-        };
-        let origin = config_file
-            .as_ref()
-            .map(|path| path.display().to_string())
-            .unwrap_or_default();
-        let base = config_file
-            .as_ref()
-            .and_then(|path| path.parent())
-            .unwrap_or(working_directory);
+        Self::from_sources(Sources::read(environment, working_directory)?)
+    }
 
-        let mut prefect = PrefectSettings::load(environment.0, working_directory)?;
-        let (orchestrator, orchestrator_reason) = choose(&environment, &file, &origin, prefect.as_ref())?;
-        if let (Some(prefect), Some(when), None) = (
-            prefect.as_mut(),
-            file.prefect.when_unreachable,
-            environment.path("CAPTIONACC_WHEN_UNREACHABLE"),
-        ) {
-            prefect.when_unreachable = when;
-        }
-        if let (Some(prefect), Some(runner_mode), None) = (
-            prefect.as_mut(),
-            file.prefect.runner_mode,
-            environment.path("CAPTIONACC_RUNNER_MODE"),
-        ) {
-            prefect.runner_mode = runner_mode;
-        }
-
-        let retry_delay_ms = environment.number("CAPTIONACC_RETRY_DELAY_MS", 0, 86_400_000)?;
-        let mut flows = Flows::builtin();
-        for (name, table) in &file.flows {
-            declare(&mut flows, name, table, &origin, base)?;
-        }
-        if let Some(delay_ms) = retry_delay_ms {
-            for name in flows.iter().map(|flow| flow.name.clone()).collect::<Vec<_>>() {
-                if let Some(flow) = flows.get_mut(&name) {
-                    flow.retry.delay_ms = delay_ms;
-                }
-            }
-        }
-
-        let limit = environment
-            .number("CAPTIONACC_LIMIT", 1, 64)?
-            .map(|limit| u32::try_from(limit).unwrap_or(64));
-        let days = environment.number("CAPTIONACC_RETENTION_DAYS", 1, 36_500)?;
-        let ranged = |value: Option<u64>, key: &str, least: u64, most: u64| match value {
-            Some(value) if !(least..=most).contains(&value) => Err(config(
-                &origin,
-                format!("[worker] {key} = {value}: give a number from {least} to {most}"),
-            )),
-            value => Ok(value),
-        };
-        let file_limit =
-            ranged(file.worker.limit.map(u64::from), "limit", 1, 64)?.and_then(|limit| u32::try_from(limit).ok());
-        ranged(file.worker.retention_days.map(u64::from), "retention-days", 1, 36_500)?;
+    fn from_sources(sources: Sources) -> Result<Self, OrchestratorError> {
+        let prefect = PrefectSettings::load(&sources)?;
+        let (orchestrator, orchestrator_reason) = choose(&sources, prefect.as_ref())?;
         Ok(Self {
-            home,
             orchestrator,
             orchestrator_reason,
             prefect,
-            flows,
-            grace_ms: environment
-                .number("CAPTIONACC_GRACE_MS", 0, 86_400_000)?
-                .or(file.worker.grace_ms)
-                .unwrap_or(DEFAULT_GRACE_MS),
-            kill_grace_ms: environment
-                .number("CAPTIONACC_KILL_GRACE_MS", 0, 86_400_000)?
-                .or(file.worker.kill_grace_ms)
-                .unwrap_or(DEFAULT_KILL_GRACE_MS),
-            limit: limit.or(file_limit),
-            retention_days: days
-                .and_then(|days| u32::try_from(days).ok())
-                .or(file.worker.retention_days)
-                .unwrap_or(DEFAULT_RETENTION_DAYS),
-            ocr_models: environment
-                .path("CAPTIONACC_OCR_MODELS")
-                .map(|path| working_directory.join(path))
-                .or_else(|| file.worker.ocr_models.as_ref().map(|path| base.join(path))),
-            child_memory_mb: environment
-                .number("CAPTIONACC_CHILD_MEMORY_MB", 64, 1 << 20)?
-                .or(ranged(file.worker.child_memory_mb, "child-memory-mb", 64, 1 << 20)?)
-                .unwrap_or(4096),
-            stall_timeout_ms: environment
-                .number("CAPTIONACC_STALL_TIMEOUT_MS", 100, 86_400_000)?
-                .or(ranged(
-                    file.worker.stall_timeout_ms,
-                    "stall-timeout-ms",
-                    100,
-                    86_400_000,
-                )?)
-                .unwrap_or(600_000),
-            config_file,
+            flows: flows::load(&sources)?,
+            grace_ms: sources.number_or_default(&GRACE_MS)?,
+            kill_grace_ms: sources.number_or_default(&KILL_GRACE_MS)?,
+            limit: sources.number(&LIMIT)?,
+            retention_days: sources.number_or_default(&RETENTION_DAYS)?,
+            ocr_models: sources.path(&OCR_MODELS)?,
+            child_memory_mb: sources.number_or_default(&CHILD_MEMORY_MB)?,
+            stall_timeout_ms: sources.number_or_default(&STALL_TIMEOUT_MS)?,
+            home: sources.home,
+            config_file: sources.config_file,
         })
     }
 }
 
 /// Where queue.db lies unless set: this platform's data directory of this user, if the user has one.
 pub fn default_home() -> Option<PathBuf> {
-    directories::ProjectDirs::from("cc", "CaptionA", "captionacc").map(|directories| directories.data_dir().to_owned())
-}
-
-struct Environment<'a>(&'a dyn Fn(&str) -> Option<OsString>);
-
-impl Environment<'_> {
-    /// Set and not empty: an empty variable counts as unset.
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        (self.0)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-    }
-
-    fn text(&self, name: &str) -> Result<Option<String>, OrchestratorError> {
-        self.path(name)
-            .map(|value| {
-                value
-                    .into_os_string()
-                    .into_string()
-                    .map_err(|_| config(name, "is not UTF-8"))
-            })
-            .transpose()
-    }
-
-    fn number(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, OrchestratorError> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
-        match text.trim().parse() {
-            Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-            _ => Err(config(
-                name,
-                format!("{text:?} is not a whole number from {least} to {most}"),
-            )),
-        }
-    }
-}
-
-fn config(origin: &str, problem: impl Into<String>) -> OrchestratorError {
-    OrchestratorError::Config {
-        origin: origin.to_owned(),
-        problem: problem.into(),
-    }
-}
-
-fn find_config_file(
-    environment: &Environment<'_>,
-    working_directory: &Path,
-    home: &Path,
-) -> Result<Option<PathBuf>, OrchestratorError> {
-    if let Some(path) = environment.path("CAPTIONACC_CONFIG") {
-        let path = working_directory.join(path);
-        return if path.is_file() {
-            Ok(Some(path))
-        } else {
-            Err(config(
-                "CAPTIONACC_CONFIG",
-                format!("there is no file {}", path.display()),
-            ))
-        };
-    }
-    Ok([working_directory, home]
-        .into_iter()
-        .map(|folder| folder.join("captionacc.toml"))
-        .find(|path| path.is_file()))
-}
-
-fn read_config_file(path: &Path) -> Result<ConfigFile, OrchestratorError> {
-    let origin = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| config(&origin, format!("cannot be read: {error}")))?;
-    toml::from_str(&text).map_err(|error| config(&origin, error.to_string().trim_end().to_owned()))
+    sources::default_home()
 }
 
 fn choose(
-    environment: &Environment<'_>,
-    file: &ConfigFile,
-    origin: &str,
+    sources: &Sources,
     prefect: Option<&PrefectSettings>,
 ) -> Result<(OrchestratorChoice, String), OrchestratorError> {
-    let parse = |origin: &str, word: &str| match word {
-        "embedded" => Ok(OrchestratorChoice::Embedded),
-        "prefect" => Ok(OrchestratorChoice::Prefect),
-        _ => Err(config(
-            origin,
-            format!(
-                "{word:?} is no orchestrator{}: give embedded or prefect",
-                did_you_mean(word, ["embedded", "prefect"])
-            ),
-        )),
-    };
-    if let Some(word) = environment.text("CAPTIONACC_ORCHESTRATOR")? {
-        return Ok((
-            parse("CAPTIONACC_ORCHESTRATOR", &word)?,
-            format!("CAPTIONACC_ORCHESTRATOR={word}"),
-        ));
-    }
-    if let Some(word) = &file.orchestrator {
-        return Ok((parse(origin, word)?, format!("orchestrator = {word:?} in {origin}")));
-    }
-    Ok(match prefect {
-        Some(prefect) => (OrchestratorChoice::Prefect, prefect.reason.clone()),
-        None => (
+    Ok(match (sources.find(&ORCHESTRATOR)?, prefect) {
+        (Some(given), _) => {
+            let choice = match given.text() {
+                "prefect" => OrchestratorChoice::Prefect,
+                _ => OrchestratorChoice::Embedded,
+            };
+            (choice, given.reason_with_value(&ORCHESTRATOR))
+        }
+        (None, Some(prefect)) => (OrchestratorChoice::Prefect, prefect.reason.clone()),
+        (None, None) => (
             OrchestratorChoice::Embedded,
             "the default: no setting asks for Prefect".to_owned(),
         ),
     })
 }
 
-/// Adds the flow of a `[flows.NAME]` table, or adjusts a built-in one that it names.
-fn declare(
-    flows: &mut Flows,
-    name: &str,
-    table: &FlowTable,
-    origin: &str,
-    base: &Path,
-) -> Result<(), OrchestratorError> {
-    let fault = |problem: String| config(origin, format!("[flows.{name}] {problem}"));
-    if !name.starts_with(|c: char| c.is_ascii_lowercase())
-        || !name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    {
-        return Err(fault(
-            "a flow's name has lowercase letters, digits and dashes, a letter first".to_owned(),
-        ));
-    }
-    let builtin = flows.get(name).ok().cloned();
-    let mut flow = builtin.clone().unwrap_or_else(|| FlowDefinition {
-        name: name.to_owned(),
-        description: String::new(),
-        runner: Runner::Command(CommandRunner {
-            command: Vec::new(),
-            working_directory: None,
-            environment: BTreeMap::new(),
-        }),
-        parameters: Vec::new(),
-        work_queue: WorkQueue::Background,
-        retry: RetryPolicy::default(),
-        timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
-        latest_wins: false,
-        status_table: None,
-        assets: Vec::new(),
-        upstream_assets: Vec::new(),
-    });
-    if let Some(runner) = declared_command(table, base, builtin.is_some()).map_err(fault)? {
-        flow.runner = Runner::Command(runner);
-    }
-    if let Some(description) = &table.description {
-        flow.description.clone_from(description);
-    }
-    for (parameter, value) in &table.parameters {
-        let definition = declared_parameter(parameter, value, base).map_err(fault)?;
-        match flow.parameters.iter_mut().find(|known| known.name == *parameter) {
-            Some(known) => *known = definition,
-            None => flow.parameters.push(definition),
-        }
-    }
-    if let Some(queue) = &table.work_queue {
-        flow.work_queue = WorkQueue::parse(queue)
-            .ok_or_else(|| fault(format!("work-queue = {queue:?}: give user-initiated or background")))?;
-    }
-    match table.timeout_ms {
-        Some(0) => return Err(fault("timeout-ms = 0: give a number of milliseconds".to_owned())),
-        Some(timeout_ms) => flow.timeout_ms = timeout_ms,
-        None => {}
-    }
-    if let Some(retries) = table.retries {
-        flow.retry.retries = retries;
-    }
-    if let Some(delay_ms) = table.retry_delay_ms {
-        flow.retry.delay_ms = delay_ms;
-    }
-    if let Some(latest_wins) = table.latest_wins {
-        flow.latest_wins = latest_wins;
-    }
-    flow.status_table = match table.status_table.as_deref() {
-        None => flow.status_table,
-        Some("processing_status") => Some(StatusTable::ProcessingStatus),
-        Some("crop_frames_status") => Some(StatusTable::CropFramesStatus),
-        Some(other) => {
-            return Err(fault(format!(
-                "status-table = {other:?}: give processing_status or crop_frames_status"
-            )));
-        }
-    };
-    if flow.status_table.is_some() && !flow.parameters.iter().any(|parameter| parameter.name == "db-path") {
-        return Err(fault("status-table needs a parameter db-path of type path".to_owned()));
-    }
-    if !table.assets.is_empty() {
-        flow.assets.clone_from(&table.assets);
-    }
-    if !table.upstream_assets.is_empty() {
-        flow.upstream_assets.clone_from(&table.upstream_assets);
-    }
-    check_pipeline(&flow).map_err(fault)?;
-    check_templates(&flow).map_err(fault)?;
-    flows.insert(flow);
-    Ok(())
-}
-
-/// The program of a `[flows.NAME]` table; a built-in flow needs none.
-fn declared_command(table: &FlowTable, base: &Path, is_builtin: bool) -> Result<Option<CommandRunner>, String> {
-    match &table.command {
-        Some(command) if command.first().is_some_and(|program| !program.is_empty()) => Ok(Some(CommandRunner {
-            command: command.clone(),
-            working_directory: Some(
-                table
-                    .working_directory
-                    .as_ref()
-                    .map_or(base.to_owned(), |path| base.join(path)),
-            ),
-            environment: table.environment.clone(),
-        })),
-        Some(_) => Err("command is empty: give a program and its arguments".to_owned()),
-        None if !is_builtin => Err("has no command: give one, as a list of a program and its arguments".to_owned()),
-        None if table.working_directory.is_some() || !table.environment.is_empty() => {
-            Err("working-directory and environment need a command".to_owned())
-        }
-        None => Ok(None),
-    }
-}
-
-/// A parameter of a `[flows.NAME.parameters]` table.
-fn declared_parameter(name: &str, value: &toml::Value, base: &Path) -> Result<ParameterDefinition, String> {
-    check_parameter_name(name)?;
-    let parsed: ParameterTable = value
-        .clone()
-        .try_into()
-        .map_err(|error: toml::de::Error| format!("parameter {name}: {}", error.message()))?;
-    let default = parsed
-        .default
-        .map(|value| serde_json::to_value(value).map_err(|error| format!("parameter {name}: {error}")))
-        .transpose()?;
-    let mut definition = ParameterDefinition {
-        name: name.to_owned(),
-        kind: parsed.kind,
-        default: None,
-        description: parsed.description,
-    };
-    if let Some(default) = default.filter(|value: &Value| !value.is_null()) {
-        let parsed = definition.parse(&default, base);
-        let parsed = parsed.map_err(|error| format!("its default: {error}"))?;
-        // A number is shown as it was written.
-        definition.default = Some(if default.is_number() { default } else { parsed });
-    }
-    Ok(definition)
-}
-
-/// A parameter is an option of `captionacc queue` as well, and must not be one that the command has itself.
-fn check_parameter_name(name: &str) -> Result<(), String> {
-    let is_plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-    if !is_plain {
-        return Err(format!(
-            "parameter {name:?}: its name has letters, digits, dashes and underscores, a letter first"
-        ));
-    }
-    if ["help", "idempotency-key"].contains(&name) {
-        return Err(format!(
-            "parameter {name:?}: the name is taken by an option of captionacc queue"
-        ));
-    }
-    Ok(())
-}
-
-/// A pipeline knows what it takes: only a default of its parameters can be another one.
-fn check_pipeline(flow: &FlowDefinition) -> Result<(), String> {
-    if matches!(flow.runner, Runner::Command(_)) {
-        return Ok(());
-    }
-    let flows = Flows::builtin();
-    let known = &flows.get(&flow.name).map_err(|error| error.to_string())?.parameters;
-    for parameter in &flow.parameters {
-        match known.iter().find(|known| known.name == parameter.name) {
-            Some(known) if known.kind == parameter.kind => {}
-            Some(_) => {
-                return Err(format!(
-                    "parameter {}: {} takes it in its own type",
-                    parameter.name, flow.name
-                ));
-            }
-            None => {
-                return Err(format!(
-                    "parameter {}: {} takes none of this name",
-                    parameter.name, flow.name
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Every `{parameter}` of a flow's templates is one of its parameters: found out now rather than in a run.
-fn check_templates(flow: &FlowDefinition) -> Result<(), String> {
-    let placeholders: serde_json::Map<String, Value> = flow
-        .parameters
-        .iter()
-        .map(|parameter| (parameter.name.clone(), Value::from("x")))
-        .collect();
-    let placeholders = Parameters(placeholders);
-    let command: &[String] = match &flow.runner {
-        Runner::Command(runner) => &runner.command,
-        Runner::FullFrames | Runner::CropFrames => &[],
-    };
-    for template in command.iter().chain(&flow.assets).chain(&flow.upstream_assets) {
-        fill(template, &placeholders)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
     use super::*;
+    use crate::domain::flow::Runner;
+    use crate::settings::prefect::WhenUnreachable;
 
     fn load(variables: &[(&str, &str)], config: &str) -> Result<Settings, String> {
         let folder = tempfile::tempdir().expect("a folder");
@@ -669,7 +240,9 @@ mod tests {
             ),
             (vec![("CAPTIONACC_CONFIG", "nowhere.toml")], "", "there is no file"),
             (vec![], "limt = 3", "limt"),
-            (vec![], "[worker]\nlimit = 0", "limit = 0"),
+            (vec![], "[worker]\nlimit = 0", "[worker] limit: \"0\" is not"),
+            (vec![], "worker = 3", "give [worker]"),
+            (vec![], "[worker]\nlimit = [2]", "array is no value"),
             (vec![], "[flows.train]\n", "has no command"),
             (
                 vec![],
@@ -711,6 +284,96 @@ mod tests {
         ] {
             let error = load(&variables, config).expect_err("refused");
             assert!(error.contains(expected), "{config}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_checked_alike_wherever_it_comes_from() {
+        let mut accepted = Vec::new();
+        for (variable, config) in [
+            (("CAPTIONACC_ORCHESTRATOR", "cloud"), "orchestrator = 'cloud'"),
+            (("CAPTIONACC_LIMIT", "65"), "[worker]\nlimit = 65"),
+            (("CAPTIONACC_GRACE_MS", "86400001"), "[worker]\ngrace-ms = 86400001"),
+            (
+                ("CAPTIONACC_KILL_GRACE_MS", "86400001"),
+                "[worker]\nkill-grace-ms = 86400001",
+            ),
+            (("CAPTIONACC_RETENTION_DAYS", "0"), "[worker]\nretention-days = 0"),
+            (("CAPTIONACC_CHILD_MEMORY_MB", "1"), "[worker]\nchild-memory-mb = 1"),
+            (("CAPTIONACC_STALL_TIMEOUT_MS", "99"), "[worker]\nstall-timeout-ms = 99"),
+            (
+                ("CAPTIONACC_RETRY_DELAY_MS", "86400001"),
+                "[flows.full-frames]\nretry-delay-ms = 86400001",
+            ),
+            (
+                ("CAPTIONACC_WHEN_UNREACHABLE", "wait"),
+                "[prefect]\nwhen-unreachable = 'wait'",
+            ),
+            (
+                ("CAPTIONACC_RUNNER_MODE", "perhaps"),
+                "[prefect]\nrunner-mode = 'perhaps'",
+            ),
+            (("CAPTIONACC_WORK_POOL", "a/b"), "[prefect]\nwork-pool = 'a/b'"),
+            (("CAPTIONACC_DEPLOYMENT", "a/b"), "[prefect]\ndeployment = 'a/b'"),
+        ] {
+            for (variables, config) in [(vec![variable], ""), (vec![], config)] {
+                match load(&variables, config) {
+                    Ok(_) => accepted.push(format!("{variables:?} {config}")),
+                    Err(error) => assert!(
+                        error.contains(variables.first().map_or("captionacc.toml", |it| it.0)),
+                        "{error}"
+                    ),
+                }
+            }
+        }
+        assert_eq!(accepted, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_value_that_another_place_overrules_is_checked_too() {
+        let error = load(&[("CAPTIONACC_LIMIT", "2")], "[worker]\nlimit = 65").expect_err("refused");
+        assert!(error.contains("[worker] limit"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_refused_by_whatever_setting() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        for variable in ["CAPTIONACC_LIMIT", "CAPTIONACC_WORK_POOL", "CAPTIONACC_ORCHESTRATOR"] {
+            let lookup = |name: &str| (name == variable).then(|| OsString::from_vec(vec![0xff]));
+            let error = Settings::load(&lookup, folder.path()).expect_err("refused").to_string();
+            assert!(error.contains(variable) && error.contains("UTF-8"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_at_prefect_may_stand_in_the_file() {
+        let url = ("PREFECT_API_URL", "http://localhost:4200/api");
+        let file =
+            "[prefect]\nwork-pool = 'films'\ndeployment = 'staging'\nwhen-unreachable = 'store'\nrunner-mode = true";
+        let settings = load(&[url, ("CAPTIONACC_DEPLOYMENT", "canary")], file).expect("valid");
+        let prefect = settings.prefect.expect("configured");
+        assert_eq!(
+            (prefect.work_pool.as_str(), prefect.deployment_name.as_str()),
+            ("films", "canary")
+        );
+        assert_eq!(
+            (prefect.when_unreachable, prefect.runner_mode),
+            (WhenUnreachable::Store, true)
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_none_names_the_one_that_was_meant() {
+        for (config, meant) in [
+            ("orchestartor = 'embedded'", "orchestrator"),
+            ("[wroker]\nlimit = 2", "worker"),
+            ("[worker]\ngrace = 2", "grace-ms"),
+            ("[prefect]\nrunner_mode = true", "runner-mode"),
+            ("[flows.full-frames]\nretrys = 2", "retries"),
+        ] {
+            let error = load(&[], config).expect_err("refused");
+            assert!(error.contains(&format!("did you mean {meant:?}")), "{config}: {error}");
         }
     }
 }

@@ -1,25 +1,22 @@
 //! Where Prefect's API is and how to speak to it, found as Prefect itself finds it.
-//!
-//! Sources, first one first (<https://docs.prefect.io/v3/concepts/settings-and-profiles>): the environment, `.env`,
-//! `prefect.toml` and `pyproject.toml` in the working directory, the active profile. A file that cannot be read or
-//! parsed says nothing: it is another program's.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use reqwest::Url;
 use serde::Deserialize;
 
+use super::sources::{Sources, fault};
+use super::table::{
+    API_AUTH_STRING, API_KEY, API_SSL_CERT_FILE, API_TLS_INSECURE_SKIP_VERIFY, API_URL, CLIENT_CUSTOM_HEADERS,
+    CLOUD_API_URL, DEPLOYMENT, POOL, RUNNER_MODE, SSL_CERT_FILE, WHEN_UNREACHABLE,
+};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::WORK_POOL;
 
 /// Prefix by which Prefect's client knows its own cloud.
-const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
-/// The name of every deployment unless set.
-pub const DEFAULT_DEPLOYMENT_NAME: &str = "production";
+const PREFECT_CLOUD: &str = "https://api.prefect.cloud/api";
 /// Headers that a custom header may not replace.
 const RESERVED_HEADERS: [&str; 3] = ["user-agent", "prefect-csrf-token", "prefect-csrf-client"];
 
@@ -88,8 +85,7 @@ pub struct PrefectSettings {
     pub work_pool: String,
     /// The name of this project's deployments; `CAPTIONACC_DEPLOYMENT`.
     pub deployment_name: String,
-    /// Whether the deployments have no pool (a plan that allows none): `CAPTIONACC_RUNNER_MODE`, or the profile that
-    /// `captionacc setup` wrote.
+    /// Whether the deployments have no pool (a plan that allows none): `CAPTIONACC_RUNNER_MODE`.
     pub runner_mode: bool,
     /// `CAPTIONACC_WHEN_UNREACHABLE`, unless a call says otherwise.
     pub when_unreachable: WhenUnreachable,
@@ -103,15 +99,15 @@ impl PrefectSettings {
     pub fn new(api_url: &str, reason: &str) -> Result<Self, OrchestratorError> {
         let (api_url, embedded) = parse_url(api_url, reason)?;
         Ok(Self {
-            is_cloud: api_url.starts_with(CLOUD_API_URL),
+            is_cloud: api_url.starts_with(PREFECT_CLOUD),
             api_url,
             reason: reason.to_owned(),
             credentials: embedded.map_or(Credentials::None, Credentials::AuthString),
             custom_headers: Vec::new(),
             ssl_cert_file: None,
             skips_tls_verification: false,
-            work_pool: WORK_POOL.to_owned(),
-            deployment_name: DEFAULT_DEPLOYMENT_NAME.to_owned(),
+            work_pool: POOL.default.unwrap_or_default().to_owned(),
+            deployment_name: DEPLOYMENT.default.unwrap_or_default().to_owned(),
             runner_mode: false,
             when_unreachable: WhenUnreachable::Reject,
         })
@@ -121,61 +117,35 @@ impl PrefectSettings {
     ///
     /// # Errors
     /// [`OrchestratorError::Config`], naming the setting that is wrong. Never the value of a secret.
-    pub fn load(
-        environment: &dyn Fn(&str) -> Option<OsString>,
-        working_directory: &Path,
-    ) -> Result<Option<Self>, OrchestratorError> {
-        let sources = Sources::read(environment, working_directory);
-        let Some((url, reason)) = sources.find("PREFECT_API_URL") else {
+    pub(super) fn load(sources: &Sources) -> Result<Option<Self>, OrchestratorError> {
+        let Some(url) = sources.find(&API_URL)? else {
             return Ok(None);
         };
-        let mut settings = Self::new(url, &reason)?;
-        if let Some((cloud, _)) = sources.find("PREFECT_CLOUD_API_URL") {
+        let mut settings = Self::new(url.text(), &url.reason(&API_URL))?;
+        if let Some(cloud) = sources.text(&CLOUD_API_URL)? {
             settings.is_cloud = settings.api_url.starts_with(cloud.trim_end_matches('/'));
         }
-        if let Some((auth, _)) = sources.find("PREFECT_API_AUTH_STRING") {
+        if let Some(auth) = sources.text(&API_AUTH_STRING)? {
             settings.credentials = Credentials::AuthString(Secret::new(auth));
-        } else if let Some((key, _)) = sources.find("PREFECT_API_KEY") {
+        } else if let Some(key) = sources.text(&API_KEY)? {
             settings.credentials = Credentials::ApiKey(Secret::new(key));
         }
-        if let Some((text, origin)) = sources.find("PREFECT_CLIENT_CUSTOM_HEADERS") {
-            settings.custom_headers = parse_headers(text, &origin)?;
+        if let Some(headers) = sources.find(&CLIENT_CUSTOM_HEADERS)? {
+            settings.custom_headers = parse_headers(headers.text(), &headers.reason(&CLIENT_CUSTOM_HEADERS))?;
         }
-        settings.ssl_cert_file = ["PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"]
-            .iter()
-            .find_map(|name| sources.find(name))
-            .map(|(path, _)| working_directory.join(path));
-        settings.skips_tls_verification = sources.flag("PREFECT_API_TLS_INSECURE_SKIP_VERIFY")?;
-        settings.runner_mode = sources.flag("CAPTIONACC_RUNNER_MODE")?;
-        for (name, place) in [
-            ("CAPTIONACC_WORK_POOL", &mut settings.work_pool),
-            ("CAPTIONACC_DEPLOYMENT", &mut settings.deployment_name),
-        ] {
-            if let Some((value, origin)) = sources.find(name) {
-                if value.contains(['/', '%', '&', '>', '<']) {
-                    return Err(config(
-                        &origin,
-                        format!("{name} = {value:?}: a name without / % & > < is needed"),
-                    ));
-                }
-                value.clone_into(place);
-            }
-        }
-        if let Some((word, origin)) = sources.find("CAPTIONACC_WHEN_UNREACHABLE") {
-            settings.when_unreachable = match word {
-                "reject" => WhenUnreachable::Reject,
-                "store" => WhenUnreachable::Store,
-                _ => return Err(config(&origin, format!("{word:?}: give reject or store"))),
-            };
-        }
+        settings.ssl_cert_file = match sources.path(&API_SSL_CERT_FILE)? {
+            None => sources.path(&SSL_CERT_FILE)?,
+            path => path,
+        };
+        settings.skips_tls_verification = sources.flag(&API_TLS_INSECURE_SKIP_VERIFY)?;
+        settings.runner_mode = sources.flag(&RUNNER_MODE)?;
+        settings.work_pool = sources.text(&POOL)?.unwrap_or_default();
+        settings.deployment_name = sources.text(&DEPLOYMENT)?.unwrap_or_default();
+        settings.when_unreachable = match sources.text(&WHEN_UNREACHABLE)?.as_deref() {
+            Some("store") => WhenUnreachable::Store,
+            _ => WhenUnreachable::Reject,
+        };
         Ok(Some(settings))
-    }
-}
-
-fn config(origin: &str, problem: impl Into<String>) -> OrchestratorError {
-    OrchestratorError::Config {
-        origin: origin.to_owned(),
-        problem: problem.into(),
     }
 }
 
@@ -185,7 +155,7 @@ fn parse_url(text: &str, reason: &str) -> Result<(String, Option<Secret>), Orche
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         .ok_or_else(|| {
-            config(
+            fault(
                 reason,
                 "PREFECT_API_URL is no http or https address: give one as http://127.0.0.1:4200/api",
             )
@@ -202,7 +172,7 @@ fn parse_url(text: &str, reason: &str) -> Result<(String, Option<Secret>), Orche
 
 fn parse_headers(text: &str, origin: &str) -> Result<Vec<(String, Secret)>, OrchestratorError> {
     let headers: BTreeMap<String, String> = serde_json::from_str(text).map_err(|_| {
-        config(
+        fault(
             origin,
             "PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of texts: give {\"X-Name\": \"value\"}",
         )
@@ -216,7 +186,7 @@ fn parse_headers(text: &str, origin: &str) -> Result<Vec<(String, Secret)>, Orch
             if is_valid {
                 Ok((name, Secret::new(value)))
             } else {
-                Err(config(
+                Err(fault(
                     origin,
                     format!("PREFECT_CLIENT_CUSTOM_HEADERS: {name:?} is no header that can be sent"),
                 ))
@@ -254,148 +224,10 @@ pub fn without_secrets(name: &OsStr, value: &OsStr) -> Option<OsString> {
     })
 }
 
-/// The sources in their order, each with what it is called.
-struct Sources(Vec<(String, BTreeMap<String, String>)>);
-
-impl Sources {
-    fn read(environment: &dyn Fn(&str) -> Option<OsString>, working_directory: &Path) -> Self {
-        let names = [
-            "PREFECT_API_URL",
-            "PREFECT_API_KEY",
-            "PREFECT_API_AUTH_STRING",
-            "PREFECT_API_SSL_CERT_FILE",
-            "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
-            "PREFECT_CLIENT_CUSTOM_HEADERS",
-            "PREFECT_CLOUD_API_URL",
-            "PREFECT_HOME",
-            "PREFECT_PROFILE",
-            "PREFECT_PROFILES_PATH",
-            "SSL_CERT_FILE",
-            "HOME",
-            "CAPTIONACC_DEPLOYMENT",
-            "CAPTIONACC_RUNNER_MODE",
-            "CAPTIONACC_WHEN_UNREACHABLE",
-            "CAPTIONACC_WORK_POOL",
-        ];
-        let own = names
-            .iter()
-            .filter_map(|name| Some(((*name).to_owned(), environment(name)?.into_string().ok()?)))
-            .collect();
-        let mut sources = Self(vec![("environment".to_owned(), own)]);
-        sources.add(&working_directory.join(".env"), read_dotenv);
-        sources.add(&working_directory.join("prefect.toml"), |path| {
-            Some(flatten(&read_toml(path)?))
-        });
-        sources.add(&working_directory.join("pyproject.toml"), |path| {
-            let table = read_toml(path)?;
-            Some(flatten(table.get("tool")?.get("prefect")?.as_table()?))
-        });
-        sources.add_profile();
-        sources
-    }
-
-    fn add(&mut self, path: &Path, read: impl Fn(&Path) -> Option<BTreeMap<String, String>>) {
-        if let Some(values) = read(path) {
-            self.0.push((path.display().to_string(), values));
-        }
-    }
-
-    fn add_profile(&mut self) {
-        let home = self
-            .find("PREFECT_HOME")
-            .map(|(home, _)| PathBuf::from(home))
-            .or_else(|| Some(Path::new(self.find("HOME")?.0).join(".prefect")));
-        let path = self
-            .find("PREFECT_PROFILES_PATH")
-            .map(|(path, _)| PathBuf::from(path))
-            .or_else(|| Some(home?.join("profiles.toml")));
-        let Some((path, profiles)) = path.and_then(|path| Some((path.clone(), read_toml(&path)?))) else {
-            return;
-        };
-        let active = self
-            .find("PREFECT_PROFILE")
-            .map(|(name, _)| name.to_owned())
-            .or_else(|| Some(profiles.get("active")?.as_str()?.to_owned()));
-        let Some(active) = active else { return };
-        let profile = profiles
-            .get("profiles")
-            .and_then(|profiles| profiles.get(&active)?.as_table());
-        if let Some(profile) = profile {
-            let values = profile
-                .iter()
-                .filter_map(|(name, value)| Some((name.clone(), plain(value)?)))
-                .collect();
-            self.0
-                .push((format!("profile {active:?} of {}", path.display()), values));
-        }
-    }
-
-    /// The first value that is not empty, and where it is from.
-    fn find(&self, name: &str) -> Option<(&str, String)> {
-        self.0.iter().find_map(|(origin, values)| {
-            let value = values
-                .get(name)
-                .map(|value| value.trim())
-                .filter(|value| !value.is_empty())?;
-            let origin = if origin == "environment" {
-                format!("{name} is set")
-            } else {
-                origin.clone()
-            };
-            Some((value, origin))
-        })
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, OrchestratorError> {
-        match self.find(name) {
-            None => Ok(false),
-            Some((word, origin)) => match word.to_lowercase().as_str() {
-                "1" | "true" | "yes" | "on" => Ok(true),
-                "0" | "false" | "no" | "off" => Ok(false),
-                _ => Err(config(&origin, format!("{name} = {word:?}: give true or false"))),
-            },
-        }
-    }
-}
-
-fn read_dotenv(path: &Path) -> Option<BTreeMap<String, String>> {
-    Some(dotenvy::from_path_iter(path).ok()?.filter_map(Result::ok).collect())
-}
-
-fn read_toml(path: &Path) -> Option<toml::Table> {
-    fs::read_to_string(path).ok()?.parse().ok()
-}
-
-/// `[api] url = …` as `PREFECT_API_URL`.
-fn flatten(table: &toml::Table) -> BTreeMap<String, String> {
-    fn walk(prefix: &str, table: &toml::Table, values: &mut BTreeMap<String, String>) {
-        for (key, value) in table {
-            let name = format!("{prefix}_{}", key.to_uppercase());
-            match value {
-                toml::Value::Table(inner) if name != "PREFECT_CLIENT_CUSTOM_HEADERS" => walk(&name, inner, values),
-                value => {
-                    if let Some(value) = plain(value) {
-                        values.insert(name, value);
-                    }
-                }
-            }
-        }
-    }
-    let mut values = BTreeMap::new();
-    walk("PREFECT", table, &mut values);
-    values
-}
-
-fn plain(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Array(_) | toml::Value::Datetime(_) => None,
-        value => serde_json::to_string(value).ok(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn load(environment: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Option<PrefectSettings>, String> {
@@ -413,7 +245,9 @@ mod tests {
                 .map(|(_, value)| OsString::from(value))
                 .or_else(|| (name == "HOME").then(|| home.clone()))
         };
-        PrefectSettings::load(&lookup, folder.path()).map_err(|error| error.to_line())
+        Sources::read(&lookup, folder.path())
+            .and_then(|sources| PrefectSettings::load(&sources))
+            .map_err(|error| error.to_line())
     }
 
     const PROFILES: &str = "active = 'a'\n[profiles.a]\nPREFECT_API_URL = 'http://a/api'\nPREFECT_API_KEY = 'pnu_a'\n\

@@ -23,6 +23,7 @@ use crate::domain::flow::CropBounds;
 mod decode;
 mod error;
 mod jpeg;
+mod libraries;
 mod picture;
 mod sampler;
 mod source;
@@ -32,6 +33,7 @@ mod timeline;
 
 pub use error::VideoError;
 pub use jpeg::decode_jpeg;
+pub use libraries::{MediaDescription, check, media_description};
 
 /// What to sample.
 #[derive(Debug, Clone)]
@@ -117,52 +119,4 @@ pub fn probe(path: &Path) -> Result<VideoInfo, VideoError> {
     let scan = source.scan(&AtomicBool::new(false))?;
     let geometry = picture::Geometry::of(&scan.facts, path)?;
     Ok(scan.info(&geometry))
-}
-
-/// The media libraries that this program was built with, for `captionacc doctor`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MediaDescription {
-    /// `libavcodec 59.37.100` and so on.
-    pub libraries: Vec<String>,
-    /// `LGPL version 2.1 or later`.
-    pub license: String,
-    /// Video decoders that there are, of those that matter here: `h264`, `hevc`, …
-    pub decoders: Vec<String>,
-    /// Video decoders that matter here and are missing.
-    pub missing_decoders: Vec<String>,
-}
-
-/// Describes the media libraries that are linked.
-pub fn media_description() -> MediaDescription {
-    const DECODERS: [&str; 8] = ["h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "msmpeg4", "mjpeg"];
-    let version =
-        |name: &str, version: u32| format!("{name} {}.{}.{}", version >> 16, (version >> 8) & 0xff, version & 0xff);
-    let (decoders, missing_decoders): (Vec<_>, Vec<_>) = DECODERS
-        .iter()
-        .map(|name| (*name).to_owned())
-        .partition(|name| ffmpeg_next::codec::decoder::find_by_name(name).is_some());
-    MediaDescription {
-        libraries: vec![
-            version("libavformat", ffmpeg_next::format::version()),
-            version("libavcodec", ffmpeg_next::codec::version()),
-            version("libavutil", ffmpeg_next::util::version()),
-            version("libswscale", ffmpeg_next::software::scaling::version()),
-        ],
-        license: ffmpeg_next::codec::license().to_owned(),
-        decoders,
-        missing_decoders,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::media_description;
-
-    #[test]
-    fn the_decoders_that_matter_are_linked() {
-        let description = media_description();
-        assert_eq!(description.missing_decoders, Vec::<String>::new(), "{description:?}");
-        assert_eq!(description.libraries.len(), 4);
-        assert!(description.license.contains("GPL"), "{}", description.license);
-    }
 }

@@ -5,6 +5,8 @@
 //! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with
 //! every claim keeps late writes out.
 
+#[cfg(feature = "worker")]
+pub mod check;
 #[cfg(test)]
 mod cost;
 mod inspection;

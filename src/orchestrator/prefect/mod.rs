@@ -8,6 +8,8 @@
 //! claimed from, or told to, another.
 
 pub mod api;
+#[cfg(feature = "worker")]
+pub mod check;
 pub mod client;
 pub mod foreign;
 pub mod model;

@@ -1,0 +1,320 @@
+//! What `captionacc doctor` says of Prefect: everything that a run needs of the API, in the order in which it needs it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
+use super::journal_home;
+use crate::domain::finding::Findings;
+use crate::domain::flow::{Flows, WorkQueue};
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::StateType;
+use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool};
+use crate::settings::prefect::{Credentials, PrefectSettings};
+
+/// How long the API may take for the first answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The API and what is there for these flows, and what the machine with this home keeps of it.
+pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows) -> Findings {
+    let mut findings = Findings::default();
+    let client = match PrefectClient::new(prefect.clone()) {
+        Ok(client) => client,
+        Err(error) => {
+            findings.error("prefect", error.to_line(), "correct that setting");
+            return findings;
+        }
+    };
+    match answers(&client, &mut findings).await {
+        Ok(()) => at_server(&client, flows, &mut findings).await,
+        Err(error) => fault(&client, "prefect", &error, &mut findings),
+    }
+    the_journal(home, prefect, &mut findings).await;
+    findings
+}
+
+async fn at_server(client: &PrefectClient, flows: &Flows, findings: &mut Findings) {
+    clock(client, findings);
+    if !client.settings().runner_mode {
+        if let Err(error) = pool_at_server(client, findings).await {
+            fault(client, "work pool", &error, findings);
+        }
+        if let Err(error) = queues_at_server(client, findings).await {
+            fault(client, "work queues", &error, findings);
+        }
+    }
+    if let Err(error) = deployments(client, flows, findings).await {
+        fault(client, "deployments", &error, findings);
+    }
+}
+
+/// What an error of the API means for whoever set this up.
+fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, findings: &mut Findings) {
+    let settings = client.settings();
+    let fix = match error {
+        PrefectError::Unreachable { .. } if settings.is_cloud => {
+            "see that this machine reaches that address; behind a proxy, set HTTPS_PROXY".to_owned()
+        }
+        PrefectError::Unreachable { .. } if !settings.api_url.ends_with("/api") => format!(
+            "the address of an API ends with /api: captionacc setup --orchestrator server --api-url {}/api",
+            settings.api_url
+        ),
+        PrefectError::Unreachable { .. } => format!(
+            "start the server (prefect server start), or correct the address, which comes from {}",
+            settings.reason
+        ),
+        PrefectError::Unauthorized { .. } if settings.is_cloud => {
+            "captionacc setup --orchestrator cloud --api-key-file FILE, with a key that is valid".to_owned()
+        }
+        PrefectError::Unauthorized { .. } => format!(
+            "captionacc setup --orchestrator server --api-url {} --auth-string-file FILE, with the server's user:password",
+            settings.api_url
+        ),
+        PrefectError::Forbidden { .. } => "take a key that may do this, or another plan".to_owned(),
+        PrefectError::NotFound { hint, .. } => hint.clone(),
+        PrefectError::RateLimited { .. } => "wait a minute; fewer followers and workers call less often".to_owned(),
+        _ => "look into the server's own log".to_owned(),
+    };
+    findings.error(check, format!("{error} ({})", error.code()), fix);
+}
+
+/// Whether the API answers, and takes these credentials; with its version.
+async fn answers(client: &PrefectClient, findings: &mut Findings) -> Result<(), PrefectError> {
+    let settings = client.settings();
+    let started = Instant::now();
+    client
+        .answer(Call::post("/flows/filter", &json!({ "limit": 1 })).patience(PATIENCE))
+        .await?;
+    let took_ms = started.elapsed().as_millis();
+    let credentials = match settings.credentials {
+        Credentials::None => "without credentials",
+        Credentials::ApiKey(_) => "takes the API key",
+        Credentials::AuthString(_) => "takes the auth string",
+    };
+    let answered = format!("{} answers within {took_ms} ms, {credentials}", client.address());
+    if settings.is_cloud {
+        findings.ok("prefect", format!("{answered}; Prefect Cloud"));
+        return Ok(());
+    }
+    let version = client.read_version().await?;
+    let answered = format!("{answered}; Prefect {version}, and this program was written against {WRITTEN_AGAINST}");
+    match generation(&version) {
+        Some((3, minor)) if minor >= generation(WRITTEN_AGAINST).map_or(0, |known| known.1) => {
+            findings.ok("prefect", answered);
+        }
+        Some((3, _)) => findings.warning(
+            "prefect",
+            answered,
+            format!("update the server: pip install 'prefect>={WRITTEN_AGAINST},<4'"),
+        ),
+        _ => findings.error("prefect", answered, "use a server of Prefect 3"),
+    }
+    Ok(())
+}
+
+/// `3.9.1` is of (3, 9).
+fn generation(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Prefect says when a run is due, and this machine when that is.
+fn clock(client: &PrefectClient, findings: &mut Findings) {
+    let Some(offset_ms) = client.clock_offset_ms() else {
+        return;
+    };
+    let seconds = offset_ms / 1000;
+    if offset_ms.abs() > CLOCK_UNCERTAINTY_MS {
+        let direction = if offset_ms > 0 { "ahead of" } else { "behind" };
+        findings.warning(
+            "clock",
+            format!(
+                "the server's clock is {} s {direction} this machine's: times of states and logs differ by that",
+                seconds.abs()
+            ),
+            "set both by the network: timedatectl set-ntp true",
+        );
+    } else {
+        findings.ok(
+            "clock",
+            format!(
+                "the server's clock is this machine's, to {} s",
+                CLOCK_UNCERTAINTY_MS / 1000
+            ),
+        );
+    }
+}
+
+async fn pool_at_server(client: &PrefectClient, findings: &mut Findings) -> Result<(), PrefectError> {
+    const CHECK: &str = "work pool";
+    let pool = client.read_work_pool(&client.settings().work_pool).await?;
+    let count = async |states: &[StateType]| {
+        let filter = json!({
+            "work_pools": { "name": { "any_": [pool.name] } },
+            "flow_runs": { "state": { "type": { "any_": states } } },
+        });
+        client.count_flow_runs(&filter).await
+    };
+    let active = count(&[StateType::Pending, StateType::Running, StateType::Cancelling]).await?;
+    let waiting = count(&[StateType::Scheduled]).await?;
+    let limit = pool
+        .concurrency_limit
+        .map_or("any number of".to_owned(), |limit| limit.to_string());
+    let summary = format!("{}: {active} of {limit} slots taken, {waiting} waiting", pool.name);
+    if pool.pool_type != "process" {
+        findings.error(
+            CHECK,
+            format!("{summary}; its type is {:?}", pool.pool_type),
+            "set CAPTIONACC_WORK_POOL to another name and run captionacc setup: a pool of type process is needed",
+        );
+    } else if pool.is_paused {
+        findings.warning(CHECK, format!("{summary}, paused"), "captionacc pool resume");
+    } else if pool.concurrency_limit.is_none() {
+        findings.warning(
+            CHECK,
+            format!("{summary}: runs are not held back"),
+            "captionacc setup --limit 2, or captionacc worker --limit 2",
+        );
+    } else {
+        findings.ok(CHECK, summary);
+    }
+    let online: Vec<String> = client
+        .read_workers(&pool.name)
+        .await?
+        .into_iter()
+        .filter(|worker| worker.status.as_deref() == Some("ONLINE"))
+        .map(|worker| worker.name)
+        .collect();
+    if online.is_empty() {
+        findings.warning("worker", NO_WORKER, START_WORKER);
+    } else {
+        findings.ok("worker", format!("{} online at the server", online.join(", ")));
+    }
+    Ok(())
+}
+
+async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Result<(), PrefectError> {
+    const CHECK: &str = "work queues";
+    let pool = &client.settings().work_pool;
+    let found = match client.read_work_queues(pool).await {
+        // The pool was missed already.
+        Err(PrefectError::NotFound { .. }) => return Ok(()),
+        found => found?,
+    };
+    let mut sound = Vec::new();
+    for queue in WorkQueue::ALL {
+        let name = queue.as_str();
+        match found.iter().find(|found| found.name == name) {
+            None => findings.error(
+                CHECK,
+                format!("{pool} has no work queue {name}: its runs are not queued where they should be"),
+                "captionacc setup",
+            ),
+            Some(found) if found.is_paused => findings.warning(
+                CHECK,
+                format!("work queue {name} is paused: its runs wait"),
+                format!("prefect work-queue resume {name} --pool {pool}"),
+            ),
+            Some(found) if found.priority != Some(u32::from(queue.priority())) => findings.warning(
+                CHECK,
+                format!(
+                    "work queue {name} has priority {}, and {} is wanted",
+                    found
+                        .priority
+                        .map_or("none".to_owned(), |priority| priority.to_string()),
+                    queue.priority()
+                ),
+                "captionacc setup",
+            ),
+            Some(_) => sound.push(format!("{name} (priority {})", queue.priority())),
+        }
+    }
+    if !sound.is_empty() {
+        findings.ok(CHECK, sound.join(", "));
+    }
+    Ok(())
+}
+
+async fn deployments(client: &PrefectClient, flows: &Flows, findings: &mut Findings) -> Result<(), PrefectError> {
+    const CHECK: &str = "deployments";
+    let name = &client.settings().deployment_name;
+    let pool = (!client.settings().runner_mode).then_some(&client.settings().work_pool);
+    let mut sound = Vec::new();
+    for flow in flows.iter() {
+        let shown = format!("{}/{name}", flow.name);
+        match client.read_deployment_by_name(&flow.name, name).await {
+            Err(PrefectError::NotFound { .. }) => findings.error(
+                CHECK,
+                format!("{shown} is not registered: its runs cannot be queued"),
+                "captionacc deploy",
+            ),
+            Err(error) => return Err(error),
+            Ok(found) if found.work_pool_name.as_ref() != pool => {
+                let place = |pool: Option<&String>| {
+                    pool.map_or_else(|| "no work pool".to_owned(), |pool| format!("work pool {pool}"))
+                };
+                findings.error(
+                    CHECK,
+                    format!(
+                        "{shown} belongs to {}, and the worker serves {}",
+                        place(found.work_pool_name.as_ref()),
+                        place(pool)
+                    ),
+                    "captionacc deploy",
+                );
+            }
+            Ok(found) if pool.is_some() && found.work_queue_name.as_deref() != Some(flow.work_queue.as_str()) => {
+                findings.warning(
+                    CHECK,
+                    format!(
+                        "{shown} queues in {}, and {} is wanted",
+                        found.work_queue_name.as_deref().unwrap_or("no work queue"),
+                        flow.work_queue.as_str()
+                    ),
+                    "captionacc deploy",
+                );
+            }
+            Ok(_) => sound.push(shown),
+        }
+    }
+    if !sound.is_empty() {
+        let mut summary = sound.join(", ");
+        if client.settings().is_cloud {
+            // The free plan has room for 5.
+            let count: u64 = client.call(Call::post("/deployments/count", &json!({}))).await?;
+            write!(summary, "; {count} deployments in this workspace").expect("writing to a String cannot fail");
+        }
+        findings.ok(CHECK, summary);
+    }
+    Ok(())
+}
+
+/// What this machine keeps of the server's runs, once it does.
+async fn the_journal(home: &Path, prefect: &PrefectSettings, findings: &mut Findings) {
+    let home = journal_home(home, prefect);
+    if !home.join("queue.db").exists() {
+        findings.ok("queue", "no run of this server was worked on or queued here yet");
+        return;
+    }
+    findings.extend(check_queue(&home).await);
+    match read_pool(&home).await {
+        Ok(pool) if prefect.runner_mode => {
+            if pool.is_paused {
+                findings.warning(
+                    "work pool",
+                    "this machine's workers are paused",
+                    "captionacc pool resume",
+                );
+            }
+            findings.extend(check_workers(&pool.workers));
+        }
+        Ok(pool) if pool.workers.iter().any(|worker| worker.is_alive) => {
+            findings.extend(check_workers(&pool.workers));
+        }
+        Ok(_) => {}
+        Err(error) => findings.error("queue", line(&error), "do as the message says"),
+    }
+}
