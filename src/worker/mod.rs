@@ -7,8 +7,11 @@
 pub mod attempt;
 pub mod console;
 pub mod foreign;
-pub mod output;
+mod hearing;
+mod output;
+mod scratch;
 mod status_rows;
+mod supervise;
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
@@ -28,11 +31,12 @@ use crate::orchestrator::prefect::foreign::ForeignRun;
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
-use crate::process::tree::{ancestors_up_to_npm, clear};
+use crate::process::tree::{Handle, ancestors_up_to_npm, clear};
 use crate::settings::Settings;
-use attempt::{Shared, Wish, abandon, remove_scratch, supervise};
+use attempt::{Shared, Wish, abandon, supervise};
 use console::Console;
 use foreign::supervise_foreign;
+use scratch::remove_scratch;
 use status_rows::StatusRows;
 
 /// The slow poll: what finds work when no bell was heard, dead workers and due status rows.
@@ -74,7 +78,7 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(Worker::start(options, settings, console)) {
+    let code = match runtime.block_on(Worker::start(options, settings, console)) {
         Ok(Some((worker, signals))) => {
             runtime.block_on(worker.run(signals));
             ExitCode::SUCCESS
@@ -85,7 +89,10 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
             error!(code = error.code(), "The worker could not start: {}", error.to_line());
             ExitCode::FAILURE
         }
-    }
+    };
+    // Threads that wait for a dead disk would be waited for otherwise.
+    runtime.shutdown_background();
+    code
 }
 
 struct Worker {
@@ -620,14 +627,12 @@ async fn register(
 
 /// Whether a worker that holds no lock here lives all the same. One that is just dying is gone in a moment.
 async fn works_elsewhere(worker: Option<&ProcessIdentity>) -> bool {
-    let deadline = Instant::now() + ORPHAN_DEATH_TIMEOUT;
-    while worker.is_some_and(ProcessIdentity::is_alive) {
-        if Instant::now() > deadline {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    match worker.and_then(Handle::open) {
+        Some(worker) => tokio::time::timeout(ORPHAN_DEATH_TIMEOUT, worker.ended())
+            .await
+            .is_err(),
+        None => false,
     }
-    false
 }
 
 /// Records of workers that died without withdrawing.
