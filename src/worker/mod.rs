@@ -26,8 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun};
-use crate::orchestrator::prefect::foreign::ForeignRun;
+use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
@@ -106,7 +105,7 @@ struct Worker {
     attempts: JoinSet<()>,
     /// A claim that was asked for. A task of its own, so that a signal need not wait for a server's answer, and what the
     /// answer gives is not lost either.
-    claiming: Option<JoinHandle<Result<Option<Claim>, OrchestratorError>>>,
+    claiming: Option<JoinHandle<Result<Option<Claimed>, OrchestratorError>>>,
     status_rows: StatusRows,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
@@ -407,16 +406,12 @@ impl Worker {
         let claimed = claiming.await;
         self.claiming = None;
         let claimed = claimed.map_err(|error| OrchestratorError::Internal(format!("claiming: {error}")))?;
-        // Whatever became of the claim, what came with it is not left lying.
-        while let Some(foreign) = self.orchestrator().take_foreign_run() {
-            self.begin_foreign(foreign);
+        match claimed? {
+            Some(Claimed::Own(claim)) => self.begin(*claim),
+            Some(Claimed::Foreign(claim)) => self.begin_foreign(*claim),
+            None => return Ok(false),
         }
-        let claim = claimed?;
-        let is_claimed = claim.is_some();
-        if let Some(claim) = claim {
-            self.begin(claim);
-        }
-        Ok(is_claimed)
+        Ok(true)
     }
 
     /// What is wished of an attempt that begins now.
@@ -443,16 +438,17 @@ impl Worker {
         self.running.insert(task.id(), running);
     }
 
-    fn begin_foreign(&mut self, foreign: ForeignRun) {
-        let id = FlowRunId::from_uuid(foreign.run.id);
+    fn begin_foreign(&mut self, claim: ForeignClaim) {
+        let id = claim.flow_run_id;
         let (wish, receiver) = self.first_wish();
-        let (shared, name) = (self.shared.clone(), self.name.clone());
+        let shared = self.shared.clone();
         let task = self.attempts.spawn(async move {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
-            let end = supervise_foreign(&foreign.client, &foreign.run, &name, grace, receiver).await;
-            info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
-            if let Err(error) = shared.orchestrator.foreign_run_ended(id).await {
-                warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back.");
+            match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
+                Ok(end) => {
+                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.")
+                }
+                Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),
             }
         });
         self.running.insert(task.id(), Running { id, claim: None, wish });

@@ -31,7 +31,7 @@ use crate::domain::flow::WORK_POOL;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
-use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, Record, StatusRowDue};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
@@ -232,10 +232,16 @@ impl Claims for LocalOrchestrator {
             .await
     }
 
-    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
+    async fn claim(
+        &self,
+        worker_name: &str,
+        flow_names: BTreeSet<String>,
+    ) -> Result<Option<Claimed>, OrchestratorError> {
         let worker_name = worker_name.to_owned();
-        self.run_with_peers(move |connection, peers| queue::claim(connection, &worker_name, &peers.own()?, &flow_names))
-            .await
+        let claim = self
+            .run_with_peers(move |connection, peers| queue::claim(connection, &worker_name, &peers.own()?, &flow_names))
+            .await?;
+        Ok(claim.map(|claim| Claimed::Own(Box::new(claim))))
     }
 
     async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {
