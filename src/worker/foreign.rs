@@ -5,34 +5,25 @@
 //! to end it when it is cancelled, and to say how it ended.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::attempt::Wish;
-use super::output::{printable, read_line};
+use super::output::printable;
+use super::supervise::{Asked, End, Happening, Input, Limits, Plan, Tree, death};
 use crate::domain::error::OrchestratorError;
-use crate::domain::id::FlowRunId;
 use crate::orchestrator::claims::{Claims, ForeignClaim, ForeignEnd, ForeignEnding};
-use crate::process::identity::ProcessIdentity;
-use crate::process::tree::{MARKER, clear, kill_all, kill_group_of_ended, terminate_group};
+use crate::process::life::{bury, lend};
 use crate::protocol::MAX_LINE_BYTES;
 
 /// Lines of a dead process that its state's message quotes.
 const LAST_LINES: usize = 10;
-/// How long the streams of a dead process are read on: a grandchild may hold them open.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a killed process may take to be gone.
-const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a claimed foreign run to its end, and sees to it that it has a final state.
 ///
@@ -42,101 +33,142 @@ pub async fn supervise_foreign(
     orchestrator: &dyn Claims,
     claim: &ForeignClaim,
     kill_grace: Duration,
-    wish: watch::Receiver<Wish>,
+    mut wish: watch::Receiver<Wish>,
 ) -> Result<ForeignEnd, OrchestratorError> {
-    let ending = run(orchestrator, claim, kill_grace, wish).await;
-    orchestrator.foreign_ended(claim.flow_run_id, ending).await
+    let id = claim.flow_run_id;
+    // The folder or the program may lie on a disk that does not answer.
+    let started = tokio::select! {
+        started = start(claim, kill_grace) => started,
+        () = asked_to_stop(&mut wish) => Err("its worker was told to stop it before it began".to_owned()),
+    };
+    let ending = match started {
+        Ok((tree, scratch)) => {
+            let ending = run(orchestrator, claim, tree, &mut wish).await;
+            // Beside, as everything that waits for a disk.
+            drop(spawn_blocking(move || drop(scratch)));
+            ending
+        }
+        Err(problem) => {
+            warn!(flow_run_id = %id, problem, "The run could not be started.");
+            ForeignEnding {
+                is_cancelled: *wish.borrow() == Wish::Cancel,
+                message: format!("it could not be started: {problem}"),
+            }
+        }
+    };
+    bury(&claim.lock);
+    orchestrator.foreign_ended(id, ending).await
 }
 
+async fn asked_to_stop(wish: &mut watch::Receiver<Wish>) {
+    // A worker that is gone wishes it too.
+    let _ = wish.wait_for(|wish| *wish != Wish::Run).await;
+}
+
+/// The program, and the temporary folder that it works in, if it has one.
+async fn start(claim: &ForeignClaim, grace: Duration) -> Result<(Tree, Option<TempDir>), String> {
+    let program = &claim.program;
+    let lock = lend(&claim.lock).map_err(|error| format!("{}: {error}", claim.lock.display()))?;
+    let scratch = if program.working_directory.is_some() {
+        None
+    } else {
+        let prefix = format!("captionacc-{}-", claim.flow_run_id);
+        let made = spawn_blocking(move || tempfile::Builder::new().prefix(&prefix).tempdir()).await;
+        let made = made.map_err(std::io::Error::other).and_then(|made| made);
+        Some(made.map_err(|error| format!("a temporary folder: {error}"))?)
+    };
+    let folder = scratch
+        .as_ref()
+        .map(TempDir::path)
+        .or(program.working_directory.as_deref());
+    let mut command = Command::new(&program.command);
+    command
+        .args(&program.arguments)
+        .env_remove("NOTIFY_SOCKET")
+        .envs(&program.environment);
+    if let Some(folder) = folder {
+        command.current_dir(folder);
+    }
+    let plan = Plan {
+        command,
+        marker: claim.marker(),
+        input: Input::Lock(lock),
+        longest_line: MAX_LINE_BYTES,
+        // Its own platform bounds it.
+        limits: Limits::default(),
+        asked: Asked::Group,
+        grace,
+    };
+    match Tree::start(plan).await {
+        Ok(tree) => Ok((tree, scratch)),
+        Err(error) => {
+            let place = folder.map_or(String::new(), |folder| format!(" in {}", folder.display()));
+            Err(format!("{:?}{place}: {error}", program.command))
+        }
+    }
+}
+
+/// Until the end of the whole tree.
 async fn run(
     orchestrator: &dyn Claims,
     claim: &ForeignClaim,
-    kill_grace: Duration,
-    mut wish: watch::Receiver<Wish>,
+    mut tree: Tree,
+    wish: &mut watch::Receiver<Wish>,
 ) -> ForeignEnding {
     let id = claim.flow_run_id;
-    let marker = claim.marker();
-    let started = match start(claim, &marker) {
-        Ok(started) => started,
-        Err(problem) => {
-            warn!(flow_run_id = %id, problem, "The run could not be started.");
-            return ForeignEnding {
-                is_cancelled: false,
-                message: format!("it could not be started: {problem}"),
-            };
-        }
-    };
-    let Started {
-        mut child,
-        process,
-        _scratch,
-    } = started;
+    let process = tree.process().clone();
     info!(flow_run_id = %id, pid = process.pid, name = claim.flow_run_name, "Started a run of a deployment that is not this program's.");
-    let lines = listen(&mut child, id, claim.program.shows_output);
     let mut reporting: Wait<'_> = Some(Box::pin(async {
-        if let Err(error) = orchestrator.foreign_started(id, process.clone()).await {
+        if let Err(error) = orchestrator.foreign_started(id, process).await {
             warn!(flow_run_id = %id, error = error.to_line(), "The process id could not be reported.");
         }
     }));
     let mut announcing: Wait<'_> = None;
-    let mut terminate_at: Option<Instant> = None;
-    let mut kill_at: Option<Instant> = None;
-    let mut is_asked_to_stop = false;
+    let mut output = Output::default();
+    let mut is_wished = true;
     wish.mark_changed();
-    let status = loop {
+    let end = loop {
         tokio::select! {
-            status = child.wait() => break status,
-            changed = wish.changed() => {
-                let wanted = if changed.is_ok() { wish.borrow_and_update().clone() } else { Wish::Kill };
-                if wanted == Wish::Kill {
-                    kill_at = Some(Instant::now());
-                } else if wanted != Wish::Run && !is_asked_to_stop {
-                    kill_at = Some(Instant::now() + kill_grace);
-                    if wanted == Wish::Cancel {
-                        // The signal follows once the program knows what it means.
-                        announcing = Some(Box::pin(orchestrator.announce_cancellation(id)));
-                    } else {
-                        terminate_at = Some(Instant::now());
-                    }
-                }
-                is_asked_to_stop |= wanted != Wish::Run;
-                if changed.is_err() {
-                    kill_all(&marker, Some(&process));
-                    break child.wait().await;
+            happening = tree.next() => match happening {
+                Happening::Line(line) => output.hear(claim, &line, Stream::Output),
+                Happening::ErrorLine(line) => output.hear(claim, &line, Stream::Errors),
+                Happening::Exceeded(_) => {}
+                Happening::Ended(end) => break end,
+            },
+            changed = wish.changed(), if is_wished => {
+                is_wished = changed.is_ok();
+                let wanted = if is_wished { wish.borrow_and_update().clone() } else { Wish::Kill };
+                match wanted {
+                    Wish::Run => {}
+                    // The signal follows once the program knows what it means.
+                    Wish::Cancel => announcing = Some(Box::pin(orchestrator.announce_cancellation(id))),
+                    Wish::GiveBack => tree.stop(),
+                    Wish::Kill => tree.kill(),
                 }
             }
+            () = done(&mut announcing) => tree.stop(),
             () = done(&mut reporting) => {}
-            () = done(&mut announcing) => terminate_at = Some(Instant::now()),
-            () = super::attempt::sleep_until(terminate_at) => {
-                terminate_at = None;
-                terminate_group(&process);
-            }
-            () = super::attempt::sleep_until(kill_at) => {
-                kill_at = None;
-                kill_all(&marker, Some(&process));
-            }
         }
     };
-    // What it started goes with it; an ffmpeg that lives on is what a person who cancels does not expect.
-    kill_group_of_ended(&process);
-    let left = clear(&marker, Some(&process), DEATH_TIMEOUT).await;
-    if left > 0 {
+    if end.left > 0 {
+        let left = end.left;
         warn!(flow_run_id = %id, left, "Processes of the run can not be killed; they wait for the system.");
     }
-    let last_words = tokio::time::timeout(LAST_WORDS_TIMEOUT, lines).await;
-    let last_words = last_words.ok().and_then(Result::ok).unwrap_or_default();
-    let wanted = wish.borrow().clone();
-    let mut message = if wanted == Wish::Run {
-        super::attempt::death(&status)
+    ending(&wish.borrow(), &end, output)
+}
+
+fn ending(wanted: &Wish, end: &End, output: Output) -> ForeignEnding {
+    let mut message = if *wanted == Wish::Run {
+        death(&end.status)
     } else {
         "interrupted: its worker was stopped".to_owned()
     };
+    let last_words = output.last_words();
     if !last_words.is_empty() {
-        let lines: Vec<&str> = last_words.iter().map(String::as_str).collect();
-        message = format!("{message}. Its last words: {}", lines.join(" | "));
+        message = format!("{message}. Its last words: {last_words}");
     }
     ForeignEnding {
-        is_cancelled: wanted == Wish::Cancel,
+        is_cancelled: *wanted == Wish::Cancel,
         message,
     }
 }
@@ -152,100 +184,45 @@ async fn done(wait: &mut Wait<'_>) {
     *wait = None;
 }
 
-struct Started {
-    child: Child,
-    process: ProcessIdentity,
-    /// The working directory, if it is a temporary one: removed when this is dropped.
-    _scratch: Option<Scratch>,
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Output,
+    Errors,
 }
 
-/// A temporary folder.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The last lines of a program.
+#[derive(Debug, Default)]
+struct Output {
+    lines: VecDeque<String>,
+    error_lines: VecDeque<String>,
 }
 
-fn start(claim: &ForeignClaim, marker: &str) -> Result<Started, String> {
-    let program = &claim.program;
-    let scratch = if program.working_directory.is_some() {
-        None
-    } else {
-        let folder = std::env::temp_dir().join(format!("captionacc-{}-{}", claim.flow_run_id, Uuid::new_v4()));
-        // Of this user alone, and never one that somebody made before.
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
-        Some(Scratch(folder))
-    };
-    let folder = scratch
-        .as_ref()
-        .map(|scratch| &scratch.0)
-        .or(program.working_directory.as_ref());
-    let mut command = Command::new(&program.command);
-    if let Some(folder) = folder {
-        command.current_dir(folder);
-    }
-    let child = command
-        .args(&program.arguments)
-        .env_remove("NOTIFY_SOCKET")
-        .envs(&program.environment)
-        .env(MARKER, marker)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            let place = folder.map_or(String::new(), |folder| format!(" in {}", folder.display()));
-            format!("{:?}{place}: {error}", program.command)
-        })?;
-    let process = child
-        .id()
-        .and_then(ProcessIdentity::of)
-        .ok_or("its process ended at once")?;
-    Ok(Started {
-        child,
-        process,
-        _scratch: scratch,
-    })
-}
-
-/// Passes on what the process writes, and keeps the last lines.
-fn listen(child: &mut Child, id: FlowRunId, is_shown: bool) -> JoinHandle<VecDeque<String>> {
-    let stdout = child.stdout.take().map(BufReader::new);
-    let stderr = child.stderr.take().map(BufReader::new);
-    tokio::spawn(async move {
-        let (out, err) = tokio::join!(read_all(stdout, id, is_shown), read_all(stderr, id, is_shown));
-        if err.is_empty() { out } else { err }
-    })
-}
-
-async fn read_all<R: AsyncRead + Unpin>(
-    stream: Option<BufReader<R>>,
-    id: FlowRunId,
-    is_shown: bool,
-) -> VecDeque<String> {
-    let mut last = VecDeque::new();
-    let Some(mut stream) = stream else { return last };
-    let mut line = Vec::new();
-    let mut is_open = true;
-    while is_open {
-        is_open = read_line(&mut stream, &mut line, MAX_LINE_BYTES).await.unwrap_or(false);
-        let text = printable(&std::mem::take(&mut line));
-        if !text.is_empty() {
-            if is_shown {
-                info!(flow_run_id = %id, "{text}");
-            }
-            last.push_back(text);
-            if last.len() > LAST_LINES {
-                last.pop_front();
-            }
+impl Output {
+    fn hear(&mut self, claim: &ForeignClaim, line: &[u8], stream: Stream) {
+        let text = printable(line);
+        if text.is_empty() {
+            return;
+        }
+        if claim.program.shows_output {
+            info!(flow_run_id = %claim.flow_run_id, "{text}");
+        }
+        let last = match stream {
+            Stream::Output => &mut self.lines,
+            Stream::Errors => &mut self.error_lines,
+        };
+        last.push_back(text);
+        if last.len() > LAST_LINES {
+            last.pop_front();
         }
     }
-    last
+
+    /// Of its errors, if it has said any.
+    fn last_words(self) -> String {
+        let last = if self.error_lines.is_empty() {
+            self.lines
+        } else {
+            self.error_lines
+        };
+        Vec::from(last).join(" | ")
+    }
 }
