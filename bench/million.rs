@@ -126,7 +126,9 @@ impl Side {
         let claim = runtime
             .block_on(side.store.claim("bench", names))
             .expect("claims")
-            .expect("waits");
+            .expect("waits")
+            .own()
+            .expect("of a flow of ours");
         assert_eq!(claim.lease.flow_run_id, id);
         runtime
             .block_on(side.store.start(claim.lease, ProcessIdentity::own()))
@@ -155,7 +157,9 @@ impl Side {
         let claim = self
             .timed("claim", |store| runtime.block_on(store.claim("bench", names.clone())))
             .expect("claims")
-            .expect("a run waits");
+            .expect("a run waits")
+            .own()
+            .expect("of a flow of ours");
         runtime
             .block_on(self.store.start(claim.lease, ProcessIdentity::own()))
             .expect("starts");

@@ -23,6 +23,8 @@ use crate::domain::asset::Materialization;
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::domain::state::StateType;
 use crate::process::life::Life;
+use crate::process::machine::prefer_to_die_first;
+use crate::process::tree::signal_own_tree;
 use crate::protocol::{ChildEvent, Failure, MAX_FRAME_BYTES, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame};
 
 /// How long a child whose worker has gone may take to stop by itself.
@@ -201,11 +203,6 @@ fn read_order(stdin: &mut impl BufRead) -> Result<WorkOrder, String> {
     Ok(order)
 }
 
-/// When memory runs out, this process goes before the worker and the web app.
-fn prefer_to_die_first() {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-}
-
 /// Threads that hear the worker and SIGTERM. They end with the process.
 fn listen(
     mut stdin: BufReader<std::io::Stdin>,
@@ -228,7 +225,7 @@ fn listen(
         }
         stop.ask("its worker has gone");
         thread::sleep(ORPHAN_GRACE);
-        crate::process::tree::signal_own_tree(rustix::process::Signal::KILL);
+        signal_own_tree(rustix::process::Signal::KILL);
         // Nobody listens any more, and what still runs here would hold files that the next attempt needs.
         std::process::exit(i32::from(EXIT_STOPPED));
     })?;

@@ -13,7 +13,7 @@ use captionacc::domain::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunE
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::lease::Lease;
 use captionacc::domain::state::{StateName, StateType};
-use captionacc::orchestrator::claims::{Claim, Claims, Ending, Record, log_line};
+use captionacc::orchestrator::claims::{Claim, Claimed, Claims, Ending, Record, log_line};
 use captionacc::orchestrator::local::LocalOrchestrator;
 use captionacc::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, WorkerRecord};
 use captionacc::process::identity::ProcessIdentity;
@@ -78,7 +78,8 @@ fn names() -> BTreeSet<String> {
 }
 
 async fn claim(subject: &Subject) -> Option<Claim> {
-    subject.claim("tester", names()).await.expect("claims work")
+    let claimed = subject.claim("tester", names()).await.expect("claims work");
+    claimed.and_then(Claimed::own)
 }
 
 async fn claim_and_start(subject: &Subject) -> Lease {

@@ -1,17 +1,23 @@
 //! Workers in PID namespaces of their own, as containers give them, on one home: no pid of the one says anything to the
 //! other. Namespaces are made with unshare, which needs root or a system that lets users make them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
+use captionacc::orchestrator::claims::{ForeignClaim, ForeignEnd, Program};
 use captionacc::process::identity::ProcessIdentity;
+use captionacc::worker::attempt::Wish;
+use captionacc::worker::foreign::supervise_foreign;
 use rustix::process::{Signal, geteuid};
 use serde_json::json;
+use tokio::sync::watch;
 
-use crate::world::{Worker, World, kill};
+use crate::world::{Worker, World, exists, kill};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captionacc");
 /// Says that it runs, then waits for the file `go`.
@@ -229,5 +235,48 @@ fn a_copy_of_a_home_recovers_its_runs_and_leaves_those_of_the_original_alone() {
     worker_of_the_copy.stop();
     worker.stop();
     assert_no_locks(&copy);
+    assert_no_locks(&world.path("home"));
+}
+
+#[test]
+fn a_program_of_a_foreign_run_is_known_to_live_in_every_container() {
+    let world = World::new("");
+    let claim = ForeignClaim {
+        flow_run_id: FlowRunId::generate(),
+        flow_run_name: "a-run".to_owned(),
+        flow_name: "a-flow".to_owned(),
+        program: Program {
+            command: "sh".to_owned(),
+            arguments: ["-c", "echo >started; while [ ! -e go ]; do sleep 0.02; done"]
+                .map(str::to_owned)
+                .to_vec(),
+            environment: BTreeMap::new(),
+            working_directory: Some(world.path(".")),
+            shows_output: false,
+        },
+        lock: world.path("home/locks/foreign"),
+    };
+    let (_wish, receiver) = watch::channel(Wish::Run);
+    let store = world.store.clone();
+    let supervising = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(supervise_foreign(
+            store.as_ref(),
+            &claim,
+            Duration::from_mins(1),
+            receiver,
+        ))
+    });
+    world.wait_until("it is at work", || exists(&world.path("started")));
+    let asked = contained(&world, "exec flock --nonblock home/locks/foreign true")
+        .status()
+        .expect("it runs");
+    assert_eq!(asked.code(), Some(1), "its lock is held");
+    fs::write(world.path("go"), "").expect("written");
+    let end = supervising.join().expect("it ends").expect("told");
+    assert_eq!(end, ForeignEnd::Reported);
     assert_no_locks(&world.path("home"));
 }

@@ -6,7 +6,7 @@ use std::fs;
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
 use captionacc::process::identity::ProcessIdentity;
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::json;
 
 use crate::world::{Worker, World, exists, kill};
@@ -640,4 +640,62 @@ fn a_worker_that_waits_for_an_api_is_ready_and_watched_and_can_be_stopped() {
         assert!(hear().contains("WATCHDOG=1"));
     }
     worker.stop();
+}
+
+/// A flow whose output-dir is `dead`, which is not looked at by the program itself.
+fn flow_on_dead_disk(script: &str) -> String {
+    format!(
+        "[flows.dead]\ncommand = ['sh', '-c', '{script}', 'sh', '{{folder}}']\n[flows.dead.parameters.folder]\ntype = 'path'\n\
+         [flows.dead.parameters.output-dir]\ntype = 'path'\n"
+    )
+}
+
+/// A worker that finds a disk at `dead` which never answers: a file system in user space, whose server would be whoever
+/// reads its descriptor 3. It is gone with the worker.
+fn worker_with_dead_disk(world: &World) -> Worker {
+    fs::create_dir_all(world.path("dead")).expect("made");
+    let mut command = world.command("unshare");
+    if !geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    let script = format!(
+        "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 dead dead && exec '{}' worker",
+        env!("CARGO_BIN_EXE_captionacc")
+    );
+    command.args(["--mount", "sh", "-c", &script]);
+    Worker::spawn(command)
+}
+
+#[test]
+fn a_dead_disk_holds_up_neither_the_end_of_a_run_nor_that_of_the_worker() {
+    let world = World::new(&(flow_on_dead_disk("true") + &flow("hello", "true", "")));
+    let worker = worker_with_dead_disk(&world);
+    // More than may wait for such a disk at once.
+    let on_it: Vec<_> = (0..6)
+        .map(|_| world.queue("dead", json!({ "folder": ".", "output-dir": "dead" })))
+        .collect();
+    for id in on_it {
+        world.wait_for(id, StateName::Completed);
+    }
+    let hello = queue(&world, "hello");
+    world.wait_for(hello, StateName::Completed);
+    let log = worker.stop();
+    assert!(log.contains("does not answer"), "{log}");
+}
+
+#[test]
+fn a_run_whose_disk_has_died_is_recovered_from_a_dead_worker() {
+    let world = World::new(&(flow_on_dead_disk(UNTIL_GO) + &flow("hello", "true", "")));
+    let first = world.start_worker();
+    let id = world.queue("dead", json!({ "folder": ".", "output-dir": "dead" }));
+    world.wait_for_line(id, "running");
+    first.kill();
+    world.wait_until("the child has noticed", || world.processes_of(id).is_empty());
+    let second = worker_with_dead_disk(&world);
+    world.wait_until("it is at work again", || world.run(id).attempt == 2);
+    let hello = queue(&world, "hello");
+    world.wait_for(hello, StateName::Completed);
+    fs::write(world.path("go"), "").expect("written");
+    world.wait_for(id, StateName::Completed);
+    second.stop();
 }

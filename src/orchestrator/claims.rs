@@ -1,6 +1,7 @@
 //! What workers ask of an orchestrator: claim flow runs, keep what becomes of them, and take over from the dead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,19 +30,30 @@ pub trait Claims: Queue {
     async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError>;
 
     /// Takes the next run of one of `flow_names`, if the pool has a free slot: by queue, then by time; never one
-    /// whose video is being worked on by another run of its flow.
-    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError>;
+    /// whose video is being worked on by another run of its flow. A pool may also hold runs of other programs.
+    async fn claim(
+        &self,
+        worker_name: &str,
+        flow_names: BTreeSet<String>,
+    ) -> Result<Option<Claimed>, OrchestratorError>;
 
-    /// The next run that a claim has taken of a deployment that is not ours; to be run as its own platform's worker
-    /// would. It holds a slot until [`Claims::foreign_run_ended`].
-    fn take_foreign_run(&self) -> Option<super::prefect::foreign::ForeignRun> {
-        None
+    /// The program of a foreign run has started.
+    async fn foreign_started(&self, id: FlowRunId, process: ProcessIdentity) -> Result<(), OrchestratorError> {
+        let _ = (id, process);
+        Ok(())
     }
 
-    /// Such a run has ended, and has its final state: its slot is free.
-    async fn foreign_run_ended(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+    /// Tells the program of a foreign run, if it listens, that the signal which comes next means its cancellation.
+    /// Takes a second at most.
+    async fn announce_cancellation(&self, id: FlowRunId) {
         let _ = id;
-        Ok(())
+    }
+
+    /// All processes of a foreign run are gone: sees to it that it has a final state, for as long as that takes, and
+    /// frees its slot.
+    async fn foreign_ended(&self, id: FlowRunId, ending: ForeignEnding) -> Result<ForeignEnd, OrchestratorError> {
+        let _ = (id, ending);
+        Ok(ForeignEnd::Reported)
     }
 
     /// When the next scheduled run of one of `flow_names` becomes due, if one waits for its time.
@@ -85,7 +97,104 @@ pub trait Claims: Queue {
     async fn wait_for_work(&self, timeout: Duration);
 }
 
-/// A claim.
+/// What a claim gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claimed {
+    /// A run of a flow of ours.
+    Own(Box<Claim>),
+    /// A run of another program's deployment.
+    Foreign(Box<ForeignClaim>),
+}
+
+impl Claimed {
+    /// The claim, if the run is of a flow of ours.
+    pub fn own(self) -> Option<Claim> {
+        match self {
+            Self::Own(claim) => Some(*claim),
+            Self::Foreign(_) => None,
+        }
+    }
+}
+
+/// A claimed run of another program's deployment. The program reports what it does itself; its worker starts it, ends it
+/// with all its processes, and says so. It holds a slot until [`Claims::foreign_ended`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignClaim {
+    /// The run.
+    pub flow_run_id: FlowRunId,
+    /// Its name, for people.
+    pub flow_run_name: String,
+    /// The flow, for people.
+    pub flow_name: String,
+    /// What to start.
+    pub program: Program,
+    /// The file for the lock that the program's processes hold for their life.
+    pub lock: PathBuf,
+}
+
+impl ForeignClaim {
+    /// What its processes are marked with, so that they are found again.
+    pub fn marker(&self) -> String {
+        foreign_marker(self.flow_run_id)
+    }
+}
+
+/// What the processes of a foreign run are marked with.
+pub fn foreign_marker(id: FlowRunId) -> String {
+    format!("foreign:{id}")
+}
+
+/// A program to start.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What to start, looked for in PATH.
+    pub command: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Added to the worker's own environment. May hold secrets.
+    pub environment: BTreeMap<String, String>,
+    /// Where it starts; none: a temporary folder of its own.
+    pub working_directory: Option<PathBuf>,
+    /// Whether the worker shows what it writes.
+    pub shows_output: bool,
+}
+
+impl fmt::Debug for Program {
+    /// Values of the environment may be secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Program")
+            .field("command", &self.command)
+            .field("arguments", &self.arguments)
+            .field("environment", &self.environment.keys())
+            .field("working_directory", &self.working_directory)
+            .field("shows_output", &self.shows_output)
+            .finish()
+    }
+}
+
+/// How the processes of a foreign run came to their end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignEnding {
+    /// They were ended because the run was to be cancelled.
+    pub is_cancelled: bool,
+    /// What became of them, for people; said where the program left no final state.
+    pub message: String,
+}
+
+/// What became of a foreign run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum ForeignEnd {
+    /// Its program reported a final state, or gave it back itself.
+    Reported,
+    /// It ended without one: Crashed.
+    Crashed,
+    /// It was stopped because it was to be cancelled: Cancelled.
+    Cancelled,
+}
+
+/// A claimed attempt of a run of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
     /// What to hold.

@@ -22,6 +22,8 @@ use crate::protocol::{MAX_LINE_BYTES, Program};
 
 /// How often the wish to stop is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// How often a program that is to be dead is killed: to find its processes, all of the machine are looked at.
+const KILL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long streams of a dead program are read on: something that it started may hold them.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -121,7 +123,9 @@ fn listen(
     status: &ExternalStatus<'_>,
 ) -> Result<ExitStatus, TaskError> {
     let io = |error: std::io::Error| TaskError::new("COMMAND_IO", error.to_string(), FaultKind::PassingLater);
-    let mut asked_at: Option<Instant> = None;
+    // When its tree is signalled next, and with what: asked first, then killed, until nothing comes after.
+    let mut signal_at = Instant::now();
+    let mut signal = Signal::TERM;
     let mut ended: Option<(ExitStatus, Instant)> = None;
     loop {
         match lines.recv_timeout(POLL) {
@@ -138,16 +142,16 @@ fn listen(
             Some(_) => continue,
             None => {}
         }
-        if attempt.stop_flag().load(Ordering::Acquire) {
-            let grace = Duration::from_millis(attempt.order().grace_ms);
-            match asked_at {
-                None => {
-                    signal_own_tree(Signal::TERM);
-                    asked_at = Some(Instant::now());
-                }
-                Some(at) if at.elapsed() > grace => signal_own_tree(Signal::KILL),
-                Some(_) => {}
-            }
+        if attempt.stop_flag().load(Ordering::Acquire) && Instant::now() >= signal_at {
+            signal_own_tree(signal);
+            let is_asked = signal == Signal::TERM;
+            signal_at = Instant::now()
+                + if is_asked {
+                    Duration::from_millis(attempt.order().grace_ms)
+                } else {
+                    KILL_INTERVAL
+                };
+            signal = Signal::KILL;
         }
     }
     // What the program left running would go on working on a run that has ended.

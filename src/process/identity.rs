@@ -6,9 +6,11 @@
 //! Only processes of this namespace can be told and signalled so: whether one of another container lives is asked of its
 //! lock (`life.rs`).
 
-use std::fs;
-
 use serde::{Deserialize, Serialize};
+
+#[cfg_attr(target_os = "linux", path = "linux/identity.rs")]
+#[cfg_attr(target_os = "macos", path = "macos/identity.rs")]
+mod sys;
 
 /// `PROC_PID_INIT_INO` of the kernel.
 const FIRST_PID_NAMESPACE: &str = "4026531836";
@@ -18,11 +20,11 @@ const FIRST_PID_NAMESPACE: &str = "4026531836";
 pub struct ProcessIdentity {
     /// Its id.
     pub pid: u32,
-    /// Its start, in clock ticks since boot (field 22 of `/proc/PID/stat`); 0 where the system does not tell.
+    /// Its start in the system's own count: clock ticks since boot on Linux, microseconds since 1970 on macOS.
     pub start_ticks: u64,
-    /// The boot that it belongs to; empty where the system does not tell.
+    /// The boot that it belongs to.
     pub boot_id: String,
-    /// Where its pid counts, `pid:[4026531836]`; empty where the system has no such namespaces.
+    /// Where its pid counts, `pid:[4026531836]`; empty on macOS, which has no such namespaces.
     #[serde(default)]
     pub pid_namespace: String,
 }
@@ -31,12 +33,7 @@ impl ProcessIdentity {
     /// This process.
     pub fn own() -> Self {
         let pid = std::process::id();
-        Self {
-            pid,
-            start_ticks: start_ticks(pid).unwrap_or(0),
-            boot_id: boot_id(),
-            pid_namespace: pid_namespace(),
-        }
+        Self::started(pid, sys::start_ticks(pid).unwrap_or(0))
     }
 
     /// Its number for people, different for each process of a machine: the pid, after the number of its namespace unless
@@ -52,55 +49,31 @@ impl ProcessIdentity {
 
     /// The process that has `pid` now, if there is one that is not just a zombie.
     pub fn of(pid: u32) -> Option<Self> {
-        start_ticks(pid).map(|start_ticks| Self {
+        sys::start_ticks(pid).map(|start_ticks| Self::started(pid, start_ticks))
+    }
+
+    /// The child of this process with `pid`, which nobody has waited for yet: it may have ended.
+    #[cfg(feature = "worker")]
+    pub fn of_child(pid: u32) -> Self {
+        Self::started(pid, sys::start_ticks(pid).unwrap_or(0))
+    }
+
+    fn started(pid: u32, start_ticks: u64) -> Self {
+        Self {
             pid,
             start_ticks,
-            boot_id: boot_id(),
-            pid_namespace: pid_namespace(),
-        })
+            boot_id: sys::boot_id(),
+            pid_namespace: sys::pid_namespace(),
+        }
     }
 
     /// Whether this very process still lives here: one of another namespace does not. Nor does a zombie: it holds nothing
     /// and does nothing any more.
     pub fn is_alive(&self) -> bool {
-        self.boot_id == boot_id()
-            && self.pid_namespace == pid_namespace()
-            && start_ticks(self.pid) == Some(self.start_ticks)
+        self.boot_id == sys::boot_id()
+            && self.pid_namespace == sys::pid_namespace()
+            && sys::start_ticks(self.pid) == Some(self.start_ticks)
     }
-}
-
-/// Start of the process in ticks since boot; `None` if there is none, or only its zombie.
-#[cfg(target_os = "linux")]
-fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold spaces and parentheses itself: fields are counted from the last one.
-    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
-        return None;
-    }
-    fields.get(19)?.parse().ok()
-}
-
-/// Other systems: whether there is such a process is all that is asked.
-#[cfg(not(target_os = "linux"))]
-fn start_ticks(pid: u32) -> Option<u64> {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
-    match rustix::process::test_kill_process(pid) {
-        Ok(()) | Err(rustix::io::Errno::PERM) => Some(0),
-        Err(_) => None,
-    }
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
-}
-
-fn pid_namespace() -> String {
-    fs::read_link("/proc/self/ns/pid")
-        .map(|namespace| namespace.to_string_lossy().into_owned())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

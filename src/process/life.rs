@@ -45,20 +45,8 @@ impl Life {
     }
 
     fn take(path: &Path, create: bool) -> io::Result<Option<Self>> {
-        let file = match open(path, create) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound && !create => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        // Nobody else holds it for longer than a look takes.
-        while let Err(error) = file.lock() {
-            if error.kind() != ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
         let path = path.to_owned();
-        let life = Self { path, file };
-        Ok(life.is_in_place().then_some(life))
+        Ok(take(&path, create)?.map(|file| Self { path, file }))
     }
 
     /// Whether the file that others look at is still the one that is held.
@@ -71,6 +59,20 @@ impl Drop for Life {
     fn drop(&mut self) {
         if self.is_in_place() {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes the file where it is missing and takes its lock for a program that is yet to be started and knows nothing of it.
+/// Given to it as its stdin, the file, which is empty, stays locked for as long as any process of the program has it open.
+///
+/// # Errors
+/// As [`Life::begin`].
+pub fn lend(path: &Path) -> io::Result<File> {
+    make_folder_of(path)?;
+    loop {
+        if let Some(file) = take(path, true)? {
+            return Ok(file);
         }
     }
 }
@@ -100,6 +102,22 @@ pub fn bury(path: &Path) -> bool {
         }
         Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
     }
+}
+
+/// The locked file; `None`: it was removed before its lock was taken, or it is not there and not to be made.
+fn take(path: &Path, create: bool) -> io::Result<Option<File>> {
+    let file = match open(path, create) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound && !create => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Nobody else holds it for longer than a look takes.
+    while let Err(error) = file.lock() {
+        if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(is_at(&file, path).then_some(file))
 }
 
 fn open(path: &Path, create: bool) -> io::Result<File> {
@@ -155,6 +173,29 @@ mod tests {
         prepare(&path).expect("made");
         let _life = Life::enter(&path).expect("asked").expect("it is there");
         assert!(!bury(&path));
+    }
+
+    #[test]
+    fn a_lent_lock_is_held_by_whatever_the_program_left_running() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("locks/one");
+        let mut shell = std::process::Command::new("sh")
+            // A shell gives what it starts in the background an empty stdin of its own.
+            .args(["-c", "sleep 1000 <&0 & echo $!"])
+            .stdin(lend(&path).expect("locks work here"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        let mut pid = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(shell.stdout.take().expect("piped")), &mut pid).expect("a pid");
+        shell.wait().expect("it ends");
+        assert!(!bury(&path), "its program lives");
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a number"));
+        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL).expect("it is ours");
+        while !bury(&path) {
+            std::thread::yield_now();
+        }
+        assert!(!path.exists());
     }
 
     #[test]

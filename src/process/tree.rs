@@ -1,126 +1,123 @@
-//! Processes of an attempt: finding all of them, and ending them.
+//! The processes of an attempt: finding all of them, and ending them.
 //!
-//! Every process of an attempt carries [`MARKER`] with the attempt's name in its environment. That finds the whole
-//! tree whatever it did: a grandchild that moved to a process group or session of its own, or whose parent has died,
-//! even after the worker itself was replaced.
+//! Every process of an attempt carries [`MARKER`] with the attempt's name in its environment. On Linux that finds the whole
+//! tree whatever it did: a grandchild that moved to a process group or session of its own, or whose parent has died, even
+//! after the worker itself was replaced. On macOS, which hides the environment of the system's own programs, it is what is
+//! found by group, by parent and by mark.
+//!
+//! To find them, every process of the machine is looked at. That takes milliseconds, and for ever where one of them can not
+//! be looked at: it is never done on a thread that has something else to do.
 
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
 
 use super::identity::ProcessIdentity;
+
+#[cfg_attr(target_os = "linux", path = "linux/tree.rs")]
+#[cfg_attr(target_os = "macos", path = "macos/tree.rs")]
+mod sys;
+
+pub use sys::Handle;
 
 /// Environment variable that marks the processes of an attempt.
 pub const MARKER: &str = "CAPTIONACC_ATTEMPT";
 
-fn pid_of(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
-}
+/// How long a killed process is waited for before all are looked for anew; doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Asks the process to end. It passes the word on to what it started.
-pub fn terminate(process: &ProcessIdentity) {
-    if process.is_alive()
-        && let Some(pid) = pid_of(process.pid)
-    {
-        let _ = kill_process(pid, Signal::TERM);
+/// Sends a signal to the process's group.
+pub fn signal_group(process: &ProcessIdentity, signal: Signal) {
+    if process.is_alive() {
+        signal_group_of_child(process, signal);
     }
 }
 
-/// Asks the process and those of its group to end: for a program that passes nothing on by itself.
-pub fn terminate_group(process: &ProcessIdentity) {
-    if process.is_alive()
-        && let Some(pid) = pid_of(process.pid)
-    {
-        let _ = kill_process_group(pid, Signal::TERM);
+/// Sends a signal to the group of a child that may have ended: for its parent alone, and before it was waited for, which
+/// lets the system give its number to another group.
+pub fn signal_group_of_child(child: &ProcessIdentity, signal: Signal) {
+    if let Some(group) = i32::try_from(child.pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, signal);
     }
 }
 
 /// Signals every process of the attempt that this process belongs to, except this one.
 pub fn signal_own_tree(signal: Signal) {
     let Ok(marker) = std::env::var(MARKER) else { return };
-    let own = std::process::id();
-    for pid in marked(&marker).into_iter().filter(|pid| *pid != own).filter_map(pid_of) {
-        let _ = kill_process(pid, signal);
-    }
-}
-
-/// Kills the process group of a process that has just ended: what cleared its environment there has no mark.
-///
-/// For its parent alone, right after its end: later its number may be another group's.
-pub fn kill_group_of_ended(process: &ProcessIdentity) {
-    if let Some(pid) = pid_of(process.pid) {
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
-}
-
-/// Kills the attempt's process, its group and everything marked as its own.
-pub fn kill_all(marker: &str, process: Option<&ProcessIdentity>) {
-    if let Some(process) = process.filter(|process| process.is_alive())
-        && let Some(pid) = pid_of(process.pid)
-    {
-        let _ = kill_process_group(pid, Signal::KILL);
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    for pid in marked(marker) {
-        if let Some(pid) = pid_of(pid) {
-            let _ = kill_process(pid, Signal::KILL);
+    let own = ProcessIdentity::own();
+    for member in members(&marker, Some(&own)) {
+        if *member.identity() != own {
+            member.signal(signal);
         }
     }
 }
 
-/// Kills whatever is left of an attempt and returns once it is gone, or after `patience`: how many processes resisted.
+/// Kills whatever is left of an attempt and returns once it is gone, or after `patience`: how many processes resisted. What
+/// can not be looked at counts as one.
 ///
 /// A worker calls it after the attempt's own process has ended, or in the place of a dead worker.
-pub async fn clear(marker: &str, process: Option<&ProcessIdentity>, patience: Duration) -> usize {
+pub async fn clear(marker: &str, leader: Option<&ProcessIdentity>, patience: Duration) -> usize {
     let deadline = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
     loop {
-        let left = marked(marker).len() + usize::from(process.is_some_and(ProcessIdentity::is_alive));
-        if left == 0 || Instant::now() > deadline {
-            return left;
+        let (marker, leader) = (marker.to_owned(), leader.cloned());
+        let killing = spawn_blocking(move || kill(&marker, leader.as_ref()));
+        let Ok(Ok(killed)) = timeout_at(deadline, killing).await else {
+            return 1;
+        };
+        if killed.is_empty() || Instant::now() > deadline {
+            return killed.len();
         }
-        kill_all(marker, process);
-        // Death takes a moment, and no event tells of that of a process which is not our child.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Those that resist may do so because others are there, or come: all are looked for again.
+        let until = deadline.min(Instant::now() + pause);
+        for process in &killed {
+            let _ = timeout_at(until, process.ended()).await;
+        }
+        pause *= 2;
     }
+}
+
+fn kill(marker: &str, leader: Option<&ProcessIdentity>) -> Vec<Handle> {
+    if let Some(leader) = leader {
+        signal_group(leader, Signal::KILL);
+    }
+    let mut members = members(marker, leader);
+    // Not marked, if it cleared its environment.
+    if let Some(leader) = leader.and_then(Handle::open) {
+        members.push(leader);
+    }
+    for member in &members {
+        member.signal(Signal::KILL);
+    }
+    members
+}
+
+/// The processes of an attempt. None of them is older than its leader.
+fn members(marker: &str, leader: Option<&ProcessIdentity>) -> Vec<Handle> {
+    sys::members(&format!("{MARKER}={marker}"), leader)
 }
 
 /// Processes that carry this marker.
 pub fn marked(marker: &str) -> Vec<u32> {
-    let entry = format!("{MARKER}={marker}");
-    processes()
-        .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                environment
-                    .split(|byte| *byte == 0)
-                    .any(|variable| variable == entry.as_bytes())
-            })
-        })
-        // The environment of a zombie is empty, that of a dying process not yet.
-        .filter(|pid| ProcessIdentity::of(*pid).is_some())
+    members(marker, None)
+        .iter()
+        .map(|member| member.identity().pid)
         .collect()
 }
 
-fn processes() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse().ok())
+/// Memory that the processes of an attempt hold, in bytes, shared pages counted each time.
+pub fn memory_bytes(marker: &str, leader: &ProcessIdentity) -> u64 {
+    members(marker, Some(leader))
+        .iter()
+        .filter_map(|member| sys::memory_bytes(member.identity().pid))
+        .sum()
 }
 
-/// Memory that the attempt's processes hold, in bytes, shared pages counted each time.
-pub fn memory_bytes(process: &ProcessIdentity, marker: Option<&str>) -> u64 {
-    let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let resident = |pid: u32| -> Option<u64> {
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-        Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * page_bytes)
-    };
-    match marker {
-        Some(marker) => marked(marker).into_iter().filter_map(resident).sum(),
-        None => resident(process.pid).unwrap_or(0),
-    }
+/// Memory that one process holds, in bytes.
+pub fn memory_bytes_of(process: &ProcessIdentity) -> u64 {
+    sys::memory_bytes(process.pid).unwrap_or(0)
 }
 
 /// The processes above this one up to npm, if npm started it: when one of them has gone, nobody will stop us.
@@ -132,19 +129,71 @@ pub fn ancestors_up_to_npm() -> Vec<ProcessIdentity> {
             break;
         };
         ancestors.push(identity);
-        let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command_line = sys::command_line(pid);
         // npm names its process "npm run worker".
         if command_line.starts_with(b"npm ") || command_line.windows(8).any(|window| window == b"/bin/npm") {
             return ancestors;
         }
-        pid = parent(pid).unwrap_or(0);
+        pid = sys::parent(pid).unwrap_or(0);
     }
     // Another runner of scripts: the direct parent is all that is known for sure.
     ancestors.truncate(1);
     ancestors
 }
 
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(1)?.parse().ok()
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    }
+
+    #[test]
+    fn the_thread_that_clears_looks_at_no_process_itself() {
+        runtime().block_on(async {
+            let clearing = clear("nobody has this", None, Duration::from_mins(1));
+            tokio::pin!(clearing);
+            tokio::select! {
+                biased;
+                _ = &mut clearing => panic!("the search was done by the one who asked"),
+                () = std::future::ready(()) => {}
+            }
+            assert_eq!(clearing.await, 0);
+        });
+    }
+
+    #[test]
+    fn what_is_cleared_is_dead_when_it_returns() {
+        let marker = format!("cleared-{}", uuid::Uuid::new_v4());
+        // A grandchild in a session of its own, whose parent has died.
+        let mut shell = Command::new("sh")
+            .args(["-c", "setsid sleep 1000 & :"])
+            .env(MARKER, &marker)
+            .spawn()
+            .expect("sh starts");
+        shell.wait().expect("it ends");
+        let sleepers = marked(&marker);
+        assert_eq!(sleepers.len(), 1);
+        assert_eq!(runtime().block_on(clear(&marker, None, Duration::from_mins(1))), 0);
+        assert_eq!(ProcessIdentity::of(sleepers[0]), None);
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_heard_while_its_number_is_still_its_own() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
+        let identity = ProcessIdentity::of(child.id()).expect("it runs");
+        let handle = Handle::open(&identity).expect("it runs");
+        runtime().block_on(async {
+            tokio::join!(handle.ended(), async { handle.signal(Signal::KILL) });
+        });
+        assert!(!identity.is_alive());
+        assert!(Handle::open(&identity).is_none());
+        child.wait().expect("it was not waited for");
+    }
 }

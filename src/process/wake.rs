@@ -1,13 +1,18 @@
 //! Wakes workers when something was queued or cancelled, across processes, at no cost while nothing happens.
 //!
-//! Whoever changes the queue writes a byte to `wake` beside queue.db; workers watch that file with inotify. It is a
-//! hint only: a worker that misses it polls all the same, and systems without inotify have the poll alone.
+//! Whoever changes the queue writes a byte to `wake` beside queue.db; workers watch that file. It is a hint only: a
+//! worker that misses it polls all the same.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
+
+#[cfg(feature = "worker")]
+#[cfg_attr(target_os = "linux", path = "linux/wake.rs")]
+#[cfg_attr(target_os = "macos", path = "macos/wake.rs")]
+mod sys;
 
 /// The writing end.
 #[derive(Debug)]
@@ -51,29 +56,22 @@ fn open(path: &Path) -> std::io::Result<File> {
 
 /// The waiting end.
 pub(crate) struct Ear {
-    #[cfg(all(target_os = "linux", feature = "worker"))]
-    inotify: Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
+    /// None where the system would not have it.
+    #[cfg(feature = "worker")]
+    changes: Option<sys::Changes>,
 }
 
 impl Ear {
     /// Hears every ring after this call. Within a tokio runtime.
-    #[cfg(all(target_os = "linux", feature = "worker"))]
+    #[cfg(feature = "worker")]
     pub(crate) fn new(home: &Path) -> Self {
-        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let path = home.join("wake");
-        let watch = || {
-            open(&path).ok()?;
-            let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-            add_watch(&inotify, &path, WatchFlags::MODIFY).ok()?;
-            // Deprecated because a type of the caller's could lie about its descriptor; an OwnedFd can not.
-            #[expect(deprecated, reason = "sound with an OwnedFd")]
-            tokio::io::unix::AsyncFd::with_interest(inotify, tokio::io::Interest::READABLE).ok()
-        };
-        Self { inotify: watch() }
+        let changes = open(&path).and_then(|file| sys::Changes::of(&path, file)).ok();
+        Self { changes }
     }
 
-    /// Nothing to hear with.
-    #[cfg(not(all(target_os = "linux", feature = "worker")))]
+    /// A caller has nothing to hear with.
+    #[cfg(not(feature = "worker"))]
     pub(crate) fn new(_home: &Path) -> Self {
         Self {}
     }
@@ -83,26 +81,15 @@ impl Ear {
         tokio::time::timeout(timeout, self.heard()).await.is_ok()
     }
 
-    #[cfg(all(target_os = "linux", feature = "worker"))]
+    #[cfg(feature = "worker")]
     async fn heard(&self) {
-        let Some(inotify) = &self.inotify else {
-            return std::future::pending().await;
-        };
-        loop {
-            let Ok(mut ready) = inotify.readable().await else {
-                return;
-            };
-            let mut buffer = [0; 4096];
-            // All that is there is taken at once: several rings are one.
-            if let Ok(Ok(length)) = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?))
-                && length > 0
-            {
-                return;
-            }
+        match &self.changes {
+            Some(changes) => changes.next().await,
+            None => std::future::pending().await,
         }
     }
 
-    #[cfg(not(all(target_os = "linux", feature = "worker")))]
+    #[cfg(not(feature = "worker"))]
     async fn heard(&self) {
         std::future::pending::<()>().await;
     }

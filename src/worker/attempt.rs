@@ -1,55 +1,42 @@
-//! The life of one attempt, seen from the worker: spawn, feed, listen, limit, stop, clear away, finish.
+//! The life of one attempt of a run of ours: its order, what it says, why it is stopped, what becomes of it.
 //!
-//! Theory of operation: one async function a attempt. It selects on the child's three streams, its death, the worker's
-//! wish to stop it, and a clock for the limits; a child that reads nothing can not make it wait. Whatever happens, it ends
-//! with the child's whole tree dead and one [`Ending`] in the orchestrator.
+//! Theory of operation: one async function an attempt. It selects on its [`Tree`] (`supervise.rs`), the worker's wish to stop
+//! it, and a clock for what is to be written; what the child's lines mean is told by [`Hearing`]. Whatever happens, it ends with
+//! the child's whole tree dead and one [`Ending`] in the orchestrator.
 
-use std::os::unix::process::ExitStatusExt;
+use std::io;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
 use super::console::Console;
-use super::output::{LineBudget, printable, read_line};
-use crate::annotations::remove_leftovers;
+use super::hearing::{Effect, Hearing, LastWord, MAX_OBJECTS};
+use super::scratch::remove_scratch;
+use super::supervise::{Asked, Happening, Input, Limit, Limits, Plan, Tree, death};
 use crate::domain::asset::Materialization;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{Arguments, FlowDefinition, Flows, Runner, fill};
-use crate::domain::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
+use crate::domain::flow::{Arguments, FlowDefinition, Runner, fill};
+use crate::domain::flow_run::FlowRun;
 use crate::domain::lease::Lease;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::StateName;
 use crate::orchestrator::claims::{Claim, Claims, Ending, Record};
-use crate::process::identity::ProcessIdentity;
 use crate::process::life::{bury, prepare as prepare_lock};
-use crate::process::tree::{MARKER, clear, kill_all, kill_group_of_ended, memory_bytes, terminate};
-use crate::protocol::{
-    ChildEvent, Failure, MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, Program, Work, WorkOrder, WorkerMessage,
-    frame,
-};
+use crate::process::machine::own_program;
+use crate::process::tree::clear;
+use crate::protocol::{MAX_FRAME_BYTES, PROTOCOL_VERSION, Program, Work, WorkOrder, WorkerMessage, frame};
 use crate::settings::Settings;
 use crate::settings::prefect::without_secrets;
 
 /// What is learned of a run is written this often at most.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the limits are looked at.
-const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the streams of a dead child are read on: a grandchild may hold them open.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
+/// How long what a failed supervision left may take to be gone.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
-/// As long as so much is left to be told, a child is not listened to.
-const MAX_OUTGOING_BYTES: usize = 64 * 1024;
-/// Most artifacts, assets and task runs of one attempt: more is a fault of the program.
-const MAX_OBJECTS: usize = 1000;
-/// Most bytes of them together.
-const MAX_OBJECT_BYTES: usize = 32 << 20;
 
 /// What the worker wants of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,29 +64,19 @@ pub struct Shared {
 /// Runs a claimed attempt to its end and returns the run as it is then; `None` if the lease was lost.
 pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Receiver<Wish>) -> Option<FlowRun> {
     let lease = claim.lease;
-    let marker = lease.marker();
     let started = Instant::now();
-    let (ending, process) = match shared.settings.flows.get(&claim.flow_run.flow_name) {
+    let ending = match shared.settings.flows.get(&claim.flow_run.flow_name) {
         Ok(flow) => match prepare(&shared, flow, &claim) {
-            Ok((order, line)) => match prepare_lock(&order.lock).and_then(|()| spawn(&order, &marker)) {
-                Ok(child) => run(&shared, flow, &claim, (order, line), child, &marker, &mut wish).await,
-                Err(error) => {
-                    let message = format!("the child process could not be started: {error}");
-                    (failed(flow, &claim, StateName::Crashed, message, true), None)
-                }
-            },
-            Err(problem) => (failed(flow, &claim, StateName::Failed, problem, false), None),
+            Ok((order, line)) => run(&shared, flow, &claim, &order, &line, &mut wish).await,
+            Err(problem) => failed(flow, &claim, StateName::Failed, problem, false),
         },
-        Err(error) => (
-            Ending::Failed {
-                state: StateName::Failed,
-                message: error.to_string(),
-                retry_after: None,
-            },
-            None,
-        ),
+        Err(error) => Ending::Failed {
+            state: StateName::Failed,
+            message: error.to_string(),
+            retry_after: None,
+        },
     };
-    clear_away(&shared, &claim, process.as_ref()).await;
+    clear_away(&shared, &claim).await;
     let run = finish(shared.orchestrator.as_ref(), lease, ending, &mut wish).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
@@ -110,7 +87,12 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
 
 /// Gives a run back whose supervision has ended by a fault of this program.
 pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
-    clear_away(&shared, &claim, None).await;
+    let id = claim.lease.flow_run_id;
+    let left = clear(&claim.lease.marker(), None, DEATH_TIMEOUT).await;
+    if left > 0 {
+        warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
+    }
+    clear_away(&shared, &claim).await;
     let message = "interrupted: its supervision failed, see the worker's log".to_owned();
     let ending = Ending::GivenBack { message };
     // Nobody wishes anything of it any more.
@@ -118,31 +100,10 @@ pub async fn abandon(shared: Arc<Shared>, claim: Claim) {
     finish(shared.orchestrator.as_ref(), claim.lease, ending, &mut wish).await;
 }
 
-async fn clear_away(shared: &Shared, claim: &Claim, process: Option<&ProcessIdentity>) {
-    let left = clear(&claim.lease.marker(), process, DEATH_TIMEOUT).await;
-    if left > 0 {
-        let id = claim.lease.flow_run_id;
-        warn!(flow_run_id = %id, left, "Processes of the attempt can not be killed; they wait for the system.");
-    }
+/// After its processes have ended.
+async fn clear_away(shared: &Shared, claim: &Claim) {
     bury(&shared.orchestrator.attempt_lock(claim.lease));
     remove_scratch(&shared.settings.flows, &claim.flow_run, claim.lease.attempt).await;
-}
-
-/// Removes what a killed attempt left in its scratch directory. Its processes are dead by now. Only this attempt's: by
-/// now another worker may have recovered the run, and its next attempt be at work.
-pub async fn remove_scratch(flows: &Flows, run: &FlowRun, attempt: u32) {
-    let arguments = flows
-        .get(&run.flow_name)
-        .and_then(|flow| flow.parse_arguments(&run.parameters.0, Path::new("/")));
-    let Some(output_dir) = arguments
-        .ok()
-        .and_then(|arguments| arguments.output_dir().map(Path::to_owned))
-    else {
-        return;
-    };
-    let id = run.flow_run_id.to_string();
-    // A directory on a dead disk must not hold up the worker's loop.
-    let _ = tokio::task::spawn_blocking(move || remove_leftovers(&output_dir, &id, attempt)).await;
 }
 
 /// The order, and as it is written.
@@ -194,60 +155,38 @@ fn work(flow: &FlowDefinition, arguments: Arguments) -> Result<Work, String> {
     }
 }
 
-fn spawn(order: &WorkOrder, marker: &str) -> std::io::Result<Child> {
-    // This very program, also when its file was replaced by an update since.
-    let program = if cfg!(target_os = "linux") {
-        "/proc/self/exe".into()
-    } else {
-        std::env::current_exe()?
-    };
-    let mut command = Command::new(program);
-    command.arg0("captionacc").arg("attempt");
+/// How its child is started and kept.
+fn plan(shared: &Shared, flow: &FlowDefinition, claim: &Claim, order: &WorkOrder) -> io::Result<Plan> {
+    prepare_lock(&order.lock)?;
+    let settings = &shared.settings;
     // A pipeline of our own needs next to nothing, a program what the operator set up for it; neither needs a key.
-    let is_program = matches!(order.work, Work::Command(_));
+    let starts_programs = matches!(order.work, Work::Command(_));
+    let mut command = Command::new(own_program()?);
+    command.arg0("captionacc").arg("attempt");
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
             || text.starts_with("LC_");
-        let is_for_it = (is_program || is_plain) && text != "NOTIFY_SOCKET";
+        let is_for_it = (starts_programs || is_plain) && text != "NOTIFY_SOCKET";
         match without_secrets(&name, &value).filter(|_| is_for_it) {
             Some(seen) => command.env(&name, seen),
             None => command.env_remove(&name),
         };
     }
-    command
-        .env(MARKER, marker)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-}
-
-/// What an attempt has said and what was decided about it.
-struct Attempt<'a> {
-    shared: &'a Shared,
-    lease: Lease,
-    budget: LineBudget,
-    pending: Vec<Record>,
-    objects: usize,
-    object_bytes: usize,
-    materializations: Vec<Materialization>,
-    /// What the child is yet to be told; [`write_some`] writes it.
-    outgoing: Vec<u8>,
-    said: Option<Said>,
-    stopped: Option<Stopped>,
-    kill_at: Option<Instant>,
-    heard_at: Instant,
-    is_lost: bool,
-}
-
-/// The child's own last word.
-enum Said {
-    Completed(String),
-    Failed(Failure),
-    Cancelled(String),
+    Ok(Plan {
+        command,
+        marker: claim.lease.marker(),
+        input: Input::Said,
+        longest_line: MAX_FRAME_BYTES,
+        limits: Limits {
+            time: Some(Duration::from_millis(flow.timeout_ms)),
+            silence: Some(Duration::from_millis(settings.stall_timeout_ms)),
+            memory_bytes: Some(settings.child_memory_mb.saturating_mul(1 << 20)),
+            starts_programs,
+        },
+        asked: Asked::Leader,
+        grace: Duration::from_millis(settings.kill_grace_ms),
+    })
 }
 
 /// Why the worker stopped the child.
@@ -255,319 +194,161 @@ enum Said {
 enum Stopped {
     Cancelled,
     GivenBack,
-    Limit { state: StateName, message: String },
+    Limit(Limit),
     Lost,
+}
+
+impl Stopped {
+    /// Because of this wish, if it is one to stop.
+    const fn because_of(wish: &Wish) -> Option<Self> {
+        match wish {
+            Wish::Run => None,
+            Wish::Cancel => Some(Self::Cancelled),
+            Wish::GiveBack | Wish::Kill => Some(Self::GivenBack),
+        }
+    }
 }
 
 async fn run(
     shared: &Shared,
     flow: &FlowDefinition,
     claim: &Claim,
-    (order, line): (WorkOrder, Vec<u8>),
-    mut child: Child,
-    marker: &str,
+    order: &WorkOrder,
+    line: &[u8],
     wish: &mut watch::Receiver<Wish>,
-) -> (Ending, Option<ProcessIdentity>) {
+) -> Ending {
     let lease = claim.lease;
-    let process = child.id().and_then(ProcessIdentity::of);
-    let (Some(process), Some(stdin), Some(stdout), Some(stderr)) =
-        (process, child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return (
-            failed(
-                flow,
-                claim,
-                StateName::Crashed,
-                "the child process ended at once".to_owned(),
-                true,
-            ),
-            None,
-        );
+    let starting = async { Tree::start(plan(shared, flow, claim, order)?).await };
+    let mut tree = match starting.await {
+        Ok(tree) => tree,
+        Err(error) => {
+            let message = format!("the child process could not be started: {error}");
+            return failed(flow, claim, StateName::Crashed, message, true);
+        }
     };
-    if let Err(error) = shared.orchestrator.start(lease, process.clone()).await {
-        let _ = child.start_kill();
+    if let Err(error) = shared.orchestrator.start(lease, tree.process().clone()).await {
+        tree.end().await;
         let message = format!("its start could not be recorded: {}", error.to_line());
-        return (Ending::GivenBack { message }, Some(process));
+        return Ending::GivenBack { message };
     }
-    shared.console.started(&claim.flow_run, lease.attempt, process.pid);
+    shared
+        .console
+        .started(&claim.flow_run, lease.attempt, tree.process().pid);
+    tree.say(line);
     let mut attempt = Attempt {
         shared,
         lease,
-        budget: LineBudget::new(Instant::now(), claim.log_bytes),
+        hearing: Hearing::new(lease.attempt, claim.log_bytes, Instant::now()),
         pending: Vec::new(),
-        objects: 0,
-        object_bytes: 0,
         materializations: Vec::new(),
-        outgoing: line,
         said: None,
         stopped: None,
-        kill_at: None,
-        heard_at: Instant::now(),
         is_lost: false,
     };
-    let watched = matches!(order.work, Work::Command(_)).then_some(marker);
-    let (status, streams) = attempt
-        .listen(
-            &mut child,
-            &process,
-            stdin,
-            BufReader::new(stdout),
-            BufReader::new(stderr),
-            watched,
-            flow,
-            wish,
-        )
-        .await;
-    // What is left of its tree would hold its streams open.
-    kill_group_of_ended(&process);
-    kill_all(marker, Some(&process));
-    attempt.last_words(streams).await;
-    if attempt.budget.left_out > 0 {
-        let message = format!(
-            "{} lines were left out: the run logged too much",
-            attempt.budget.left_out
-        );
-        attempt
-            .pending
-            .push(Record::Log(log_line(lease, LogLevel::Warning, message)));
-    }
+    let status = attempt.listen(&mut tree, wish).await;
+    let left_out = attempt.hearing.end();
+    attempt.perform(Vec::from_iter(left_out), &mut tree).await;
     attempt.flush().await;
-    (attempt.ending(flow, claim, &status), Some(process))
+    attempt.ending(flow, claim, &status)
 }
 
-struct Streams {
-    stdout: BufReader<ChildStdout>,
-    stderr: BufReader<ChildStderr>,
-    line: Vec<u8>,
-    error_line: Vec<u8>,
-    stdout_open: bool,
-    stderr_open: bool,
+/// What an attempt has said and what was decided about it.
+struct Attempt<'a> {
+    shared: &'a Shared,
+    lease: Lease,
+    hearing: Hearing,
+    pending: Vec<Record>,
+    materializations: Vec<Materialization>,
+    said: Option<LastWord>,
+    stopped: Option<Stopped>,
+    is_lost: bool,
 }
 
 impl Attempt<'_> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of one child")]
-    async fn listen(
-        &mut self,
-        child: &mut Child,
-        process: &ProcessIdentity,
-        stdin: ChildStdin,
-        stdout: BufReader<ChildStdout>,
-        stderr: BufReader<ChildStderr>,
-        watched: Option<&str>,
-        flow: &FlowDefinition,
-        wish: &mut watch::Receiver<Wish>,
-    ) -> (std::io::Result<ExitStatus>, Streams) {
-        let started = Instant::now();
-        let mut stdin = Some(stdin);
-        let mut streams = Streams {
-            stdout,
-            stderr,
-            line: Vec::new(),
-            error_line: Vec::new(),
-            stdout_open: true,
-            stderr_open: true,
-        };
+    /// Until the end of the whole tree.
+    async fn listen(&mut self, tree: &mut Tree, wish: &mut watch::Receiver<Wish>) -> io::Result<ExitStatus> {
         let mut flush = tokio::time::interval(FLUSH_INTERVAL);
-        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut limits = tokio::time::interval(LIMITS_INTERVAL);
-        limits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first wish may have been made before this attempt looked.
         wish.mark_changed();
+        let mut is_wished = true;
         loop {
-            let kill_at = self.kill_at;
             tokio::select! {
-                // A child that asks and does not read the answers is not heard until it has.
-                more = read_line(&mut streams.stdout, &mut streams.line, MAX_FRAME_BYTES),
-                    if streams.stdout_open && self.outgoing.len() < MAX_OUTGOING_BYTES => {
-                    streams.stdout_open = more.unwrap_or(false);
-                    let line = std::mem::take(&mut streams.line);
-                    if !line.is_empty() {
-                        self.hear(&line).await;
+                happening = tree.next() => match happening {
+                    Happening::Line(line) => {
+                        let effects = self.hearing.hear(&line, Instant::now());
+                        self.perform(effects, tree).await;
                     }
-                }
-                more = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES), if streams.stderr_open => {
-                    streams.stderr_open = more.unwrap_or(false);
-                    let line = std::mem::take(&mut streams.error_line);
-                    self.log(LogLevel::Warning, printable(&line));
-                }
-                () = write_some(&mut stdin, &mut self.outgoing) => {}
-                status = child.wait() => return (status, streams),
-                changed = wish.changed() => {
-                    let wanted = if changed.is_ok() { wish.borrow_and_update().clone() } else { Wish::Kill };
-                    match wanted {
-                        Wish::Run => {}
-                        Wish::Cancel => self.stop(Stopped::Cancelled, process),
-                        Wish::GiveBack => self.stop(Stopped::GivenBack, process),
-                        Wish::Kill => {
-                            self.stop(Stopped::GivenBack, process);
-                            self.kill_at = Some(Instant::now());
+                    Happening::ErrorLine(line) => {
+                        let effects = self.hearing.hear_error(&line, Instant::now());
+                        self.perform(effects, tree).await;
+                    }
+                    Happening::Exceeded(limit) => self.stop(Stopped::Limit(limit), tree),
+                    Happening::Ended(end) => {
+                        if end.left > 0 {
+                            let left = end.left;
+                            warn!(flow_run_id = %self.lease.flow_run_id, left, "Processes of the attempt can not be killed; they wait for the system.");
                         }
+                        return end.status;
                     }
-                    if changed.is_err() {
+                },
+                changed = wish.changed(), if is_wished => {
+                    is_wished = changed.is_ok();
+                    let wanted = if is_wished { wish.borrow_and_update().clone() } else { Wish::Kill };
+                    if let Some(reason) = Stopped::because_of(&wanted) {
+                        self.stop(reason, tree);
+                    }
+                    if wanted == Wish::Kill {
+                        tree.kill();
+                    }
+                    if !is_wished {
                         // The worker's loop is gone: the end of stdin says the same, in case TERM is not heard.
-                        stdin = None;
+                        tree.say_no_more();
                     }
                 }
-                () = sleep_until(kill_at) => {
-                    self.kill_at = None;
-                    kill_all(&self.lease.marker(), Some(process));
-                }
-                _ = flush.tick() => self.flush().await,
-                _ = limits.tick() => {
-                    self.check_limits(started, flow, process, watched);
+                _ = flush.tick() => {
+                    self.flush().await;
                     if self.is_lost {
-                        self.stop(Stopped::Lost, process);
+                        self.stop(Stopped::Lost, tree);
                     }
                 }
             }
         }
     }
 
-    /// Asks the child to stop and sets the time at which it is killed. The first reason stands.
-    fn stop(&mut self, reason: Stopped, process: &ProcessIdentity) {
+    /// Asks the child to stop. The first reason stands.
+    fn stop(&mut self, reason: Stopped, tree: &mut Tree) {
         if self.stopped.is_none() {
             debug!(flow_run_id = %self.lease.flow_run_id, ?reason, "Stopping the attempt.");
             self.stopped = Some(reason);
-            self.kill_at = Some(Instant::now() + Duration::from_millis(self.shared.settings.kill_grace_ms));
-            terminate(process);
+            tree.stop();
         }
     }
 
-    fn check_limits(
-        &mut self,
-        started: Instant,
-        flow: &FlowDefinition,
-        process: &ProcessIdentity,
-        watched: Option<&str>,
-    ) {
-        let settings = &self.shared.settings;
-        let limit = |state, message| Stopped::Limit { state, message };
-        let memory_limit = settings.child_memory_mb.saturating_mul(1 << 20);
-        let reason = if started.elapsed() > Duration::from_millis(flow.timeout_ms) {
-            let seconds = flow.timeout_ms / 1000;
-            limit(
-                StateName::TimedOut,
-                format!("it took longer than its timeout of {seconds} s"),
-            )
-        } else if self.heard_at.elapsed() > Duration::from_millis(settings.stall_timeout_ms) {
-            let seconds = settings.stall_timeout_ms / 1000;
-            limit(
-                StateName::TimedOut,
-                format!("it said nothing for {seconds} s and was taken for hung"),
-            )
-        } else if memory_bytes(process, watched) > memory_limit {
-            let limit_mb = settings.child_memory_mb;
-            limit(
-                StateName::Crashed,
-                format!("it took more than {limit_mb} MB of memory: raise CAPTIONACC_CHILD_MEMORY_MB if it needs them"),
-            )
-        } else {
-            return;
-        };
-        self.stop(reason, process);
-    }
-
-    fn log(&mut self, level: LogLevel, message: String) {
-        self.heard_at = Instant::now();
-        if !message.is_empty() && self.budget.take(Instant::now(), message.len()) {
-            self.pending.push(Record::Log(log_line(self.lease, level, message)));
-        }
-    }
-
-    /// Takes in a line of the child's stdout, which is hostile until parsed.
-    async fn hear(&mut self, line: &[u8]) {
-        self.heard_at = Instant::now();
-        let Ok(event) = serde_json::from_slice::<ChildEvent>(line) else {
-            self.log(LogLevel::Warning, printable(line));
-            return;
-        };
-        let now = Timestamp::now();
-        match event {
-            ChildEvent::Started { protocol_version } => {
-                debug!(flow_run_id = %self.lease.flow_run_id, protocol_version, "The child has its order.");
-            }
-            ChildEvent::DatabaseSeen { identity } => self.pending.push(Record::Database(identity)),
-            ChildEvent::TaskRun {
-                task_run_id,
-                name,
-                run_count,
-                state,
-                message,
-            } => {
-                let state = task_state(state, run_count);
-                if self.another_object(line.len()) {
-                    self.pending.push(Record::TaskRun {
-                        task_run_id,
-                        name,
-                        run_count,
-                        state,
-                        message,
-                    });
+    async fn perform(&mut self, effects: Vec<Effect>, tree: &mut Tree) {
+        for effect in effects {
+            match effect {
+                Effect::Keep(record) => {
+                    if let Record::Progress(progress) = &record {
+                        self.shared.console.progress(self.lease, progress);
+                        // Only the newest counts.
+                        self.pending.retain(|record| !matches!(record, Record::Progress(_)));
+                    }
+                    self.pending.push(record);
                 }
-            }
-            ChildEvent::Progress {
-                task,
-                done,
-                total,
-                unit,
-                fraction,
-            } => {
-                let fraction = if fraction.is_finite() {
-                    fraction.clamp(0.0, 1.0)
-                } else {
-                    0.0
-                };
-                let progress = Progress {
-                    task,
-                    done,
-                    total,
-                    unit,
-                    fraction,
-                    timestamp: now,
-                };
-                self.shared.console.progress(self.lease, &progress);
-                // Only the newest counts.
-                self.pending.retain(|record| !matches!(record, Record::Progress(_)));
-                self.pending.push(Record::Progress(progress));
-            }
-            ChildEvent::Log { level, message } => {
-                let message = printable(message.as_bytes());
-                self.log(level, message);
-            }
-            ChildEvent::Artifact {
-                key,
-                artifact_type,
-                description,
-                data,
-            } => {
-                if self.another_object(line.len()) {
-                    self.pending.push(Record::Artifact(Artifact {
-                        key,
-                        artifact_type,
-                        description,
-                        data,
-                        timestamp: now,
-                    }));
+                Effect::Made(materialization) => self.materializations.push(materialization),
+                Effect::Answer => {
+                    self.flush().await;
+                    let may = self.stopped.is_none() && self.may_commit().await;
+                    let answer = if may {
+                        WorkerMessage::Commit
+                    } else {
+                        WorkerMessage::Stop
+                    };
+                    tree.say(&frame(&answer).expect("it is short"));
                 }
+                Effect::Said(word) => self.said = Some(word),
             }
-            ChildEvent::Asset { materialization } => {
-                if self.another_object(line.len()) {
-                    self.materializations.push(materialization);
-                }
-            }
-            ChildEvent::MayCommit => {
-                self.flush().await;
-                let may = self.stopped.is_none() && self.may_commit().await;
-                let answer = if may {
-                    WorkerMessage::Commit
-                } else {
-                    WorkerMessage::Stop
-                };
-                self.outgoing.extend(frame(&answer).expect("it is short"));
-            }
-            ChildEvent::Completed { message } => self.said = Some(Said::Completed(message)),
-            ChildEvent::Failed { failure } => self.said = Some(Said::Failed(failure)),
-            ChildEvent::Cancelled { message } => self.said = Some(Said::Cancelled(message)),
         }
     }
 
@@ -579,24 +360,6 @@ impl Attempt<'_> {
                 false
             }
         }
-    }
-
-    fn another_object(&mut self, bytes: usize) -> bool {
-        let is_full = |attempt: &Self| attempt.objects >= MAX_OBJECTS || attempt.object_bytes >= MAX_OBJECT_BYTES;
-        let was_full = is_full(self);
-        self.objects += 1;
-        self.object_bytes = self.object_bytes.saturating_add(bytes);
-        let is_full = is_full(self);
-        if is_full && !was_full {
-            self.log(
-                LogLevel::Warning,
-                format!(
-                    "more than {MAX_OBJECTS} task runs, artifacts and assets, or more than {MAX_OBJECT_BYTES} bytes of \
-                     them: the rest is left out"
-                ),
-            );
-        }
-        !is_full
     }
 
     async fn flush(&mut self) {
@@ -618,33 +381,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// What the dead child had written and nobody had read yet.
-    async fn last_words(&mut self, mut streams: Streams) {
-        let reading = async {
-            while streams.stdout_open {
-                streams.stdout_open = read_line(&mut streams.stdout, &mut streams.line, MAX_FRAME_BYTES)
-                    .await
-                    .unwrap_or(false);
-                let line = std::mem::take(&mut streams.line);
-                if !line.is_empty() {
-                    self.hear(&line).await;
-                }
-            }
-            while streams.stderr_open {
-                streams.stderr_open = read_line(&mut streams.stderr, &mut streams.error_line, MAX_LINE_BYTES)
-                    .await
-                    .unwrap_or(false);
-                let line = std::mem::take(&mut streams.error_line);
-                self.log(LogLevel::Warning, printable(&line));
-            }
-        };
-        let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, reading).await;
-    }
-
     /// What became of the attempt. A child that said it completed has written its result, however it died afterwards.
-    fn ending(self, flow: &FlowDefinition, claim: &Claim, status: &std::io::Result<ExitStatus>) -> Ending {
+    fn ending(self, flow: &FlowDefinition, claim: &Claim, status: &io::Result<ExitStatus>) -> Ending {
         match (self.said, self.stopped) {
-            (Some(Said::Completed(message)), _) => Ending::Completed {
+            (Some(LastWord::Completed(message)), _) => Ending::Completed {
                 message,
                 materializations: self.materializations,
             },
@@ -654,9 +394,12 @@ impl Attempt<'_> {
             (_, Some(Stopped::GivenBack | Stopped::Lost)) => Ending::GivenBack {
                 message: "interrupted: its worker was stopped".to_owned(),
             },
-            (_, Some(Stopped::Limit { state, message })) => failed(flow, claim, state, message, true),
-            (Some(Said::Cancelled(message)), None) => Ending::Cancelled { message },
-            (Some(Said::Failed(failure)), None) => {
+            (_, Some(Stopped::Limit(limit))) => {
+                let (state, message) = exceeded(limit, flow, &self.shared.settings);
+                failed(flow, claim, state, message, true)
+            }
+            (Some(LastWord::Cancelled(message)), None) => Ending::Cancelled { message },
+            (Some(LastWord::Failed(failure)), None) => {
                 let message = format!("{} ({})", failure.message, failure.code);
                 failed(flow, claim, StateName::Failed, message, failure.retryable)
             }
@@ -665,27 +408,27 @@ impl Attempt<'_> {
     }
 }
 
-/// The name of a task run's state.
-const fn task_state(state: StateType, run_count: u32) -> StateName {
-    match state {
-        StateType::Running if run_count > 1 => StateName::Retrying,
-        StateType::Running => StateName::Running,
-        StateType::Completed => StateName::Completed,
-        StateType::Cancelled => StateName::Cancelled,
-        StateType::Crashed => StateName::Crashed,
-        _ => StateName::Failed,
-    }
-}
-
-pub(super) fn death(status: &std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match (status.signal(), status.code()) {
-            (Some(9), _) => "its process was killed (SIGKILL): by hand, or because memory ran out".to_owned(),
-            (Some(signal), _) => format!("its process died of signal {signal}"),
-            (None, Some(code)) => format!("its process ended with code {code} without saying why"),
-            (None, None) => "its process ended without saying why".to_owned(),
-        },
-        Err(error) => format!("its process could not be waited for: {error}"),
+/// The state of an attempt that exceeded a limit, and what is said of it.
+fn exceeded(limit: Limit, flow: &FlowDefinition, settings: &Settings) -> (StateName, String) {
+    match limit {
+        Limit::Time => (
+            StateName::TimedOut,
+            format!("it took longer than its timeout of {} s", flow.timeout_ms / 1000),
+        ),
+        Limit::Silence => (
+            StateName::TimedOut,
+            format!(
+                "it said nothing for {} s and was taken for hung",
+                settings.stall_timeout_ms / 1000
+            ),
+        ),
+        Limit::Memory => (
+            StateName::Crashed,
+            format!(
+                "it took more than {} MB of memory: raise CAPTIONACC_CHILD_MEMORY_MB if it needs them",
+                settings.child_memory_mb
+            ),
+        ),
     }
 }
 
@@ -704,36 +447,6 @@ fn failed(flow: &FlowDefinition, claim: &Claim, state: StateName, message: Strin
 /// A number in 0..1 that differs from run to run.
 fn chance() -> f64 {
     f64::from(u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0)) / f64::from(u32::MAX)
-}
-
-fn log_line(lease: Lease, level: LogLevel, message: String) -> LogLine {
-    LogLine {
-        attempt: lease.attempt,
-        level,
-        message,
-        timestamp: Timestamp::now(),
-    }
-}
-
-/// Writes what the child's pipe takes of `outgoing`; waits for ever where there is nothing to write. Cancel safe.
-async fn write_some(stdin: &mut Option<ChildStdin>, outgoing: &mut Vec<u8>) {
-    let Some(pipe) = stdin.as_mut().filter(|_| !outgoing.is_empty()) else {
-        return std::future::pending().await;
-    };
-    if let Ok(written) = pipe.write(outgoing).await {
-        outgoing.drain(..written);
-    } else {
-        // It has died, which is noticed elsewhere, or wants to hear nothing more.
-        *stdin = None;
-        outgoing.clear();
-    }
-}
-
-pub(super) async fn sleep_until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Writes the ending, however long the store can not be written: a state must not be lost. Only a worker that is to

@@ -7,8 +7,11 @@
 pub mod attempt;
 pub mod console;
 pub mod foreign;
-pub mod output;
+mod hearing;
+mod output;
+mod scratch;
 mod status_rows;
+mod supervise;
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
@@ -23,16 +26,16 @@ use tracing::{debug, error, info, warn};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun};
-use crate::orchestrator::prefect::foreign::ForeignRun;
+use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
-use crate::process::tree::{ancestors_up_to_npm, clear};
+use crate::process::tree::{Handle, ancestors_up_to_npm, clear};
 use crate::settings::Settings;
-use attempt::{Shared, Wish, abandon, remove_scratch, supervise};
+use attempt::{Shared, Wish, abandon, supervise};
 use console::Console;
 use foreign::supervise_foreign;
+use scratch::remove_scratch;
 use status_rows::StatusRows;
 
 /// The slow poll: what finds work when no bell was heard, dead workers and due status rows.
@@ -74,7 +77,7 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(Worker::start(options, settings, console)) {
+    let code = match runtime.block_on(Worker::start(options, settings, console)) {
         Ok(Some((worker, signals))) => {
             runtime.block_on(worker.run(signals));
             ExitCode::SUCCESS
@@ -85,7 +88,10 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
             error!(code = error.code(), "The worker could not start: {}", error.to_line());
             ExitCode::FAILURE
         }
-    }
+    };
+    // Threads that wait for a dead disk would be waited for otherwise.
+    runtime.shutdown_background();
+    code
 }
 
 struct Worker {
@@ -99,7 +105,7 @@ struct Worker {
     attempts: JoinSet<()>,
     /// A claim that was asked for. A task of its own, so that a signal need not wait for a server's answer, and what the
     /// answer gives is not lost either.
-    claiming: Option<JoinHandle<Result<Option<Claim>, OrchestratorError>>>,
+    claiming: Option<JoinHandle<Result<Option<Claimed>, OrchestratorError>>>,
     status_rows: StatusRows,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
@@ -170,13 +176,13 @@ struct Running {
     wish: watch::Sender<Wish>,
 }
 
-/// What a turn has claimed.
+/// What a turn leaves to be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claimed {
+enum Rest {
     /// There may be more.
     Some,
-    /// All that there was room for.
-    All,
+    /// Nothing, or nothing that there is room for.
+    None,
 }
 
 /// How far the worker's end is.
@@ -337,7 +343,7 @@ impl Worker {
         let mut wait = TICK;
         match self.phase {
             Phase::Working => {
-                if self.claim().await? == Claimed::Some {
+                if self.claim().await? == Rest::Some {
                     wait = Duration::ZERO;
                 }
                 self.status_rows.write_some().await?;
@@ -383,7 +389,7 @@ impl Worker {
 
     /// Claims what there is room for. The end of an attempt ends it: there may always be room again, and this turn has more to
     /// do, as the loop has.
-    async fn claim(&mut self) -> Result<Claimed, OrchestratorError> {
+    async fn claim(&mut self) -> Result<Rest, OrchestratorError> {
         loop {
             if self.claiming.is_none() {
                 let (orchestrator, name) = (self.shared.orchestrator.clone(), self.name.clone());
@@ -391,11 +397,11 @@ impl Worker {
                 self.claiming = Some(task::spawn(async move { orchestrator.claim(&name, flow_names).await }));
             }
             if !self.claimed().await? {
-                return Ok(Claimed::All);
+                return Ok(Rest::None);
             }
             if let Some(ended) = self.attempts.try_join_next_with_id() {
                 self.attempt_ended(ended);
-                return Ok(Claimed::Some);
+                return Ok(Rest::Some);
             }
         }
     }
@@ -417,16 +423,12 @@ impl Worker {
         let claimed = claiming.await;
         self.claiming = None;
         let claimed = claimed.map_err(|error| OrchestratorError::Internal(format!("claiming: {error}")))?;
-        // Whatever became of the claim, what came with it is not left lying.
-        while let Some(foreign) = self.orchestrator().take_foreign_run() {
-            self.begin_foreign(foreign);
+        match claimed? {
+            Some(Claimed::Own(claim)) => self.begin(*claim),
+            Some(Claimed::Foreign(claim)) => self.begin_foreign(*claim),
+            None => return Ok(false),
         }
-        let claim = claimed?;
-        let is_claimed = claim.is_some();
-        if let Some(claim) = claim {
-            self.begin(claim);
-        }
-        Ok(is_claimed)
+        Ok(true)
     }
 
     /// What is wished of an attempt that begins now.
@@ -453,16 +455,17 @@ impl Worker {
         self.running.insert(task.id(), running);
     }
 
-    fn begin_foreign(&mut self, foreign: ForeignRun) {
-        let id = FlowRunId::from_uuid(foreign.run.id);
+    fn begin_foreign(&mut self, claim: ForeignClaim) {
+        let id = claim.flow_run_id;
         let (wish, receiver) = self.first_wish();
-        let (shared, name) = (self.shared.clone(), self.name.clone());
+        let shared = self.shared.clone();
         let task = self.attempts.spawn(async move {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
-            let end = supervise_foreign(&foreign.client, &foreign.run, &name, grace, receiver).await;
-            info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
-            if let Err(error) = shared.orchestrator.foreign_run_ended(id).await {
-                warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back.");
+            match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
+                Ok(end) => {
+                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.")
+                }
+                Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),
             }
         });
         self.running.insert(task.id(), Running { id, claim: None, wish });
@@ -641,14 +644,12 @@ async fn register(
 
 /// Whether a worker that holds no lock here lives all the same. One that is just dying is gone in a moment.
 async fn works_elsewhere(worker: Option<&ProcessIdentity>) -> bool {
-    let deadline = Instant::now() + ORPHAN_DEATH_TIMEOUT;
-    while worker.is_some_and(ProcessIdentity::is_alive) {
-        if Instant::now() > deadline {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    match worker.and_then(Handle::open) {
+        Some(worker) => tokio::time::timeout(ORPHAN_DEATH_TIMEOUT, worker.ended())
+            .await
+            .is_err(),
+        None => false,
     }
-    false
 }
 
 /// Records of workers that died without withdrawing, unless a living one has the same name.

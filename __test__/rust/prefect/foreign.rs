@@ -1,16 +1,18 @@
 //! Runs of Python flows in the pool, run by our worker's part for them: Prefect's real engine, judged by its client.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use captionacc::domain::state::StateName;
-use captionacc::orchestrator::prefect::client::PrefectClient;
-use captionacc::orchestrator::prefect::model::{ApiFlowRun, Proposal, Verdict};
+use captionacc::domain::flow::Flows;
+use captionacc::orchestrator::claims::{Claimed, Claims, ForeignClaim, ForeignEnd};
+use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::process::tree::marked;
 use captionacc::settings::prefect::PrefectSettings;
 use captionacc::worker::attempt::Wish;
-use captionacc::worker::foreign::{ForeignEnd, supervise_foreign};
+use captionacc::worker::foreign::supervise_foreign;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -53,7 +55,8 @@ def dying():
 struct Bed {
     _server: Server,
     judge: Judge,
-    client: PrefectClient,
+    runtime: tokio::runtime::Runtime,
+    orchestrator: Arc<PrefectOrchestrator>,
     folder: tempfile::TempDir,
     pool: String,
 }
@@ -62,8 +65,6 @@ impl Bed {
     fn new() -> Self {
         let server = Server::shared();
         let mut judge = Judge::start(server.api_url());
-        let client = PrefectClient::new(PrefectSettings::new(server.api_url(), "the test").expect("an address"))
-            .expect("a client");
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("flows.py"), FLOWS).expect("written");
         let pool = format!("foreign-{}", Uuid::new_v4().simple());
@@ -74,22 +75,31 @@ impl Bed {
             "request",
             json!({"method": "POST", "path": "/work_pools/", "body": body}),
         );
+        let mut settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
+        settings.work_pool.clone_from(&pool);
+        let runtime = runtime();
+        let home = folder.path().join("home");
+        let opened = PrefectOrchestrator::open(settings, &home, Flows::builtin());
+        let orchestrator = Arc::new(runtime.block_on(opened).expect("it opens"));
         Self {
             _server: server,
             judge,
-            client,
+            runtime,
+            orchestrator,
             folder,
             pool,
         }
     }
 
     /// Registers a flow of the file, queues a run of it, and claims it.
-    fn claim(&mut self, flow: &str, parameters: &Value, variables: Value) -> ApiFlowRun {
+    fn claim(&mut self, flow: &str, parameters: &Value, variables: Value) -> ForeignClaim {
         let post = |path: &str, body: Value| json!({"method": "POST", "path": path, "body": body});
         let flow_id = self.judge.ask("request", post("/flows/", json!({"name": flow})))["id"].clone();
         let mut variables = variables;
         let python = environment().join("bin/python");
-        variables["command"] = json!(format!("{} -m prefect.engine", python.display()));
+        if variables["command"].is_null() {
+            variables["command"] = json!(format!("{} -m prefect.engine", python.display()));
+        }
         let deployment = self.judge.ask(
             "request",
             post(
@@ -108,28 +118,32 @@ impl Bed {
             "queue",
             json!({"deployment": deployment_name, "parameters": parameters}),
         );
-        let id: Uuid = queued["id"].as_str().expect("an id").parse().expect("a UUID");
-        runtime().block_on(async {
-            let proposal = Proposal::new(StateName::Pending, None, Uuid::new_v4());
-            let verdict = self
-                .client
-                .set_flow_run_state(id, &proposal, Duration::from_secs(10))
-                .await
-                .expect("answered");
-            assert_eq!(verdict.status, Verdict::Accept);
-            self.client.read_flow_run(id).await.expect("there")
-        })
+        let id = queued["id"].as_str().expect("an id");
+        // Polls by itself at most every ten seconds, unless something rings.
+        let orchestrator = self.orchestrator.clone();
+        let claimed = self.runtime.block_on(async {
+            loop {
+                if let Some(claimed) = orchestrator
+                    .claim("the-worker", BTreeSet::new())
+                    .await
+                    .expect("answered")
+                {
+                    return claimed;
+                }
+                orchestrator.wait_for_work(Duration::from_millis(100)).await;
+            }
+        });
+        let Claimed::Foreign(claim) = claimed else {
+            panic!("{claimed:?}");
+        };
+        assert_eq!(claim.flow_run_id.to_string(), id);
+        *claim
     }
 
-    fn supervise(&self, run: &ApiFlowRun) -> ForeignEnd {
+    fn supervise(&self, claim: &ForeignClaim) -> ForeignEnd {
         let (_wish, receiver) = watch::channel(Wish::Run);
-        runtime().block_on(supervise_foreign(
-            &self.client,
-            run,
-            "the-worker",
-            Duration::from_secs(5),
-            receiver,
-        ))
+        let supervising = supervise_foreign(self.orchestrator.as_ref(), claim, Duration::from_secs(5), receiver);
+        self.runtime.block_on(supervising).expect("told")
     }
 }
 
@@ -146,7 +160,7 @@ fn a_python_flow_runs_as_under_prefects_own_worker() {
     let variables = json!({"env": {"TRAINING_SIZE": "big"}, "working_dir": bed.folder.path()});
     let run = bed.claim("training", &json!({"size": 5}), variables);
     assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
-    let all = bed.judge.ask("everything", json!({"id": run.id}));
+    let all = bed.judge.ask("everything", json!({"id": run.flow_run_id}));
     assert_eq!(all["run"]["state"]["type"], "COMPLETED", "{all}");
     assert!(
         all["run"]["infrastructure_pid"]
@@ -156,7 +170,7 @@ fn a_python_flow_runs_as_under_prefects_own_worker() {
     let line = format!("training with big in {}", bed.folder.path().display());
     let logs = all["logs"].as_array().expect("logs");
     assert!(logs.iter().any(|log| log["message"] == line.as_str()), "{logs:?}");
-    assert!(marked(&format!("foreign:{}", run.id)).is_empty());
+    assert!(marked(&run.marker()).is_empty());
 }
 
 #[test]
@@ -164,7 +178,7 @@ fn what_a_flow_reports_itself_stands() {
     let mut bed = Bed::new();
     let run = bed.claim("failing", &json!({}), json!({"working_dir": bed.folder.path()}));
     assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
-    let run = bed.judge.ask("read", json!({"id": run.id}));
+    let run = bed.judge.ask("read", json!({"id": run.flow_run_id}));
     assert_eq!(run["state"]["type"], "FAILED");
 }
 
@@ -173,7 +187,7 @@ fn a_process_that_dies_without_a_word_is_crashed_with_its_last_words() {
     let mut bed = Bed::new();
     let run = bed.claim("dying", &json!({}), json!({"working_dir": bed.folder.path()}));
     assert_eq!(bed.supervise(&run), ForeignEnd::Crashed);
-    let state = bed.judge.ask("read", json!({"id": run.id}))["state"].take();
+    let state = bed.judge.ask("read", json!({"id": run.flow_run_id}))["state"].take();
     assert_eq!(state["type"], "CRASHED");
     let message = state["message"].as_str().expect("a message");
     assert!(
@@ -185,15 +199,9 @@ fn a_process_that_dies_without_a_word_is_crashed_with_its_last_words() {
 #[test]
 fn a_program_that_can_not_be_started_is_crashed_and_says_why() {
     let mut bed = Bed::new();
-    let mut run = bed.claim("dying", &json!({}), json!({}));
-    run.job_variables = Some(
-        json!({"command": "/no/such/program"})
-            .as_object()
-            .expect("an object")
-            .clone(),
-    );
+    let run = bed.claim("dying", &json!({}), json!({"command": "/no/such/program"}));
     assert_eq!(bed.supervise(&run), ForeignEnd::Crashed);
-    let state = bed.judge.ask("read", json!({"id": run.id}))["state"].take();
+    let state = bed.judge.ask("read", json!({"id": run.flow_run_id}))["state"].take();
     assert!(
         state["message"]
             .as_str()
@@ -204,18 +212,29 @@ fn a_program_that_can_not_be_started_is_crashed_and_says_why() {
 }
 
 #[test]
+fn a_claim_shows_nothing_of_its_secrets() {
+    let mut bed = Bed::new();
+    let variables = json!({"env": {"TOKEN": "hidden"}, "stream_output": false});
+    let run = bed.claim("dying", &json!({}), variables);
+    assert_eq!(run.program.environment["TOKEN"], "hidden");
+    assert!(!format!("{run:?}").contains("hidden"), "{run:?}");
+    assert!(!run.program.shows_output);
+    assert_eq!(bed.supervise(&run), ForeignEnd::Crashed);
+}
+
+#[test]
 fn a_cancelled_flow_ends_with_its_whole_process_tree() {
     let mut bed = Bed::new();
     let folder = bed.folder.path().to_owned();
     let run = bed.claim("waiting", &json!({"folder": folder}), json!({"working_dir": folder}));
     let (wish, receiver) = watch::channel(Wish::Run);
-    let client = bed.client.clone();
-    let claimed = run.clone();
+    let (orchestrator, claim) = (bed.orchestrator.clone(), run.clone());
+    // Its connections live there.
+    let on = std::mem::replace(&mut bed.runtime, runtime());
     let supervising = std::thread::spawn(move || {
-        runtime().block_on(supervise_foreign(
-            &client,
-            &claimed,
-            "the-worker",
+        on.block_on(supervise_foreign(
+            orchestrator.as_ref(),
+            &claim,
             Duration::from_secs(5),
             receiver,
         ))
@@ -230,11 +249,17 @@ fn a_cancelled_flow_ends_with_its_whole_process_tree() {
         assert!(!supervising.is_finished(), "the flow ended before it started");
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!(bed.judge.ask("cancel", json!({"id": run.id}))["status"], "ACCEPT");
-    wish.send_replace(Wish::Cancel);
-    assert_eq!(supervising.join().expect("it ends"), ForeignEnd::Cancelled);
     assert_eq!(
-        bed.judge.ask("read", json!({"id": run.id}))["state"]["type"],
+        bed.judge.ask("cancel", json!({"id": run.flow_run_id}))["status"],
+        "ACCEPT"
+    );
+    wish.send_replace(Wish::Cancel);
+    assert_eq!(
+        supervising.join().expect("it ends").expect("told"),
+        ForeignEnd::Cancelled
+    );
+    assert_eq!(
+        bed.judge.ask("read", json!({"id": run.flow_run_id}))["state"]["type"],
         "CANCELLED"
     );
     assert!(captionacc::process::identity::ProcessIdentity::of(grandchild).is_none());

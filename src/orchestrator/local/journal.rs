@@ -2,6 +2,7 @@
 //! of them, and runs that wait for the server to come back. The triggers of `schema_2.sql` fill the outbox.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction};
@@ -22,6 +23,7 @@ use crate::domain::id::FlowRunId;
 use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::claims::Claim;
 use crate::orchestrator::queue::NewFlowRun;
+use crate::process::life::bury;
 
 /// Most log lines that wait for the server: what comes on top displaces the oldest.
 const MAX_WAITING_LOG_LINES: i64 = 50_000;
@@ -181,6 +183,16 @@ impl LocalOrchestrator {
     pub(in crate::orchestrator) async fn broken_intents(&self) -> Result<Vec<(FlowRunId, Uuid)>, OrchestratorError> {
         self.run_with_peers(|connection, peers| broken_intents(connection, peers))
             .await
+    }
+
+    /// The file whose lock the processes of a run hold that is not ours.
+    pub(in crate::orchestrator) fn foreign_lock(&self, id: FlowRunId, transition_id: Uuid) -> PathBuf {
+        self.peers.foreign_lock(id, transition_id)
+    }
+
+    /// Whether none of those processes is left, in whatever container.
+    pub(in crate::orchestrator) fn bury_foreign(&self, id: FlowRunId, transition_id: Uuid) -> bool {
+        bury(&self.peers.foreign_lock(id, transition_id))
     }
 
     /// How many runs hold a slot here.

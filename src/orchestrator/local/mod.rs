@@ -38,7 +38,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
-use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, Record, StatusRowDue};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
@@ -201,7 +201,11 @@ impl Claims for LocalOrchestrator {
             .await
     }
 
-    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
+    async fn claim(
+        &self,
+        worker_name: &str,
+        flow_names: BTreeSet<String>,
+    ) -> Result<Option<Claimed>, OrchestratorError> {
         loop {
             let (worker_name, flow_names) = (worker_name.to_owned(), flow_names.clone());
             // Between tries, everybody else comes to the file.
@@ -211,7 +215,7 @@ impl Claims for LocalOrchestrator {
                 })
                 .await?;
             if let queue::Tried::Done(claim) = tried {
-                return Ok(claim);
+                return Ok(claim.map(|claim| Claimed::Own(Box::new(claim))));
             }
         }
     }

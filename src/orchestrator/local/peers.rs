@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::store::Fault;
 use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::{Life, bury};
@@ -80,6 +81,11 @@ impl Peers {
     pub(super) fn attempt_lock(&self, lease: Lease) -> PathBuf {
         self.folder
             .join(format!("{ATTEMPT}{}.{}", lease.flow_run_id, lease.fencing_token))
+    }
+
+    /// The file whose lock the processes of a run of another program hold, claimed by this transition.
+    pub(super) fn foreign_lock(&self, run: FlowRunId, transition: Uuid) -> PathBuf {
+        self.folder.join(format!("foreign-{run}.{transition}"))
     }
 
     fn process_lock(&self, life: Uuid) -> PathBuf {

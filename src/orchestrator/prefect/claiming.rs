@@ -23,7 +23,7 @@ use crate::domain::flow::{FlowDefinition, Parameters, Subject};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
-use crate::orchestrator::claims::{Claim, Claims, Ending};
+use crate::orchestrator::claims::{Claimed, Claims, Ending};
 use crate::orchestrator::local::journal::{ClaimIntent, RunContext};
 use crate::orchestrator::queue::Queue;
 
@@ -38,7 +38,7 @@ const OFFERS: u32 = 20;
 
 /// What became of an offered run.
 pub(super) enum Offer {
-    Claimed(Box<Claim>),
+    Claimed(Claimed),
     /// Not for us now.
     Passed,
 }
@@ -49,7 +49,7 @@ impl Inner {
         &self,
         worker_name: &str,
         flow_names: &BTreeSet<String>,
-    ) -> Result<Option<Claim>, OrchestratorError> {
+    ) -> Result<Option<Claimed>, OrchestratorError> {
         if !self.poll_is_due() {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl Inner {
         worker_name: &str,
         flow_names: &BTreeSet<String>,
         taken: u32,
-    ) -> Result<Option<Claim>, OrchestratorError> {
+    ) -> Result<Option<Claimed>, OrchestratorError> {
         self.clocks().polled = Some(Instant::now());
         let limit = if let Some(pool) = self.pool().await? {
             pool.concurrency_limit.unwrap_or(u32::MAX)
@@ -119,7 +119,7 @@ impl Inner {
                     if passed + 1 < count || count >= OFFERS as usize || taken + 1 < limit && count > 1 {
                         self.poll_wanted.store(true, Ordering::Relaxed);
                     }
-                    return Ok(Some(*claim));
+                    return Ok(Some(claim));
                 }
                 Offer::Passed => passed += 1,
             }
@@ -177,8 +177,8 @@ impl Inner {
             Ok(flow) if is_ours => flow.clone(),
             // A deployment that is not ours, of the same pool.
             _ => {
-                self.claim_foreign(run, &flow_name, limit).await?;
-                return Ok(Offer::Passed);
+                let claim = self.claim_foreign(&run, &flow_name, worker_name, limit).await?;
+                return Ok(claim.map_or(Offer::Passed, |claim| Offer::Claimed(Claimed::Foreign(Box::new(claim)))));
             }
         };
         let subject = Subject::of(&Parameters(run.parameters.clone()));
@@ -231,10 +231,7 @@ impl Inner {
             }
             Err(error) => {
                 // It may be ours: it is looked after once the server answers.
-                self.doubtful
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((id, transition_id));
+                self.doubt(id, transition_id);
                 return Err(error.into());
             }
         };
@@ -246,6 +243,14 @@ impl Inner {
                 Ok(None)
             }
         }
+    }
+
+    /// Nobody knows whether the claim came through.
+    pub(super) fn doubt(&self, id: FlowRunId, transition_id: Uuid) {
+        self.doubtful
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((id, transition_id));
     }
 
     /// One run at a time for a video and flow, over all workers; of a flow where the latest wins, only the latest.
@@ -320,7 +325,7 @@ impl Inner {
             .await?;
         info!(flow_run_id = %run.id, attempt = claim.lease.attempt, "Flow run claimed.");
         match checked {
-            Ok(_) => Ok(Offer::Claimed(Box::new(claim))),
+            Ok(_) => Ok(Offer::Claimed(Claimed::Own(Box::new(claim)))),
             Err(error) => {
                 let ending = Ending::Failed {
                     state: StateName::Failed,
@@ -437,8 +442,8 @@ impl Inner {
         if state.state_type() == StateType::Cancelling && !foreign::end_left_behind(id).await {
             return Ok(false);
         }
-        // A run of another program's deployment goes on without its worker.
-        if foreign::is_left_behind(id) {
+        // A run of another program's deployment goes on without its worker, also where its processes are not to be seen.
+        if foreign::is_left_behind(id) || !self.journal.bury_foreign(id, transition_id) {
             return Ok(false);
         }
         if state.state_type() == StateType::Pending && state.state_details.transition_id == Some(transition_id) {

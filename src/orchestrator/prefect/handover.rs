@@ -70,10 +70,11 @@ impl PrefectOrchestrator {
             .and_then(|state| state.state_details.deployment_concurrency_lease_id);
         match inner.adopt(run, flow, &deployment, lease_id, worker_name).await? {
             Offer::Claimed(claim) => {
+                let claim = claim.own();
                 let telling = tokio::spawn(background::run(inner.clone(), worker_name.to_owned()));
                 let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
                 tasks.push(telling.abort_handle());
-                Ok(Some(*claim))
+                Ok(claim)
             }
             // Its arguments were wrong: FAILED.
             Offer::Passed => Ok(None),

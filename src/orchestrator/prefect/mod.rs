@@ -11,19 +11,23 @@ pub mod api;
 #[cfg(feature = "worker")]
 pub mod check;
 pub mod client;
-pub mod foreign;
 pub mod model;
 pub mod parameter_schema;
 
 mod background;
 mod calling;
 mod claiming;
+#[cfg(feature = "worker")]
+mod control;
 mod conversion;
 mod delivery;
+mod foreign;
 mod handover;
 #[cfg(feature = "worker")]
 mod listening;
 mod names;
+#[cfg(feature = "worker")]
+mod program;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -47,7 +51,9 @@ use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::domain::prefect_error::PrefectError;
-use crate::orchestrator::claims::{Claim, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+#[cfg(feature = "worker")]
+use crate::orchestrator::claims::{ForeignEnd, ForeignEnding};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 use crate::settings::prefect::PrefectSettings;
@@ -398,17 +404,28 @@ impl Claims for PrefectOrchestrator {
         Ok(())
     }
 
-    async fn claim(&self, worker_name: &str, flow_names: BTreeSet<String>) -> Result<Option<Claim>, OrchestratorError> {
+    async fn claim(
+        &self,
+        worker_name: &str,
+        flow_names: BTreeSet<String>,
+    ) -> Result<Option<Claimed>, OrchestratorError> {
         self.inner.is_worker.store(true, Ordering::Relaxed);
         self.inner.claim(worker_name, &flow_names).await
     }
 
-    fn take_foreign_run(&self) -> Option<foreign::ForeignRun> {
-        self.inner.take_foreign_run()
+    #[cfg(feature = "worker")]
+    async fn foreign_started(&self, id: FlowRunId, process: ProcessIdentity) -> Result<(), OrchestratorError> {
+        self.inner.foreign_started(id, &process).await
     }
 
-    async fn foreign_run_ended(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
-        self.inner.foreign_run_ended(id).await
+    #[cfg(feature = "worker")]
+    async fn announce_cancellation(&self, id: FlowRunId) {
+        self.inner.announce_cancellation(id).await;
+    }
+
+    #[cfg(feature = "worker")]
+    async fn foreign_ended(&self, id: FlowRunId, ending: ForeignEnding) -> Result<ForeignEnd, OrchestratorError> {
+        self.inner.foreign_ended(id, ending).await
     }
 
     async fn next_due(&self, flow_names: BTreeSet<String>) -> Result<Option<Timestamp>, OrchestratorError> {

@@ -1,0 +1,33 @@
+//! What this program asks of the machine as a whole.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::guarantee::Guarantee;
+
+#[cfg_attr(target_os = "linux", path = "linux/machine.rs")]
+#[cfg_attr(target_os = "macos", path = "macos/machine.rs")]
+mod sys;
+
+/// What does not hold on this system; nothing on Linux.
+pub const fn not_guaranteed() -> &'static [Guarantee] {
+    sys::WHAT_DOES_NOT_HOLD
+}
+
+/// What starts this very program once more.
+///
+/// # Errors
+/// The system does not tell.
+pub fn own_program() -> io::Result<PathBuf> {
+    sys::own_program()
+}
+
+/// The machine's memory; `None` where the system does not tell.
+pub fn total_memory_bytes() -> Option<u64> {
+    sys::total_memory_bytes()
+}
+
+/// When memory runs out, this process goes before the worker and the web app, where the system lets one choose.
+pub fn prefer_to_die_first() {
+    sys::prefer_to_die_first();
+}
