@@ -1,25 +1,35 @@
-//! The swap: a run's staged frames take the place of the old ones in one transaction, status row included.
+//! A run's staged frames take the place of the old ones, status row included.
 //!
-//! The staging database is attached read-only, so the transaction writes one file only and is as atomic as any of
-//! SQLite's: a reader sees the old set whole or the new set whole, and so does whoever opens the file after a crash.
+//! They are filled into shadows (`exchange.rs`) in transactions that are sized by the time that they hold the lock
+//! (`pace.rs`); then one short transaction swaps the tables in, with layout, metadata and the completed status row: a reader
+//! sees the old set whole or the new set whole, and so does whoever opens the file after a crash. What the app writes
+//! meanwhile into the tables that are swapped out goes with them, as it went with the rows of the old set before.
+//!
+//! In WAL mode the log is brought into the file after each transaction, by this process: nobody else finds more than one
+//! transaction of ours in it, and it does not grow with the film.
 
-use std::fmt::Write as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params_from_iter};
 
+use super::attempt::Annotations;
 use super::database::Database;
-use super::error::{AnnotationsError, Fault, classified};
+use super::error::{AnnotationsError, Fault};
+use super::exchange::{Deleted, Shadow, delete_some, exchange, leftovers};
+use super::pace::{MAX_BATCH_BYTES, Pace, pause};
 use super::schema::{columns, insert_lists};
-use super::staging::Staging;
-use super::status::{Hold, Row, fence};
-use super::{Annotations, Stage};
-use crate::domain::flow::CropBounds;
+use super::staging::{RowKind, StagedRows, Staging};
+use crate::domain::database::DatabaseIdentity;
+use crate::domain::flow::{CropBounds, StatusTable};
 
 /// Space that is to be free beyond what the frames take.
-const SPARE_BYTES: u64 = 1 << 20;
-/// The staging database within the transaction.
-const STAGING: &str = "captionacc_staging";
+const SPARE_BYTES: u64 = 2 * MAX_BATCH_BYTES;
+/// How often shadows are made anew because the app has changed its tables meanwhile; one transaction writes all then.
+const EXCHANGES: u32 = 3;
+/// How often old rows are tried to be deleted that a lock keeps; the next run of the video deletes what stays.
+const CLEARING_TRIES: u32 = 100;
+const DOING: &str = "writing the frames";
 
 /// What full-frames found out about the video.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +47,7 @@ pub struct FullFramesOutcome {
 }
 
 /// What a commit wrote, and the layout that holds after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CommitCounts {
     /// Frames written.
     pub frames: u64,
@@ -51,42 +61,134 @@ pub struct CommitCounts {
     pub layout_version: Option<i64>,
 }
 
+/// Where a commit is. Told between transactions: no lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommitStep {
+    /// There was no file: it is made, and is this one.
+    Created(DatabaseIdentity),
+    /// Some of what an interrupted attempt left is removed.
+    Cleared,
+    /// So many of the rows are in the file, and not visible yet.
+    Filled {
+        /// Rows of all tables.
+        rows: u64,
+        /// Of how many.
+        of: u64,
+    },
+    /// The next transaction makes them visible: the last moment to be told that another attempt has the run.
+    Ready,
+    /// They are visible.
+    Exchanged,
+    /// Some of the old rows are removed. A refusal ends that, and nothing else.
+    OldRemoved,
+}
+
+/// A table that is written, and what is put into it.
+struct Target<'a> {
+    table: &'static str,
+    kind: RowKind,
+    /// Columns, each with the SQL of its value, in the names of [`RowKind::columns`].
+    wanted: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Target<'a> {
+    fn frames(table: &'static str, more: &[(&'a str, &'a str)]) -> Self {
+        let mut wanted = vec![
+            ("frame_index", "frame_index"),
+            ("image_data", "image_data"),
+            ("width", "width"),
+            ("height", "height"),
+            ("file_size", "length(image_data)"),
+            ("created_at", "datetime('now')"),
+        ];
+        wanted.extend(more);
+        Self {
+            table,
+            kind: RowKind::Frames,
+            wanted,
+        }
+    }
+
+    fn boxes(timestamp_seconds: &'a str) -> Self {
+        Self {
+            table: "full_frame_ocr",
+            kind: RowKind::Boxes,
+            wanted: vec![
+                ("frame_index", "frame_index"),
+                ("box_index", "box_index"),
+                ("text", "text"),
+                ("confidence", "confidence"),
+                ("x", "x"),
+                ("y", "y"),
+                ("width", "width"),
+                ("height", "height"),
+                ("timestamp_seconds", timestamp_seconds),
+                ("created_at", "datetime('now')"),
+            ],
+        }
+    }
+
+    /// Puts rows into `table`, which is this target's or its shadow.
+    fn insert(&self, sqlite: &Connection, table: &str, staged: &StagedRows) -> Result<(), Fault> {
+        let (names, values) = insert_lists(sqlite, table, &self.wanted)?;
+        let parameters: Vec<_> = (1..)
+            .zip(self.kind.columns())
+            .map(|(number, column)| format!("?{number} AS {column}"))
+            .collect();
+        let mut insert = sqlite.prepare_cached(&format!(
+            "INSERT INTO main.{table} ({names}) SELECT {values} FROM (SELECT {})",
+            parameters.join(", ")
+        ))?;
+        for row in &staged.rows {
+            insert.execute(params_from_iter(row))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is written along with the frames in the transaction that makes them visible.
+type Layout = (Option<CropBounds>, Option<i64>);
+
 impl Annotations {
-    /// Swaps in what full-frames has staged, with layout row, metadata and the completed status row.
+    /// Swaps in what full-frames has staged, with layout row, metadata and the completed status row. `observe` hears of
+    /// every step, and can end it.
     ///
     /// The staging database stays as it is: the call can be repeated when it failed for a passing cause.
     ///
     /// # Errors
-    /// As [`check_fence`](Self::check_fence), and those of writing; nothing is written then.
-    pub fn commit_full_frames(
+    /// As [`check_fence`](Self::check_fence), those of writing, and those of `observe`; the old set is there then.
+    pub fn commit_full_frames<E: From<AnnotationsError>>(
         &mut self,
         staging: &mut Staging,
         outcome: &FullFramesOutcome,
-    ) -> Result<CommitCounts, AnnotationsError> {
-        let rate = self.index_frame_rate_hz;
-        self.commit(staging, |sqlite| {
-            replace_frames(sqlite, "full_frames", &[])?;
-            replace_boxes(sqlite, rate)?;
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+    ) -> Result<CommitCounts, E> {
+        self.create_before_commit(observe)?;
+        let timestamp_seconds = format!("frame_index / {:?}", self.index_frame_rate_hz());
+        let targets = [Target::frames("full_frames", &[]), Target::boxes(&timestamp_seconds)];
+        self.commit(staging, &targets, observe, &|sqlite| {
             write_layout(sqlite, outcome)?;
             fill_metadata(sqlite, outcome)?;
-            let (bounds, version) = read_layout(sqlite)?;
-            Ok((count(sqlite, "boxes")?, bounds, version))
+            read_layout(sqlite)
         })
     }
 
     /// Swaps in what crop-frames has staged, in place of every cropped frame that there was, with the completed status
-    /// row.
+    /// row. `observe` hears of every step, and can end it.
     ///
     /// The staging database stays as it is: the call can be repeated when it failed for a passing cause.
     ///
     /// # Errors
-    /// As [`check_fence`](Self::check_fence), and those of writing; nothing is written then.
-    pub fn commit_crop_frames(
+    /// As [`check_fence`](Self::check_fence), those of writing, and those of `observe`; the old set is there then.
+    pub fn commit_crop_frames<E: From<AnnotationsError>>(
         &mut self,
         staging: &mut Staging,
         bounds: CropBounds,
         version: u32,
-    ) -> Result<CommitCounts, AnnotationsError> {
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+    ) -> Result<CommitCounts, E> {
+        self.create_before_commit(observe)?;
         let values = [bounds.left, bounds.top, bounds.right, bounds.bottom, version].map(|value| value.to_string());
         let names = [
             "crop_left",
@@ -96,94 +198,264 @@ impl Annotations {
             "crop_bounds_version",
         ];
         let bounds_columns: Vec<_> = names.into_iter().zip(values.iter().map(String::as_str)).collect();
-        self.commit(staging, |sqlite| {
-            replace_frames(sqlite, "cropped_frames", &bounds_columns)?;
-            Ok((0, Some(bounds), Some(i64::from(version))))
+        let targets = [Target::frames("cropped_frames", &bounds_columns)];
+        let layout = (Some(bounds), Some(i64::from(version)));
+        self.commit(staging, &targets, observe, &|_| Ok(layout))
+    }
+
+    /// Removes what interrupted attempts have left in the file, in short transactions: they make the file larger, and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// As [`check_fence`](Self::check_fence), those of writing, and those of `observe`.
+    pub fn clear_leftovers<E: From<AnnotationsError>>(
+        &mut self,
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Ok(database) = self.database() else { return Ok(()) };
+        let mut left = Vec::new();
+        for table in tables_of(self.table()) {
+            left.extend(database.read(DOING, |sqlite| leftovers(sqlite, table))?);
+        }
+        let mut pace = Pace::new();
+        for shadow in left {
+            loop {
+                let bytes = pace.batch_bytes();
+                let (deleted, held) = self.write_some(DOING, 0.0, |sqlite| delete_some(sqlite, &shadow, bytes))?;
+                self.let_others_in()?;
+                match deleted {
+                    Deleted::Some(bytes) => pace.learn(bytes, held),
+                    Deleted::All => break,
+                }
+                observe(CommitStep::Cleared)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn create_before_commit<E: From<AnnotationsError>>(
+        &mut self,
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.create()? {
+            Some(identity) => observe(CommitStep::Created(identity)),
+            None => Ok(()),
+        }
+    }
+
+    fn commit<E: From<AnnotationsError>>(
+        &mut self,
+        staging: &mut Staging,
+        targets: &[Target<'_>],
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+        write: &dyn Fn(&Connection) -> Result<Layout, Fault>,
+    ) -> Result<CommitCounts, E> {
+        staging.flush()?;
+        let database = self.database()?;
+        database.check_file()?;
+        // A large row, and what is changed of the trees, beside a whole transaction's rows.
+        database.set_for_batches(4 * MAX_BATCH_BYTES)?;
+        self.clear_leftovers(observe)?;
+        check_free_space(self.database()?, staging.file())?;
+        let counts = counts_of(staging, targets)?;
+        for _ in 0..EXCHANGES {
+            let Some(shadows) = self.make_shadows(targets)? else {
+                break;
+            };
+            let exchanged = self
+                .fill(staging, targets, &shadows, observe)
+                .and_then(|()| observe(CommitStep::Ready))
+                .and_then(|()| self.exchange(targets, &shadows, write).map_err(E::from));
+            let is_visible = matches!(exchanged, Ok(Some(_)));
+            if is_visible {
+                // What is visible stays visible, whatever is thought of it.
+                let _ = observe(CommitStep::Exchanged);
+            }
+            self.clear(&shadows, is_visible, observe);
+            if let Some((layout_bounds, layout_version)) = exchanged? {
+                return Ok(CommitCounts {
+                    layout_bounds,
+                    layout_version,
+                    ..counts
+                });
+            }
+        }
+        observe(CommitStep::Ready)?;
+        let (layout_bounds, layout_version) = self.replace_at_once(staging, targets, write)?;
+        Ok(CommitCounts {
+            layout_bounds,
+            layout_version,
+            ..counts
         })
     }
 
-    fn commit(
-        &mut self,
-        staging: &mut Staging,
-        write: impl FnOnce(&Connection) -> Result<(u64, Option<CropBounds>, Option<i64>), Fault>,
-    ) -> Result<CommitCounts, AnnotationsError> {
-        const DOING: &str = "writing the frames";
-        staging.flush()?;
-        let Self {
-            database, table, pid, ..
-        } = self;
-        database.check_file()?;
-        check_free_space(database, staging.file())?;
-        let attached = Attached::attach(database, staging.file())?;
-        database.set_synchronous("FULL")?;
-        let outcome = database.write(DOING, |sqlite| {
-            // A row that names nobody was reset by the web app, which waits for a result: it gets this one.
-            let (Hold::Held | Hold::Released) = fence(sqlite, database.path(), *table, *pid)?;
-            let (boxes, layout_bounds, layout_version) = write(sqlite)?;
-            let counts = CommitCounts {
-                frames: count(sqlite, "frames")?,
-                boxes,
-                bytes: staged_bytes(sqlite)?,
-                layout_bounds,
-                layout_version,
-            };
-            Row::of(sqlite, *table)?.write_completed()?;
-            Ok(counts)
+    /// `None`: the tables can have none.
+    fn make_shadows(&mut self, targets: &[Target<'_>]) -> Result<Option<Vec<Shadow>>, AnnotationsError> {
+        let made = self.write_some(DOING, 0.0, |sqlite| {
+            let mut shadows = Vec::new();
+            for target in targets {
+                match Shadow::create(sqlite, target.table)? {
+                    Some(shadow) => shadows.push(shadow),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(shadows))
         });
-        drop(attached);
-        if outcome.is_ok() {
-            self.last_progress = None;
-            self.stage = Stage::AnalyzingLayout;
-        }
-        outcome
-    }
-}
-
-/// The staging database, attached to the connection until it is dropped.
-struct Attached<'a>(&'a Database);
-
-impl<'a> Attached<'a> {
-    fn attach(database: &'a Database, file: &Path) -> Result<Self, AnnotationsError> {
-        let uri = file_uri(file);
-        database
-            .sqlite()
-            .execute(&format!("ATTACH DATABASE ?1 AS {STAGING}"), [uri])
-            .map_err(|error| classified(error, file, "attaching the staging database", 0))
-            .map_err(|error| AnnotationsError::Staging {
-                path: file.to_owned(),
-                doing: "attaching it",
-                source: Box::new(error),
-            })?;
-        Ok(Self(database))
-    }
-}
-
-impl Drop for Attached<'_> {
-    fn drop(&mut self) {
-        // At worst it stays attached until the connection is closed, and a second attempt says so.
-        let _ = self.0.sqlite().execute_batch(&format!("DETACH DATABASE {STAGING}"));
-    }
-}
-
-/// `file:…?mode=ro&immutable=1`, every byte of the path that could mean something else escaped
-/// (<https://www.sqlite.org/uri.html>). Immutable: nobody writes it now, and it needs no lock.
-fn file_uri(file: &Path) -> String {
-    let mut uri = "file:".to_owned();
-    #[cfg(unix)]
-    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str());
-    #[cfg(not(unix))]
-    let text = format!("/{}", file.to_string_lossy().replace('\\', "/"));
-    #[cfg(not(unix))]
-    let bytes = text.as_bytes();
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            write!(uri, "%{byte:02X}").expect("a String takes all");
+        match made {
+            Ok((Some(shadows), _)) => Ok(Some(shadows)),
+            // Those that were made before one could not be.
+            Ok((None, _)) => self
+                .clear_leftovers(&mut |_| Ok::<_, AnnotationsError>(()))
+                .map(|()| None),
+            // A text of the app's schema that does not do under another name.
+            Err(AnnotationsError::Schema { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
-    uri.push_str("?mode=ro&immutable=1");
-    uri
+
+    fn fill<E: From<AnnotationsError>>(
+        &mut self,
+        staging: &Staging,
+        targets: &[Target<'_>],
+        shadows: &[Shadow],
+        observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut of = 0;
+        for target in targets {
+            of += staging.totals(target.kind)?.rows;
+        }
+        let mut pace = Pace::new();
+        let mut rows = 0;
+        for (target, shadow) in targets.iter().zip(shadows) {
+            let mut after = None;
+            // Read before the lock is taken: the disk may be slow.
+            while let Some(staged) = staging.rows_after(target.kind, after, pace.batch_bytes())? {
+                after = Some(staged.last);
+                let ((), held) = self.write_some(DOING, share(rows, of), |sqlite| {
+                    target.insert(sqlite, shadow.name(), &staged)
+                })?;
+                pace.learn(staged.bytes, held);
+                rows += staged.rows.len() as u64;
+                self.let_others_in()?;
+                observe(CommitStep::Filled { rows, of })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: the app has changed its tables meanwhile.
+    fn exchange(
+        &mut self,
+        targets: &[Target<'_>],
+        shadows: &[Shadow],
+        write: &dyn Fn(&Connection) -> Result<Layout, Fault>,
+    ) -> Result<Option<Layout>, AnnotationsError> {
+        let exchanged = self.write_last(DOING, |sqlite| {
+            for (target, shadow) in targets.iter().zip(shadows) {
+                if !shadow.is_like(sqlite, target.table)? {
+                    return Ok(None);
+                }
+            }
+            let layout = write(sqlite)?;
+            exchange(sqlite, shadows)?;
+            Ok(Some(layout))
+        });
+        self.database()?.checkpoint();
+        exchanged
+    }
+
+    /// Removes what the shadows have now: the old rows, or those that did not become visible. What fails here is left to the
+    /// next run of the video.
+    fn clear<E>(&mut self, shadows: &[Shadow], is_visible: bool, observe: &mut dyn FnMut(CommitStep) -> Result<(), E>) {
+        let mut pace = Pace::new();
+        let mut tries = 0;
+        for shadow in shadows {
+            loop {
+                let bytes = pace.batch_bytes();
+                let Ok(deleted) = self.delete_some(shadow, bytes, is_visible) else {
+                    return;
+                };
+                match deleted {
+                    Some((Deleted::Some(bytes), held)) => pace.learn(bytes, held),
+                    Some((Deleted::All, _)) => break,
+                    None if tries == CLEARING_TRIES => return,
+                    None => tries += 1,
+                }
+                if self.let_others_in().is_err() || (is_visible && observe(CommitStep::OldRemoved).is_err()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// `None`: another program holds the lock.
+    fn delete_some(
+        &mut self,
+        shadow: &Shadow,
+        bytes: u64,
+        is_visible: bool,
+    ) -> Result<Option<(Deleted, Duration)>, AnnotationsError> {
+        // Once all is written, the row may name the next run.
+        self.try_write_some(DOING, !is_visible, |sqlite| delete_some(sqlite, shadow.name(), bytes))
+    }
+
+    /// Between two transactions.
+    fn let_others_in(&self) -> Result<(), AnnotationsError> {
+        let free_since = Instant::now();
+        self.database()?.checkpoint();
+        pause(free_since);
+        Ok(())
+    }
+
+    /// For tables that can have no shadow: all in one transaction, however long it takes.
+    fn replace_at_once(
+        &mut self,
+        staging: &Staging,
+        targets: &[Target<'_>],
+        write: &dyn Fn(&Connection) -> Result<Layout, Fault>,
+    ) -> Result<Layout, AnnotationsError> {
+        let layout = self.write_last(DOING, |sqlite| {
+            for target in targets {
+                sqlite.execute(&format!("DELETE FROM main.{}", target.table), [])?;
+                let mut after = None;
+                while let Some(staged) = staging.rows_after(target.kind, after, MAX_BATCH_BYTES)? {
+                    after = Some(staged.last);
+                    target.insert(sqlite, target.table, &staged)?;
+                }
+            }
+            write(sqlite).map(Some)
+        });
+        self.database()?.checkpoint();
+        Ok(layout?.unwrap_or_default())
+    }
+}
+
+/// The tables that a run with this status table swaps.
+const fn tables_of(table: StatusTable) -> &'static [&'static str] {
+    match table {
+        StatusTable::ProcessingStatus => &["full_frames", "full_frame_ocr"],
+        StatusTable::CropFramesStatus => &["cropped_frames"],
+    }
+}
+
+fn counts_of(staging: &Staging, targets: &[Target<'_>]) -> Result<CommitCounts, AnnotationsError> {
+    let mut counts = CommitCounts::default();
+    for target in targets {
+        let totals = staging.totals(target.kind)?;
+        match target.kind {
+            RowKind::Frames => {
+                counts.frames = totals.rows;
+                counts.bytes = totals.picture_bytes;
+            }
+            RowKind::Boxes => counts.boxes = totals.rows,
+        }
+    }
+    Ok(counts)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
+fn share(rows: u64, of: u64) -> f64 {
+    rows as f64 / of.max(1) as f64
 }
 
 /// Fails early when the frames cannot fit.
@@ -191,14 +463,13 @@ fn check_free_space(database: &Database, staging_file: &Path) -> Result<(), Anno
     let Ok(staged) = std::fs::metadata(staging_file) else {
         return Ok(());
     };
-    let (is_wal, reusable) = database.read("looking at its size", |sqlite| {
-        let mode: String = sqlite.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    // The log of WAL takes no more than a transaction, since it is brought into the file after each.
+    let reusable = database.read("looking at its size", |sqlite| {
         let free_pages = sqlite.query_row("PRAGMA freelist_count", [], whole_number)?;
         let page_bytes = sqlite.query_row("PRAGMA page_size", [], whole_number)?;
-        Ok((mode.eq_ignore_ascii_case("wal"), free_pages * page_bytes))
+        Ok(free_pages * page_bytes)
     })?;
-    // In WAL mode all of it goes to the log first.
-    let needed = staged.len().saturating_sub(if is_wal { 0 } else { reusable });
+    let needed = staged.len().saturating_sub(reusable);
     let Some(free) = free_bytes(database.path()) else {
         return Ok(());
     };
@@ -230,67 +501,6 @@ const fn free_bytes(_path: &Path) -> Option<u64> {
 /// A count or a size: SQLite's numbers are signed, these are not negative.
 fn whole_number(row: &rusqlite::Row<'_>) -> rusqlite::Result<u64> {
     row.get::<_, i64>(0).map(i64::unsigned_abs)
-}
-
-fn count(sqlite: &Connection, staged_table: &str) -> rusqlite::Result<u64> {
-    sqlite.query_row(
-        &format!("SELECT count(*) FROM {STAGING}.{staged_table}"),
-        [],
-        whole_number,
-    )
-}
-
-fn staged_bytes(sqlite: &Connection) -> rusqlite::Result<u64> {
-    sqlite.query_row(
-        &format!("SELECT coalesce(sum(length(image_data)), 0) FROM {STAGING}.frames"),
-        [],
-        whole_number,
-    )
-}
-
-fn replace_frames(sqlite: &Connection, table: &str, more: &[(&str, &str)]) -> Result<(), Fault> {
-    let mut wanted = vec![
-        ("frame_index", "frame_index"),
-        ("image_data", "image_data"),
-        ("width", "width"),
-        ("height", "height"),
-        ("file_size", "length(image_data)"),
-        ("created_at", "datetime('now')"),
-    ];
-    wanted.extend(more);
-    let (names, values) = insert_lists(sqlite, table, &wanted)?;
-    sqlite.execute(&format!("DELETE FROM main.{table}"), [])?;
-    sqlite.execute(
-        &format!("INSERT INTO main.{table} ({names}) SELECT {values} FROM {STAGING}.frames ORDER BY frame_index"),
-        [],
-    )?;
-    Ok(())
-}
-
-fn replace_boxes(sqlite: &Connection, index_frame_rate_hz: f64) -> Result<(), Fault> {
-    let wanted = [
-        ("frame_index", "frame_index"),
-        ("box_index", "box_index"),
-        ("text", "text"),
-        ("confidence", "confidence"),
-        ("x", "x"),
-        ("y", "y"),
-        ("width", "width"),
-        ("height", "height"),
-        // ?1 is named in every case, so that the number of parameters is the same.
-        ("timestamp_seconds", "frame_index / ?1"),
-        ("created_at", "datetime('now')"),
-    ];
-    let (names, values) = insert_lists(sqlite, "full_frame_ocr", &wanted)?;
-    sqlite.execute("DELETE FROM main.full_frame_ocr", [])?;
-    sqlite.execute(
-        &format!(
-            "INSERT INTO main.full_frame_ocr ({names}) SELECT {values} FROM {STAGING}.boxes \
-             WHERE ?1 > 0 ORDER BY frame_index, box_index"
-        ),
-        [index_frame_rate_hz],
-    )?;
-    Ok(())
 }
 
 /// The user's bounds and version stay; the frame's size is corrected if it is wrong.
@@ -435,13 +645,14 @@ mod tests {
             }
             staging
         };
+        let mut observe = |_| Ok::<_, AnnotationsError>(());
         annotations.begin().expect("it begins");
         annotations
-            .commit_crop_frames(&mut staged(10), bounds, 1)
+            .commit_crop_frames(&mut staged(10), bounds, 1, &mut observe)
             .expect("there is space");
         annotations.begin().expect("it begins");
         let limit = |annotations: &Annotations, pages: i64| {
-            let sqlite = annotations.database.sqlite();
+            let sqlite = annotations.database().expect("it is there").sqlite();
             sqlite
                 .query_row(&format!("PRAGMA max_page_count = {pages}"), [], whole_number)
                 .expect("a pragma")
@@ -450,19 +661,19 @@ mod tests {
         limit(&annotations, 100);
         let mut staging = staged(100);
         let error = annotations
-            .commit_crop_frames(&mut staging, bounds, 1)
+            .commit_crop_frames(&mut staging, bounds, 1, &mut observe)
             .expect_err("it is full");
         assert_eq!(error.code(), "DISK_FULL");
         assert!(!error.is_input_fault() && !error.is_cancellation());
         assert!(error.to_string().contains("annotations.db"), "{error}");
         let frames = "SELECT count(*) FROM cropped_frames";
-        let sqlite = annotations.database.sqlite();
+        let sqlite = annotations.database().expect("it is there").sqlite();
         assert_eq!(sqlite.query_row(frames, [], whole_number).expect(frames), 10);
         limit(&annotations, 1_000_000);
         annotations
-            .commit_crop_frames(&mut staging, bounds, 1)
+            .commit_crop_frames(&mut staging, bounds, 1, &mut observe)
             .expect("there is space again");
-        let sqlite = annotations.database.sqlite();
+        let sqlite = annotations.database().expect("it is there").sqlite();
         assert_eq!(sqlite.query_row(frames, [], whole_number).expect(frames), 100);
     }
 
@@ -471,14 +682,5 @@ mod tests {
         assert!(is_enough(SPARE_BYTES + 10, 10));
         assert!(!is_enough(SPARE_BYTES + 9, 10));
         assert!(!is_enough(u64::MAX - 1, u64::MAX));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn what_means_something_in_a_uri_is_escaped() {
-        assert_eq!(
-            file_uri(Path::new("/a b/?#%é")),
-            "file:/a%20b/%3F%23%25%C3%A9?mode=ro&immutable=1"
-        );
     }
 }

@@ -29,37 +29,65 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens the file at `path`, which must be the one of `expected` if that is given; creates it only if `may_create`.
+    /// Opens the file at `path`, which must be the one of `expected` if that is given; it is never made.
     ///
     /// The first page is read, so that a file that is no database is found here. Nothing is written, and the journal
     /// mode stays as it is.
     pub(super) fn open(
         path: &Path,
-        may_create: bool,
         expected: Option<DatabaseIdentity>,
         busy_timeout_ms: u64,
     ) -> Result<Self, AnnotationsError> {
-        // Absolute, so that no path can be taken for a `file:` URI, and none changes with the working directory.
-        let path = std::path::absolute(path).map_err(|_| AnnotationsError::NotFound { path: path.to_owned() })?;
-        let exists = match regular_file(&path)? {
-            Some(found) if expected.is_none_or(|expected| expected == found) => true,
-            None if expected.is_none() => false,
+        Self::find(path, expected, busy_timeout_ms)?.ok_or_else(|| AnnotationsError::NotFound { path: path.to_owned() })
+    }
+
+    /// As [`open`](Self::open); `None` if there is no file, and none was expected.
+    pub(super) fn find(
+        path: &Path,
+        expected: Option<DatabaseIdentity>,
+        busy_timeout_ms: u64,
+    ) -> Result<Option<Self>, AnnotationsError> {
+        let path = absolute(path)?;
+        match regular_file(&path)? {
+            Some(found) if expected.is_none_or(|expected| expected == found) => {}
+            None if expected.is_none() => return Ok(None),
             _ => return Err(AnnotationsError::FileGone { path }),
-        };
-        if !exists && !may_create {
-            return Err(AnnotationsError::NotFound { path });
         }
         folder_is_writable(&path)?;
-        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        // For the staging database, which is attached by a URI.
-        flags |= OpenFlags::SQLITE_OPEN_URI;
-        if !exists {
-            flags |= OpenFlags::SQLITE_OPEN_CREATE;
-        }
-        let opened = Connection::open_with_flags(&path, flags);
-        let sqlite = match opened {
+        Self::connect(path, OpenFlags::empty(), expected, busy_timeout_ms).map(Some)
+    }
+
+    /// Makes the file; one that has come meanwhile is taken.
+    pub(super) fn create(path: &Path, busy_timeout_ms: u64) -> Result<Self, AnnotationsError> {
+        let path = absolute(path)?;
+        folder_is_writable(&path)?;
+        Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE, None, busy_timeout_ms)
+    }
+
+    /// Whether a file can be made at `path`, as far as that can be told without making it.
+    pub(super) fn check_creatable(path: &Path) -> Result<(), AnnotationsError> {
+        let path = absolute(path)?;
+        folder_is_writable(&path)?;
+        let folder = path.parent().unwrap_or(&path);
+        // Some folders take no files, whatever their rights are (/proc): one of another name is made, and removed.
+        let probe = folder.join(format!(".captionacc-{}", uuid::Uuid::new_v4().simple()));
+        let made = std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe));
+        made.map_err(|error| AnnotationsError::NotWritable {
+            path,
+            source: Box::new(error),
+        })
+    }
+
+    fn connect(
+        path: PathBuf,
+        more: OpenFlags,
+        expected: Option<DatabaseIdentity>,
+        busy_timeout_ms: u64,
+    ) -> Result<Self, AnnotationsError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+        let sqlite = match Connection::open_with_flags(&path, flags) {
             Ok(sqlite) => sqlite,
-            Err(error) => return Err(Self::open_fault(error, path, exists)),
+            Err(error) => return Err(Self::open_fault(error, path, more.is_empty())),
         };
         let identity = match regular_file(&path)? {
             Some(found) if expected.is_none_or(|expected| expected == found) => found,
@@ -116,6 +144,25 @@ impl Database {
             .map_err(|error| self.fault(error, "opening it"))
     }
 
+    /// From now on the log is brought into the file by [`checkpoint`](Self::checkpoint) alone (WAL), and what a transaction
+    /// of `cache_bytes` changes stays in memory until its commit, so that nobody who reads is locked out before.
+    pub(super) fn set_for_batches(&self, cache_bytes: u64) -> Result<(), AnnotationsError> {
+        let cache_kib = i64::try_from(cache_bytes >> 10).unwrap_or(i64::MAX);
+        self.sqlite
+            .pragma_update(None, "wal_autocheckpoint", 0)
+            .and_then(|()| self.sqlite.pragma_update(None, "cache_size", -cache_kib))
+            .map_err(|error| self.fault(error, "writing the frames"))
+    }
+
+    /// Brings the log into the file as far as nobody is in the way, without a lock that anybody waits for (WAL; nothing is
+    /// done in other journal modes). What is left to be brought is paid by whoever commits next, the app for instance.
+    pub(super) fn checkpoint(&self) {
+        // A later one, by whomever, does what this one cannot.
+        let _ = self
+            .sqlite
+            .query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -125,6 +172,7 @@ impl Database {
     }
 
     /// The connection, outside any transaction.
+    #[cfg(test)]
     pub(super) const fn sqlite(&self) -> &Connection {
         &self.sqlite
     }
@@ -158,15 +206,24 @@ impl Database {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, AnnotationsError> {
+        self.write_measured(doing, work).map(|(done, _)| done)
+    }
+
+    /// As [`write`](Self::write), and says how long the lock was held.
+    pub(super) fn write_measured<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<(T, Duration), AnnotationsError> {
         self.transaction(work, true).map_err(|fault| self.known(fault, doing))
     }
 
-    /// As [`write`](Self::write), but gives up on a lock after a moment: `None`.
+    /// As [`write_measured`](Self::write_measured), but gives up on a lock after a moment: `None`.
     pub(super) fn try_write<T>(
         &self,
         doing: &'static str,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<Option<T>, AnnotationsError> {
+    ) -> Result<Option<(T, Duration)>, AnnotationsError> {
         let set = |ms| self.sqlite.busy_timeout(Duration::from_millis(ms));
         set(SHORT_WAIT_MS).map_err(|error| self.fault(error, doing))?;
         let outcome = self.transaction(work, false);
@@ -178,7 +235,11 @@ impl Database {
         }
     }
 
-    fn transaction<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>, patient: bool) -> Result<T, Fault> {
+    fn transaction<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+        patient: bool,
+    ) -> Result<(T, Duration), Fault> {
         let run = |sql: &'static str| {
             let once = || self.sqlite.execute_batch(sql);
             if patient {
@@ -189,13 +250,14 @@ impl Database {
         };
         self.check_file()?;
         run("BEGIN IMMEDIATE")?;
+        let locked = Instant::now();
         let outcome = work(&self.sqlite)
             .and_then(|done| {
                 // What was deleted while the transaction ran must not come back by its commit.
                 self.check_file()?;
                 Ok(done)
             })
-            .and_then(|done| run("COMMIT").map(|()| done));
+            .and_then(|done| run("COMMIT").map(|()| (done, locked.elapsed())));
         // Some failures (a full disk) have rolled back already.
         if outcome.is_err() && !self.sqlite.is_autocommit() {
             // The connection is closed soon, which rolls back too.
@@ -230,6 +292,11 @@ impl Database {
         let waited_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
         classified(error, &self.path, doing, waited_ms)
     }
+}
+
+/// Absolute, so that no path can be taken for a `file:` URI, and none changes with the working directory.
+fn absolute(path: &Path) -> Result<PathBuf, AnnotationsError> {
+    std::path::absolute(path).map_err(|_| AnnotationsError::NotFound { path: path.to_owned() })
 }
 
 /// The regular file at `path`, through symbolic links; `None` if there is none.

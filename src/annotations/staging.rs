@@ -13,10 +13,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::error::{AnnotationsError, output_dir_fault, staging_fault};
 
+/// What a row takes beside its text and its picture, roughly.
+const ROW_BYTES: u64 = 200;
 /// Rows that one transaction takes.
 const BATCH_ROWS: u32 = 64;
 /// Readers and the writer are threads of one process: whoever waits that long has met a fault.
@@ -67,6 +70,52 @@ pub struct StagedBox {
     pub width: f64,
     /// Height.
     pub height: f64,
+}
+
+/// A kind of rows that are staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowKind {
+    Frames,
+    Boxes,
+}
+
+impl RowKind {
+    /// The names of a row's values, in their order. A frame's `box_index` is 0.
+    pub(super) const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Frames => &["frame_index", "box_index", "width", "height", "image_data"],
+            Self::Boxes => &[
+                "frame_index",
+                "box_index",
+                "text",
+                "confidence",
+                "x",
+                "y",
+                "width",
+                "height",
+            ],
+        }
+    }
+}
+
+/// `frame_index` and `box_index`.
+pub(super) type RowKey = (i64, i64);
+
+/// Some staged rows, read into memory.
+#[derive(Debug, Default)]
+pub(super) struct StagedRows {
+    pub(super) rows: Vec<Vec<SqlValue>>,
+    /// What they take, roughly.
+    pub(super) bytes: u64,
+    /// Key of the last one.
+    pub(super) last: RowKey,
+}
+
+/// How much of a kind is staged.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) rows: u64,
+    pub(super) picture_bytes: u64,
 }
 
 /// The frames and boxes of an attempt. Dropped, it removes its file and the folders that were made for it.
@@ -194,12 +243,61 @@ impl Staging {
         Ok(())
     }
 
-    /// How many frames are staged.
-    pub fn frame_count(&self) -> Result<u64, AnnotationsError> {
+    /// How many rows are staged, and the bytes of their JPEGs.
+    pub(super) fn totals(&self, kind: RowKind) -> Result<Totals, AnnotationsError> {
+        let sql = match kind {
+            RowKind::Frames => "SELECT count(*), coalesce(sum(length(image_data)), 0) FROM frames",
+            RowKind::Boxes => "SELECT count(*), 0 FROM boxes",
+        };
+        let number = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
         self.connection()
-            .query_row("SELECT count(*) FROM frames", [], |row| row.get::<_, i64>(0))
-            .map(i64::unsigned_abs)
-            .map_err(|error| self.fault(error, "counting the frames"))
+            .query_row(sql, [], |row| {
+                Ok(Totals {
+                    rows: number(row, 0)?,
+                    picture_bytes: number(row, 1)?,
+                })
+            })
+            .map_err(|error| self.fault(error, "counting the rows"))
+    }
+
+    /// The rows that follow on `after`, in the order of their keys, until they have `bytes`; at least one. `None`: there are
+    /// no more.
+    pub(super) fn rows_after(
+        &self,
+        kind: RowKind,
+        after: Option<RowKey>,
+        bytes: u64,
+    ) -> Result<Option<StagedRows>, AnnotationsError> {
+        self.read_rows(kind, after.unwrap_or((i64::MIN, i64::MIN)), bytes)
+            .map_err(|error| self.fault(error, "reading what is staged"))
+    }
+
+    fn read_rows(&self, kind: RowKind, after: RowKey, bytes: u64) -> rusqlite::Result<Option<StagedRows>> {
+        let sqlite = self.connection();
+        let columns = kind.columns();
+        let mut statement = sqlite.prepare_cached(match kind {
+            RowKind::Frames => {
+                "SELECT frame_index, 0, width, height, image_data FROM frames
+                 WHERE frame_index > ?1 AND ?2 IS NOT NULL ORDER BY frame_index"
+            }
+            RowKind::Boxes => {
+                "SELECT frame_index, box_index, text, confidence, x, y, width, height FROM boxes
+                 WHERE (frame_index, box_index) > (?1, ?2) ORDER BY frame_index, box_index"
+            }
+        })?;
+        let mut found = statement.query(after)?;
+        let mut staged: Option<StagedRows> = None;
+        while staged.as_ref().is_none_or(|staged| staged.bytes < bytes) {
+            let Some(row) = found.next()? else { break };
+            let values = (0..columns.len())
+                .map(|at| row.get(at))
+                .collect::<rusqlite::Result<Vec<SqlValue>>>()?;
+            let staged = staged.get_or_insert_default();
+            staged.last = (row.get(0)?, row.get(1)?);
+            staged.bytes += ROW_BYTES + values.iter().map(value_bytes).sum::<u64>();
+            staged.rows.push(values);
+        }
+        Ok(staged)
     }
 
     /// The indexes of the staged frames, ascending.
@@ -320,6 +418,15 @@ fn jpeg(sqlite: &Connection, frame_index: i64) -> rusqlite::Result<Vec<u8>> {
     sqlite
         .prepare_cached("SELECT image_data FROM frames WHERE frame_index = ?1")?
         .query_row([frame_index], |row| row.get(0))
+}
+
+fn value_bytes(value: &SqlValue) -> u64 {
+    let length = match value {
+        SqlValue::Text(text) => text.len(),
+        SqlValue::Blob(blob) => blob.len(),
+        SqlValue::Null | SqlValue::Integer(_) | SqlValue::Real(_) => 0,
+    };
+    length as u64
 }
 
 /// A number of 0..=1; what is none counts as 0.

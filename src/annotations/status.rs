@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use serde_json::Value;
 
 use super::database::Database;
@@ -20,6 +20,8 @@ use crate::process::identity::ProcessIdentity;
 
 /// How long a lock is waited for when the worker writes a row.
 const WORKER_BUSY_TIMEOUT_MS: u64 = 10_000;
+/// How often it is asked whether a row is still due that changes while it is asked.
+const QUESTIONS: u32 = 5;
 /// What the web app shows of a cancelled run.
 const CANCELLED_MESSAGE: &str = "Processing cancelled";
 
@@ -45,7 +47,6 @@ pub struct StatusRow<'a> {
     identity: Option<DatabaseIdentity>,
     ended_pid: Option<u32>,
     known_pids: Option<&'a BTreeMap<u32, bool>>,
-    busy_timeout_ms: u64,
     still_due: Option<&'a dyn Fn() -> bool>,
 }
 
@@ -58,14 +59,16 @@ impl<'a> StatusRow<'a> {
             identity: None,
             ended_pid: None,
             known_pids: None,
-            busy_timeout_ms: WORKER_BUSY_TIMEOUT_MS,
             still_due: None,
         }
     }
 
-    /// Asked once the write lock is held; `false`: nothing is written. What was to be said may be outdated by the time
-    /// that a lock is had: the run may have been claimed, and even be complete. Whoever claims it after this was asked
-    /// gets the lock after this write.
+    /// Asked right before the row is written; `false`: nothing is. What was to be said may be outdated by then: the run may
+    /// have been claimed, and even be complete.
+    ///
+    /// The answer may take its time, over a network for instance: no lock is held meanwhile. The row is compared
+    /// under the lock with what it was before the question; if it has changed, the question is asked again. So
+    /// whoever claims the run after that and writes the row is never written over.
     #[must_use]
     pub const fn with_still_due(mut self, still_due: &'a dyn Fn() -> bool) -> Self {
         self.still_due = Some(still_due);
@@ -91,13 +94,6 @@ impl<'a> StatusRow<'a> {
     #[must_use]
     pub const fn with_known_pids(mut self, known_pids: &'a BTreeMap<u32, bool>) -> Self {
         self.known_pids = Some(known_pids);
-        self
-    }
-
-    /// How long a lock is waited for; 10 s unless told otherwise.
-    #[must_use]
-    pub const fn with_busy_timeout_ms(mut self, busy_timeout_ms: u64) -> Self {
-        self.busy_timeout_ms = busy_timeout_ms;
         self
     }
 
@@ -147,24 +143,6 @@ impl<'a> StatusRow<'a> {
         self.mark_ended(CANCELLED_MESSAGE, failure)
     }
 
-    /// A newer run takes this one's place: a row that still names this one's process shows as queued until the newer
-    /// one starts. A row that names nobody is left alone: the newer one may have written it already.
-    pub fn mark_superseded(&self) -> Result<(), AnnotationsError> {
-        self.give_back("writing that a newer run follows")
-    }
-
-    /// Whether the video is deleted: marked so, or the file that was seen (`with_identity`) is gone.
-    pub fn is_deleted(&self) -> Result<bool, AnnotationsError> {
-        match self.open() {
-            Ok(database) => database.read("looking whether the video is deleted", schema::is_deleted),
-            Err(AnnotationsError::FileGone { .. }) => Ok(true),
-            Err(AnnotationsError::NotFound { .. } | AnnotationsError::FolderNotFound { .. }) => {
-                Ok(self.identity.is_some())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     fn mark_ended(&self, message: &str, failure: &FailureRecord) -> Result<(), AnnotationsError> {
         let details = details_text(failure);
         let message = one_line(message);
@@ -198,7 +176,11 @@ impl<'a> StatusRow<'a> {
     }
 
     fn has_ended(&self, holder: &str) -> bool {
-        self.ended_pid.is_some_and(|pid| pid.to_string() == holder)
+        let is_named = |pid: &u32| pid.to_string() == holder;
+        // In another container, a living attempt may have the number of the one that has ended.
+        self.ended_pid
+            .filter(is_named)
+            .is_some_and(|pid| self.known_pids.and_then(|known| known.get(&pid)) != Some(&true))
     }
 
     fn is_at_work(&self, holder: &str) -> bool {
@@ -208,14 +190,14 @@ impl<'a> StatusRow<'a> {
     }
 
     fn open(&self) -> Result<Database, AnnotationsError> {
-        Database::open(self.path, false, self.identity, self.busy_timeout_ms)
+        Database::open(self.path, self.identity, WORKER_BUSY_TIMEOUT_MS)
     }
 
     fn write(
         &self,
         doing: &'static str,
         may_write: impl Fn(&str) -> bool,
-        write: impl FnOnce(&Row<'_>) -> Result<(), Fault>,
+        write: impl Fn(&Row<'_>) -> Result<(), Fault>,
     ) -> Result<(), AnnotationsError> {
         let database = self.open()?;
         let deleted = || AnnotationsError::Deleted {
@@ -226,22 +208,37 @@ impl<'a> StatusRow<'a> {
             return Err(deleted());
         }
         schema::ensure_status_table(&database, self.table)?;
-        database.write(doing, |sqlite| {
-            if schema::is_deleted(sqlite)? {
-                return Err(deleted().into());
-            }
+        for _ in 0..QUESTIONS {
+            let before = database.read(doing, |sqlite| Row::of(sqlite, self.table)?.content())?;
             if self.still_due.is_some_and(|still_due| !still_due()) {
                 return Ok(());
             }
-            let row = Row::of(sqlite, self.table)?;
-            match row.holder()? {
-                Holder::Process(holder) if !may_write(&holder) => Err(AnnotationsError::Superseded {
-                    path: self.path.to_owned(),
-                    holder,
+            let is_done = database.write(doing, |sqlite| {
+                if schema::is_deleted(sqlite)? {
+                    return Err(deleted().into());
                 }
-                .into()),
-                _ => write(&row),
+                let row = Row::of(sqlite, self.table)?;
+                if row.content()? != before {
+                    return Ok(false);
+                }
+                match row.holder()? {
+                    Holder::Process(holder) if !may_write(&holder) => Err(AnnotationsError::Superseded {
+                        path: self.path.to_owned(),
+                        holder,
+                    }
+                    .into()),
+                    _ => write(&row).map(|()| true),
+                }
+            })?;
+            if is_done {
+                return Ok(());
             }
+        }
+        // Somebody writes it all the time: later, perhaps.
+        Err(AnnotationsError::Locked {
+            path: self.path.to_owned(),
+            waited_ms: 0,
+            doing,
         })
     }
 }
@@ -291,14 +288,53 @@ pub(super) enum Hold {
     Released,
 }
 
-/// Whether the attempt of process `pid` may go on.
-pub(super) fn fence(sqlite: &Connection, path: &Path, table: StatusTable, pid: u32) -> Result<Hold, Fault> {
+/// By what an attempt knows its row again. A pid alone does not tell: attempts in two containers may have the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holding {
+    pid: u32,
+    /// `processing_started_at`, as the attempt left it.
+    started_at: Option<String>,
+    /// How often runs have started (`processing_attempts`) or been tried again (`retry_count`) by then.
+    count: Option<i64>,
+}
+
+impl Holding {
+    /// Of an attempt that has not begun.
+    pub(super) const fn of_process(pid: u32) -> Self {
+        Self {
+            pid,
+            started_at: None,
+            count: None,
+        }
+    }
+
+    pub(super) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether a row with this pid that is now `found` is another attempt's: one that started at another time, or after
+    /// ours. What is not known, or was emptied, says nothing.
+    fn was_lost_to(&self, found: &Self) -> bool {
+        let both =
+            |ours: &Option<String>, theirs: &Option<String>| ours.is_some() && theirs.is_some() && ours != theirs;
+        both(&self.started_at, &found.started_at)
+            || matches!((self.count, found.count), (Some(ours), Some(theirs)) if theirs > ours)
+    }
+}
+
+/// Whether the attempt that left the row as `holding` may go on.
+pub(super) fn fence(sqlite: &Connection, path: &Path, table: StatusTable, holding: &Holding) -> Result<Hold, Fault> {
     if schema::is_deleted(sqlite)? {
         return Err(AnnotationsError::Deleted { path: path.to_owned() }.into());
     }
-    match Row::of(sqlite, table)?.holder()? {
+    let row = Row::of(sqlite, table)?;
+    match row.holder()? {
         Holder::Nobody => Ok(Hold::Released),
-        Holder::Process(holder) if holder == pid.to_string() => Ok(Hold::Held),
+        Holder::Process(holder)
+            if holder == holding.pid.to_string() && !holding.was_lost_to(&row.holding(holding.pid)?) =>
+        {
+            Ok(Hold::Held)
+        }
         Holder::Process(holder) => Err(AnnotationsError::Superseded {
             path: path.to_owned(),
             holder,
@@ -348,6 +384,55 @@ impl<'a> Row<'a> {
         Ok(holder.map_or(Holder::Nobody, Holder::Process))
     }
 
+    /// By what process `pid`, which the row names, knows it again.
+    pub(super) fn holding(&self, pid: u32) -> rusqlite::Result<Holding> {
+        let count = match self.table {
+            StatusTable::ProcessingStatus => "processing_attempts",
+            StatusTable::CropFramesStatus => "retry_count",
+        };
+        let value = |column, kind| {
+            if self.columns.has(column) {
+                format!("CAST({column} AS {kind})")
+            } else {
+                "NULL".to_owned()
+            }
+        };
+        let sql = format!(
+            "SELECT {}, {} FROM {} WHERE id = 1",
+            value("processing_started_at", "TEXT"),
+            value(count, "INTEGER"),
+            schema::status_table_name(self.table)
+        );
+        let found = self
+            .sqlite
+            .prepare_cached(&sql)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (started_at, count) = found.unwrap_or_default();
+        Ok(Holding { pid, started_at, count })
+    }
+
+    /// All that the row says.
+    fn content(&self) -> rusqlite::Result<Option<Vec<SqlValue>>> {
+        let sql = format!("SELECT * FROM {} WHERE id = 1", schema::status_table_name(self.table));
+        let mut statement = self.sqlite.prepare(&sql)?;
+        let columns = statement.column_count();
+        statement
+            .query_row([], |row| (0..columns).map(|at| row.get(at)).collect())
+            .optional()
+    }
+
+    /// Takes a row again that the web app has reset; it is held as before otherwise.
+    pub(super) fn taken_again_if(&self, hold: Hold, holding: &Holding, stage: Stage) -> Result<Holding, Fault> {
+        match hold {
+            Hold::Held => Ok(holding.clone()),
+            Hold::Released => {
+                self.write_taken_again(holding.pid, stage)?;
+                Ok(self.holding(holding.pid)?)
+            }
+        }
+    }
+
     /// A run starts as process `pid`.
     pub(super) fn write_started(&self, pid: u32) -> Result<(), Fault> {
         let pid = pid.to_string();
@@ -367,7 +452,7 @@ impl<'a> Row<'a> {
     }
 
     /// The run goes on in a row that the web app has reset.
-    pub(super) fn write_taken_again(&self, pid: u32, stage: Stage) -> Result<(), Fault> {
+    fn write_taken_again(&self, pid: u32, stage: Stage) -> Result<(), Fault> {
         let pid = pid.to_string();
         let word = match self.table {
             StatusTable::ProcessingStatus => stage.word(),
@@ -405,6 +490,11 @@ impl<'a> Row<'a> {
 
     /// How far the stage is.
     pub(super) fn write_progress(&self, stage: Stage, fraction: f64) -> Result<(), Fault> {
+        let fraction = if fraction.is_nan() {
+            0.0
+        } else {
+            fraction.clamp(0.0, 1.0)
+        };
         self.set(&[
             (stage.progress_column(), Set::Number(fraction)),
             ("last_heartbeat_at", Set::Now),

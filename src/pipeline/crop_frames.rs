@@ -28,8 +28,10 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
     let Sampled { mut staging, summary } =
         sample_video(attempt, &keeper, files, frame_rate_hz, Some(bounds), SAMPLING_SHARE)?;
     let counts = attempt.task("write_frames", || {
-        attempt.may_commit()?;
-        Ok(keeper.annotations().commit_crop_frames(&mut staging, bounds, version)?)
+        let mut between = keeper.between_transactions(SAMPLING_SHARE);
+        keeper
+            .annotations()
+            .commit_crop_frames(&mut staging, bounds, version, &mut between)
     })?;
 
     observe_video(attempt, files, &summary);

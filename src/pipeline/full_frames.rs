@@ -58,8 +58,10 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         codec: info.codec.clone(),
     };
     let counts = attempt.task("write_frames", || {
-        attempt.may_commit()?;
-        Ok(keeper.annotations().commit_full_frames(&mut staging, &outcome)?)
+        let mut between = keeper.between_transactions(SAMPLING_SHARE + RECOGNITION_SHARE);
+        keeper
+            .annotations()
+            .commit_full_frames(&mut staging, &outcome, &mut between)
     })?;
 
     observe_video(attempt, files, &summary);

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::annotations::{Annotations, AnnotationsError, OpenRequest, Stage};
+use super::sampling::fraction;
+use crate::annotations::{Annotations, AnnotationsError, CommitStep, OpenRequest, Stage};
 use crate::domain::flow::StatusTable;
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::protocol::ChildEvent;
@@ -63,17 +64,18 @@ impl<'a> StatusKeeper<'a> {
                 .ok_or_else(|| TaskError::new("INTERNAL", "the order has no db-path", FaultKind::Input))?;
             let mut annotations = Annotations::open(&OpenRequest {
                 path,
-                // Made anew only by a first attempt that finds nothing: what was there and is gone was deleted.
+                // Made only by a first attempt that finds nothing: what was there and is gone was deleted.
                 may_create: order.database.is_none(),
                 identity: order.database,
                 table,
                 pid: std::process::id(),
                 busy_timeout_ms: BUSY_TIMEOUT_MS,
             })?;
-            attempt.say(&ChildEvent::DatabaseSeen {
-                identity: annotations.identity(),
-            });
+            if let Some(identity) = annotations.identity() {
+                attempt.say(&ChildEvent::DatabaseSeen { identity });
+            }
             annotations.begin()?;
+            annotations.clear_leftovers(&mut |_| attempt.check_stop())?;
             Ok(Self {
                 attempt,
                 annotations: Mutex::new(annotations),
@@ -85,6 +87,35 @@ impl<'a> StatusKeeper<'a> {
     /// The database, for as long as nobody else needs it.
     pub(super) fn annotations(&self) -> MutexGuard<'_, Annotations> {
         self.annotations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes annotations.db if it is missing. A pipeline's commit does that by itself, once its input was found good.
+    fn create(&self) -> Result<(), TaskError> {
+        if let Some(identity) = self.annotations().create()? {
+            self.attempt.say(&ChildEvent::DatabaseSeen { identity });
+        }
+        Ok(())
+    }
+
+    /// What is done between the transactions of a commit: the worker hears of it, and is asked before the one that shows. `from`
+    /// is the part of the attempt's progress that was there before.
+    pub(super) fn between_transactions(&self, from: f64) -> impl FnMut(CommitStep) -> Result<(), TaskError> {
+        let attempt = self.attempt;
+        move |step| match step {
+            CommitStep::Created(identity) => {
+                attempt.say(&ChildEvent::DatabaseSeen { identity });
+                Ok(())
+            }
+            CommitStep::Filled { rows, of } => {
+                let overall = from + (1.0 - from) * fraction(rows, of);
+                attempt.progress("write_frames", rows, Some(of), "rows", overall);
+                attempt.check_stop()
+            }
+            CommitStep::Ready => attempt.may_commit(),
+            CommitStep::Cleared => attempt.check_stop(),
+            // The run is complete, and what is left to do makes the file smaller.
+            _ => Ok(()),
+        }
     }
 
     /// Enters a stage: its progress starts at 0.
@@ -152,6 +183,9 @@ impl<'a> ExternalStatus<'a> {
             .status_table
             .map(|table| StatusKeeper::begin(attempt, table))
             .transpose()?;
+        if let Some(keeper) = &keeper {
+            keeper.create()?;
+        }
         Ok(Self(keeper))
     }
 
