@@ -65,11 +65,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The address of Prefect's API, where one is configured.
-    pub fn prefect_api_url(&self) -> Option<&str> {
-        self.prefect.as_ref().map(|prefect| prefect.api_url.as_str())
-    }
-
     /// Settings of this process.
     ///
     /// # Errors
@@ -314,7 +309,7 @@ mod tests {
                 "[prefect]\nrunner-mode = 'perhaps'",
             ),
             (("CAPTIONACC_WORK_POOL", "a/b"), "[prefect]\nwork-pool = 'a/b'"),
-            (("CAPTIONACC_DEPLOYMENT", "a/b"), "[prefect]\ndeployment = 'a/b'"),
+            (("CAPTIONACC_DEPLOYMENT", ".."), "[prefect]\ndeployment = '..'"),
         ] {
             for (variables, config) in [(vec![variable], ""), (vec![], config)] {
                 match load(&variables, config) {
@@ -344,6 +339,20 @@ mod tests {
             let error = Settings::load(&lookup, folder.path()).expect_err("refused").to_string();
             assert!(error.contains(variable) && error.contains("UTF-8"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_example_says_what_holds_without_it() {
+        let example = include_str!("../../examples/captionacc.toml");
+        let (with, without) = (load(&[], example).expect("valid"), load(&[], "").expect("valid"));
+        assert!(with.flows.get("train-boundaries").is_ok());
+        let same = Settings {
+            flows: without.flows.clone(),
+            config_file: None,
+            home: without.home.clone(),
+            ..with
+        };
+        assert_eq!(same, without);
     }
 
     #[test]

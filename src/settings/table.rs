@@ -3,7 +3,6 @@
 //! The loader, `captionacc doctor`, `captionacc service`, the README and examples/captionacc.toml read the same rows, so none of
 //! them can say something else than another. A new setting is a row, and a field of `Settings` that is loaded from it.
 
-use std::fmt::Write;
 use std::ops::RangeInclusive;
 
 use crate::domain::error::did_you_mean;
@@ -38,7 +37,7 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// Yes or no.
     Flag,
-    /// The name of something at a Prefect server, which allows none of `/ % & > <` in it.
+    /// The name of something at a Prefect server, which allows none of `/ % & > <` in it; not of dots alone.
     Name,
     /// A file or folder; a relative one is meant against the folder of the file that says it, else the working directory.
     Path,
@@ -329,22 +328,11 @@ impl Kind {
             }
             Self::Flag if is_yes(text) || NO.contains(&text.to_lowercase().as_str()) => Ok(()),
             Self::Flag => Err(format!("{text:?} is neither true nor false")),
-            Self::Name if text.contains(['/', '%', '&', '>', '<']) => {
-                Err(format!("{text:?} is no name without / % & > <"))
-            }
+            // An address drops a part of dots alone, however it is escaped.
+            Self::Name if text.contains(['/', '%', '&', '>', '<']) || text.chars().all(|c| c == '.') => Err(format!(
+                "{text:?} is no name: one without / % & > < is needed, and not of dots alone"
+            )),
             Self::Name | Self::Path | Self::Text => Ok(()),
-        }
-    }
-
-    /// What it may be, for people.
-    fn values(&self) -> String {
-        match self {
-            Self::Number { least, most } => format!("{least} to {most}"),
-            Self::Word(words) => words.join(" or "),
-            Self::Flag => "true or false".to_owned(),
-            Self::Name => "a name".to_owned(),
-            Self::Path => "a path".to_owned(),
-            Self::Text => "a text".to_owned(),
         }
     }
 }
@@ -354,67 +342,15 @@ pub fn is_yes(text: &str) -> bool {
     YES.contains(&text.to_lowercase().as_str())
 }
 
-/// The table of the README.
-pub fn markdown() -> String {
-    let mut text = "| variable | in `captionacc.toml` | values | default | |\n|---|---|---|---|---|\n".to_owned();
-    for setting in OURS.iter().chain(&PREFECTS) {
-        let code = |text: &str| format!("`{text}`");
-        writeln!(
-            text,
-            "| {} | {} | {} | {} | {} |",
-            code(setting.variable),
-            setting.key_text().as_deref().map(code).unwrap_or_default(),
-            setting.kind.values(),
-            setting.default.map(code).unwrap_or_default(),
-            setting.doc,
-        )
-        .expect(WRITES);
-    }
-    text
-}
-
-/// The head of examples/captionacc.toml: every key, with its default where it has one.
-pub fn example() -> String {
-    let mut text = "\
-# captionacc.toml: read where CAPTIONACC_CONFIG points, else from the working directory, else from CAPTIONACC_HOME.
-# Every key is optional; what stands here is what holds without it. Check what was understood with: captionacc doctor
-"
-    .to_owned();
-    for table in ["", "worker", "prefect"] {
-        if !table.is_empty() {
-            write!(text, "\n[{table}]").expect(WRITES);
-        }
-        for setting in OURS {
-            let Some((_, key)) = setting.key.filter(|key| key.0 == table) else {
-                continue;
-            };
-            let doc = setting.doc.replace('`', "");
-            match setting.kind {
-                Kind::Name | Kind::Path | Kind::Text => writeln!(text, "\n# {doc}"),
-                _ => writeln!(text, "\n# {doc}; {}", setting.kind.values()),
-            }
-            .expect(WRITES);
-            match (setting.default, &setting.kind) {
-                (Some(default), Kind::Number { .. } | Kind::Flag) => writeln!(text, "{key} = {default}"),
-                (Some(default), _) => writeln!(text, "{key} = {default:?}"),
-                (None, Kind::Number { least, .. }) => writeln!(text, "# {key} = {least}"),
-                (None, Kind::Word(words)) => writeln!(text, "# {key} = {:?}", words[0]),
-                (None, _) => writeln!(text, "# {key} = \"…\""),
-            }
-            .expect(WRITES);
-        }
-    }
-    text
-}
-
-const WRITES: &str = "writing to a String cannot fail";
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fmt::Write;
     use std::fs;
 
     use super::*;
+
+    const WRITES: &str = "writing to a String cannot fail";
 
     #[test]
     fn every_row_is_one_of_its_own_and_its_default_is_a_value_of_its_kind() {
@@ -428,6 +364,71 @@ mod tests {
                 assert_eq!(setting.kind.check(default), Ok(()), "{}", setting.variable);
             }
         }
+    }
+
+    /// What it may be, for people.
+    fn values(kind: &Kind) -> String {
+        match kind {
+            Kind::Number { least, most } => format!("{least} to {most}"),
+            Kind::Word(words) => words.join(" or "),
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Name => "a name".to_owned(),
+            Kind::Path => "a path".to_owned(),
+            Kind::Text => "a text".to_owned(),
+        }
+    }
+
+    /// The table of the README.
+    fn markdown() -> String {
+        let mut text = "| variable | in `captionacc.toml` | values | default | |\n|---|---|---|---|---|\n".to_owned();
+        for setting in OURS.iter().chain(&PREFECTS) {
+            let code = |text: &str| format!("`{text}`");
+            writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                code(setting.variable),
+                setting.key_text().as_deref().map(code).unwrap_or_default(),
+                values(&setting.kind),
+                setting.default.map(code).unwrap_or_default(),
+                setting.doc,
+            )
+            .expect(WRITES);
+        }
+        text
+    }
+
+    /// The head of examples/captionacc.toml: every key, with its default where it has one.
+    fn example() -> String {
+        let mut text = "\
+# captionacc.toml: read where CAPTIONACC_CONFIG points, else from the working directory, else from CAPTIONACC_HOME.
+# Every key is optional; what stands here is what holds without it. Check what was understood with: captionacc doctor
+"
+        .to_owned();
+        for table in ["", "worker", "prefect"] {
+            if !table.is_empty() {
+                write!(text, "\n[{table}]").expect(WRITES);
+            }
+            for setting in OURS {
+                let Some((_, key)) = setting.key.filter(|key| key.0 == table) else {
+                    continue;
+                };
+                let doc = setting.doc.replace('`', "");
+                match setting.kind {
+                    Kind::Name | Kind::Path | Kind::Text => writeln!(text, "\n# {doc}"),
+                    _ => writeln!(text, "\n# {doc}; {}", values(&setting.kind)),
+                }
+                .expect(WRITES);
+                match (setting.default, &setting.kind) {
+                    (Some(default), Kind::Number { .. } | Kind::Flag) => writeln!(text, "{key} = {default}"),
+                    (Some(default), _) => writeln!(text, "{key} = {default:?}"),
+                    (None, Kind::Number { least, .. }) => writeln!(text, "# {key} = {least}"),
+                    (None, Kind::Word(words)) => writeln!(text, "# {key} = {:?}", words[0]),
+                    (None, _) => writeln!(text, "# {key} = \"…\""),
+                }
+                .expect(WRITES);
+            }
+        }
+        text
     }
 
     /// Writes what is generated into the file where it differs, and fails then: the difference is for a person to see.
