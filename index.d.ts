@@ -43,6 +43,11 @@ export interface FullFramesArguments extends VideoArguments {
    * @default 0.1
    */
   'frame-rate'?: number | string | undefined;
+  /**
+   * What becomes of a video that is damaged in places: `keep` shows what can be shown and reports the rest, `fail` fails.
+   * @default 'keep'
+   */
+  'on-damage'?: 'keep' | 'fail' | undefined;
 }
 
 /** Arguments of `crop-frames`: samples the caption strip. */
@@ -59,6 +64,11 @@ export interface CropFramesArguments extends VideoArguments {
    * @default 10
    */
   'frame-rate'?: number | string | undefined;
+  /**
+   * What becomes of a video that is damaged in places: `keep` shows what can be shown and reports the rest, `fail` fails.
+   * @default 'keep'
+   */
+  'on-damage'?: 'keep' | 'fail' | undefined;
 }
 
 /**

@@ -23,8 +23,12 @@ options=(
   --enable-zlib --enable-libdav1d
   --enable-protocol=file
   --enable-demuxer=mov,matroska,avi,mpegts,mpegps,mpegvideo,flv,ogg,asf,m4v,h264,hevc,ivf,obu
-  --enable-decoder=h264,hevc,vp8,vp9,libdav1d,mpeg4,mpeg1video,mpeg2video,msmpeg4v1,msmpeg4v2,msmpeg4v3,mjpeg,h263,flv,vc1,wmv1,wmv2,wmv3,theora,prores,png,rawvideo,dvvideo,ffv1,huffyuv
-  --enable-parser=h264,hevc,vp8,vp9,av1,mpeg4video,mpegvideo,mjpeg,h263,vc1,png
+  # What phones, cameras, browsers and streams make; then what editors, screen recorders and old AVI and QuickTime files hold.
+  --enable-decoder=h264,hevc,vp8,vp9,libdav1d,mpeg4,mpeg1video,mpeg2video,msmpeg4v1,msmpeg4v2,msmpeg4v3,mjpeg,h263,h263p,flv,vc1,wmv1,wmv2,wmv3,theora
+  --enable-decoder=prores,dnxhd,cfhd,v210,dvvideo,ffv1,huffyuv,ffvhuff,utvideo,lagarith,magicyuv,png,rawvideo
+  --enable-decoder=flashsv,flashsv2,zmbv,cscd,tscc,mss1,mss2,qtrle
+  --enable-decoder=cinepak,svq1,svq3,indeo3,indeo4,indeo5,msvideo1,msrle,rpza,smc,vp6,vp6a,vp6f
+  --enable-parser=h264,hevc,vp8,vp9,av1,mpeg4video,mpegvideo,mjpeg,h263,vc1,png,dnxhd,vp3
   --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,extract_extradata,vp9_superframe_split,av1_frame_split
   --enable-encoder=mjpeg,png
 )

@@ -75,6 +75,8 @@ pub struct WorkOrder {
     pub database: Option<DatabaseIdentity>,
     /// Where the OCR models lie, if that was set.
     pub ocr_models: Option<PathBuf>,
+    /// Most memory that the attempt may take, in bytes.
+    pub memory_bytes: u64,
     /// How long a program has to end itself before it is killed.
     pub grace_ms: u64,
 }

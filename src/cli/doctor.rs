@@ -103,7 +103,7 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
 
 /// Everything that the program and its system bring along, whatever is set.
 fn of_machine() -> Findings {
-    let mut findings = video::check();
+    let mut findings = video::check_libraries();
     findings.ok("sqlite", format!("SQLite {}, linked in", sqlite_version()));
     findings
 }

@@ -123,6 +123,7 @@ fn value_name(parameter: &ParameterDefinition) -> &'static str {
         ParameterKind::FrameRate => "HZ",
         ParameterKind::PositiveInteger => "COUNT",
         ParameterKind::CropBounds => "JSON",
+        ParameterKind::OnDamage => "WORD",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::sampling::{Sampled, check_before_creating, observe_video, sample_video};
+use super::sampling::{Sampled, Sampling, check_before_creating, observe_video, remarks, sample_video};
 use super::status::StatusKeeper;
 use crate::domain::asset;
 use crate::domain::flow::{CropFrames, StatusTable};
@@ -18,15 +18,21 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         crop_bounds: bounds,
         crop_bounds_version: version,
         frame_rate_hz,
+        on_damage,
     } = arguments;
     let (bounds, version, frame_rate_hz) = (*bounds, *version, *frame_rate_hz);
-    check_before_creating(attempt, files)?;
+    let sampling = Sampling {
+        frame_rate_hz,
+        crop: Some(bounds),
+        on_damage: *on_damage,
+        share: SAMPLING_SHARE,
+    };
+    check_before_creating(attempt, files, &sampling)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),
     )?;
-    let Sampled { mut staging, summary } =
-        sample_video(attempt, &keeper, files, frame_rate_hz, Some(bounds), SAMPLING_SHARE)?;
+    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, &sampling)?;
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE);
         keeper
@@ -63,5 +69,6 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
             "crop_bounds_version": version,
         }]),
     );
-    Ok(format!("{} cropped frames", counts.frames))
+    let remarks = remarks(attempt, &summary);
+    Ok(format!("{} cropped frames{remarks}", counts.frames))
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::json;
 
-use super::sampling::{Sampled, check_before_creating, fraction, observe_video, sample_video};
+use super::sampling::{Sampled, Sampling, check_before_creating, fraction, observe_video, remarks, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
@@ -34,14 +34,24 @@ impl From<OcrError> for TaskError {
 }
 
 pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, TaskError> {
-    let FullFrames { files, frame_rate_hz } = arguments;
+    let FullFrames {
+        files,
+        frame_rate_hz,
+        on_damage,
+    } = arguments;
     let frame_rate_hz = *frame_rate_hz;
-    check_before_creating(attempt, files)?;
+    let sampling = Sampling {
+        frame_rate_hz,
+        crop: None,
+        on_damage: *on_damage,
+        share: SAMPLING_SHARE,
+    };
+    check_before_creating(attempt, files, &sampling)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::ProcessingStatus),
     )?;
-    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, frame_rate_hz, None, SAMPLING_SHARE)?;
+    let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, &sampling)?;
 
     keeper.stage(Stage::RunningOcr)?;
     let texts = attempt.task("recognize_text", || {
@@ -95,7 +105,11 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         "The first texts that were read",
         json!(texts.first),
     );
-    Ok(format!("{} frames, {} text boxes", counts.frames, counts.boxes))
+    let remarks = remarks(attempt, &summary);
+    Ok(format!(
+        "{} frames, {} text boxes{remarks}",
+        counts.frames, counts.boxes
+    ))
 }
 
 struct Texts {

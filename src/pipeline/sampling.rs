@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{AnnotationsError, Staging};
 use crate::domain::asset;
-use crate::domain::flow::{CropBounds, VideoFiles};
+use crate::domain::flow::{CropBounds, OnDamage, VideoFiles};
+use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::video::{SampleRequest, SampleSummary, VideoError, probe, sample};
+use crate::video::{SampleRequest, SampleSummary, VideoError, check, sample};
 
 /// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
 const JPEG_QSCALE: i32 = 6;
@@ -23,11 +24,40 @@ impl From<VideoError> for TaskError {
     }
 }
 
-/// Refuses a video that can not be read before a database is made for it. One that is there gets its status row first, and
-/// learns of the fault by it.
-pub(super) fn check_before_creating(attempt: &Attempt, files: &VideoFiles) -> Result<(), TaskError> {
+/// What a pipeline wants of the video.
+pub(super) struct Sampling {
+    /// Samples a second.
+    pub(super) frame_rate_hz: f64,
+    /// Only this part of each frame; the whole frame if `None`.
+    pub(super) crop: Option<CropBounds>,
+    /// What becomes of a damaged video.
+    pub(super) on_damage: OnDamage,
+    /// The part of the attempt's progress that it is.
+    pub(super) share: f64,
+}
+
+impl Sampling {
+    fn request(&self, attempt: &Attempt) -> SampleRequest {
+        SampleRequest {
+            frame_rate_hz: self.frame_rate_hz,
+            crop: self.crop,
+            worker_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            memory_bytes: attempt.order().memory_bytes,
+            jpeg_qscale: JPEG_QSCALE,
+            on_damage: self.on_damage,
+        }
+    }
+}
+
+/// Refuses a video that can not be sampled before a database is made for it. One that is there gets its status row first,
+/// and learns of the fault by it.
+pub(super) fn check_before_creating(
+    attempt: &Attempt,
+    files: &VideoFiles,
+    sampling: &Sampling,
+) -> Result<(), TaskError> {
     if attempt.order().database.is_none() && !files.db_path.exists() {
-        probe(&files.video_path)?;
+        check(&files.video_path, &sampling.request(attempt), attempt.stop_flag())?;
     }
     Ok(())
 }
@@ -38,29 +68,25 @@ pub(super) struct Sampled {
     pub(super) summary: SampleSummary,
 }
 
-/// Samples the video, as a task; `share` is the part of the attempt's progress that this is.
+/// Samples the video, as a task.
 pub(super) fn sample_video(
     attempt: &Attempt,
     keeper: &StatusKeeper<'_>,
     files: &VideoFiles,
-    frame_rate_hz: f64,
-    crop: Option<CropBounds>,
-    share: f64,
+    sampling: &Sampling,
 ) -> Result<Sampled, TaskError> {
+    let Sampling {
+        frame_rate_hz, share, ..
+    } = *sampling;
     let index_frame_rate_hz = keeper.annotations().index_frame_rate_hz();
     if frame_rate_hz > index_frame_rate_hz {
         let message = format!(
             "frame-rate {frame_rate_hz} Hz is above the index rate of {index_frame_rate_hz} Hz: two frames would share one index"
         );
-        return Err(TaskError::new("FRAME_RATE_TOO_HIGH", message, FaultKind::Input));
+        return Err(TaskError::new("INVALID_ARGUMENT", message, FaultKind::Input));
     }
     let order = attempt.order();
-    let request = SampleRequest {
-        frame_rate_hz,
-        crop,
-        worker_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
-        jpeg_qscale: JPEG_QSCALE,
-    };
+    let request = sampling.request(attempt);
     attempt.task("sample_video", || {
         keeper.alive(|| {
             let mut staging = Staging::create(&files.output_dir, &format!("{}-{}", order.flow_run_id, order.attempt))?;
@@ -88,6 +114,40 @@ pub(super) fn sample_video(
             }
         })
     })
+}
+
+/// Says what there is to say of a video beside its frames: as a warning in the log, as an artifact, and as the end of the
+/// run's message, which is empty for a video that is whole and tells where it ends.
+pub(super) fn remarks(attempt: &Attempt, summary: &SampleSummary) -> String {
+    if summary.info.is_hdr {
+        let text = "The video is HDR (PQ or HLG). Its pictures are stored as they are coded, without mapping them to the \
+                    range of a screen: they look pale.";
+        attempt.log(LogLevel::Warning, text.to_owned());
+    }
+    let damage = summary.damage.summary();
+    if let Some(damage) = &damage {
+        let samples = summary.damage.samples;
+        let text = format!("The video is damaged in places, {samples} frames show an earlier picture: {damage}");
+        attempt.log(LogLevel::Warning, text);
+        let stretches = summary.damage.stretches.iter().map(|stretch| {
+            json!({
+                "from_seconds": stretch.from_seconds,
+                "to_seconds": stretch.to_seconds,
+                "frames": stretch.samples,
+                "reason": stretch.reason,
+            })
+        });
+        attempt.artifact(
+            "damage",
+            ArtifactType::Table,
+            "Where the video could not be shown",
+            Value::Array(stretches.collect()),
+        );
+    }
+    [damage, summary.info.open_end()]
+        .into_iter()
+        .flatten()
+        .fold(String::new(), |text, remark| format!("{text}; {remark}"))
 }
 
 /// A share of work as a number for people.

@@ -1,14 +1,16 @@
 //! One decoder: packets in, the pictures that samples show out.
 
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use ffmpeg_next::codec::discard::Discard;
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, codec, decoder, ffi, frame};
 
-use super::VideoError;
+use super::error::VideoError;
+use super::facts::StreamFacts;
 use super::picture::MAX_PIXELS;
-use super::source::{self, StreamFacts};
-use super::timeline::{Needed, SampleClock, Timeline};
+use super::timeline::{Needed, PacketFacts, SampleClock};
 
 /// Why a group of pictures did not come out.
 #[derive(Debug)]
@@ -25,11 +27,29 @@ impl From<VideoError> for DecodeFailure {
     }
 }
 
-/// What takes a picture and the samples that show it.
-pub(super) type PictureSink<'a> =
-    dyn FnMut(&frame::Video, std::ops::RangeInclusive<u64>) -> Result<(), DecodeFailure> + 'a;
-/// Packets as they are read, to the end of the group.
-pub(super) type Packets<'a> = &'a mut dyn Iterator<Item = Packet>;
+/// What comes out of a decoder.
+pub(super) enum Seen<'a> {
+    /// A picture and the samples that show it.
+    Picture(&'a frame::Video, RangeInclusive<u64>),
+    /// Samples for which there is no good picture, nor one before it among those that were decoded.
+    Nothing(RangeInclusive<u64>),
+    /// A stretch without a good picture.
+    Damage(SeenDamage),
+}
+
+/// A stretch without a good picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenDamage {
+    /// In ticks from the origin.
+    pub(super) from: i64,
+    pub(super) to: i64,
+    pub(super) reason: String,
+}
+
+/// What takes it.
+pub(super) type Sink<'a> = dyn FnMut(Seen<'_>) -> Result<(), DecodeFailure> + 'a;
+/// Packets as they are read, with their numbers, to the end of the group.
+pub(super) type Packets<'a> = &'a mut dyn Iterator<Item = (usize, Packet)>;
 
 /// Opens a decoder of the stream.
 pub(super) fn open(
@@ -80,6 +100,34 @@ pub(super) fn can_skip(facts: &StreamFacts) -> bool {
     }
 }
 
+/// Whether a decoder can start at any packet that the container calls a key packet. Codecs of old files replace parts of the
+/// picture only, and their writers call packets as they like.
+pub(super) fn starts_at_key_packets(facts: &StreamFacts) -> bool {
+    facts.header.intra_only
+        || matches!(
+            facts.header.codec.as_str(),
+            "h264"
+                | "hevc"
+                | "av1"
+                | "vp8"
+                | "vp9"
+                | "mpeg4"
+                | "mpeg1video"
+                | "mpeg2video"
+                | "msmpeg4v1"
+                | "msmpeg4v2"
+                | "msmpeg4v3"
+                | "h263"
+                | "flv1"
+                | "wmv1"
+                | "wmv2"
+                | "wmv3"
+                | "vc1"
+                | "theora"
+                | "ffv1"
+        )
+}
+
 /// What the decoder says next.
 enum Step {
     Picture,
@@ -107,7 +155,8 @@ pub(super) fn decode_group(
     start_pts: i64,
     needed: &[Needed],
     can_skip: bool,
-    sink: &mut PictureSink<'_>,
+    facts: &[PacketFacts],
+    sink: &mut Sink<'_>,
 ) -> Result<(), DecodeFailure> {
     let mut waiting = needed.iter();
     let mut take = |picture: &frame::Video, waiting: &mut std::slice::Iter<'_, Needed>| {
@@ -124,7 +173,7 @@ pub(super) fn decode_group(
         match waiting.as_slice().first() {
             Some(next) if next.pts == pts => {
                 waiting.next();
-                sink(picture, next.samples.clone())
+                sink(Seen::Picture(picture, next.samples.clone()))
             }
             Some(next) if next.pts < pts => Err(DecodeFailure::NotAsPlanned),
             _ => Ok(()),
@@ -132,7 +181,10 @@ pub(super) fn decode_group(
     };
     let mut picture = frame::Video::empty();
     let mut first = true;
-    for packet in packets {
+    for (index, packet) in packets {
+        if facts[index].damaged {
+            return Err(DecodeFailure::NotAsPlanned);
+        }
         let pts = packet.pts().ok_or(DecodeFailure::NotAsPlanned)?;
         let is_needed = first || needed.binary_search_by_key(&pts, |needed| needed.pts).is_ok();
         first = false;
@@ -169,105 +221,213 @@ pub(super) fn decode_group(
     }
 }
 
-/// What decoding everything goes by.
-pub(super) struct Everything<'a> {
-    pub(super) path: &'a Path,
-    pub(super) facts: &'a StreamFacts,
-    pub(super) timeline: &'a Timeline,
+/// One picture after the other, going by the times that the decoder gives them: for packets that do not tell when their
+/// pictures are shown, and around damage, which is passed over here.
+///
+/// A picture is damaged if its decoder fails or says so, and so are all that are decoded after it up to the next key
+/// picture, which may refer to it.
+pub(super) struct Sequence<'a> {
+    pub(super) packets: &'a [PacketFacts],
     pub(super) clock: SampleClock,
-    /// Samples that are still to come, of all.
-    pub(super) samples: std::ops::Range<u64>,
+    pub(super) origin: Option<i64>,
+    pub(super) lead: i64,
+    pub(super) interval: i64,
+    /// The samples that are wanted.
+    pub(super) samples: Range<u64>,
+    /// What is damaged up to the end is damaged up to here, in ticks from the origin.
+    pub(super) until: i64,
 }
 
-impl Everything<'_> {
-    /// Decodes all packets, and hands to `sink` the pictures that samples show, going by the times that the decoder
-    /// gives the pictures. Here a failure of the decoder is one of the video.
+impl Sequence<'_> {
+    /// Decodes all packets. Fails only for want of memory, or as `sink` does.
     pub(super) fn decode(
         &self,
         decoder: &mut decoder::Video,
         packets: Packets<'_>,
-        sink: &mut PictureSink<'_>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), DecodeFailure> {
-        let mut display = Display {
-            clock: self.clock,
-            origin: self.timeline.origin,
-            interval: self.timeline.interval,
-            next: self.samples.start,
-            end: self.samples.end,
-            shown: None,
+        let mut way = Way {
+            of: self,
+            display: Display {
+                clock: self.clock,
+                origin: self.origin,
+                interval: self.interval,
+                next: self.samples.start,
+                end: self.samples.end,
+                shown: None,
+            },
+            start_pts: None,
+            waiting: BTreeMap::new(),
+            trouble: None,
+            sink,
         };
-        let first_key = self.timeline.origin;
-        let mut start_pts = None;
-        let mut picture = frame::Video::empty();
         decoder.skip_frame(Discard::Default);
-        for packet in packets {
-            let time = packet.pts().or(packet.dts());
-            let start = *start_pts.get_or_insert(packet.pts().unwrap_or(i64::MIN));
-            // Leading pictures of the very first key picture, see `decode_group`.
-            let leading = packet.pts().is_some_and(|pts| pts < start);
-            if let Err(source) = decoder.send_packet(&packet)
-                && !leading
-            {
-                return Err(self.damaged(time, first_key, source).into());
+        for (index, packet) in packets {
+            way.decode(decoder, index, &packet)?;
+        }
+        way.drain(decoder)?;
+        way.finish()
+    }
+}
+
+/// Why no picture is shown, and since when.
+struct Trouble {
+    /// The first packet that is hit.
+    index: usize,
+    /// The time of the earliest picture that is hit.
+    from: i64,
+    reason: String,
+    /// The key packet from which on pictures are good again: its number and its time.
+    recovery: Option<Option<i64>>,
+}
+
+/// A sequence on its way through a decoder.
+struct Way<'a, 'b> {
+    of: &'a Sequence<'a>,
+    display: Display,
+    start_pts: Option<i64>,
+    /// Packets whose pictures have not come out, by time.
+    waiting: BTreeMap<i64, usize>,
+    trouble: Option<Trouble>,
+    sink: &'a mut Sink<'b>,
+}
+
+impl Way<'_, '_> {
+    fn decode(&mut self, decoder: &mut decoder::Video, index: usize, packet: &Packet) -> Result<(), DecodeFailure> {
+        let facts = self.of.packets[index];
+        let start = *self.start_pts.get_or_insert(facts.pts.unwrap_or(i64::MIN));
+        // Leading pictures of the very first key picture, see `decode_group`.
+        let leading = facts.pts.is_some_and(|pts| pts < start);
+        if self.trouble.is_some() && facts.key && !facts.hidden {
+            // Nothing of what was damaged is left in the decoder.
+            self.drain(decoder)?;
+            if let Some(trouble) = &mut self.trouble {
+                trouble.recovery = Some(facts.pts);
             }
-            loop {
-                match receive(decoder, &mut picture) {
-                    Ok(Step::Picture) => self.show(&mut display, &mut picture, start, sink)?,
-                    Ok(Step::MorePackets | Step::End) => break,
-                    Err(_) if leading => break,
-                    Err(source) => return Err(self.damaged(time, first_key, source).into()),
+        }
+        if let (Some(pts), false) = (facts.pts, leading) {
+            self.waiting.insert(pts, index);
+        }
+        if facts.damaged && !leading {
+            self.hit(
+                index,
+                facts.pts,
+                "the container marks a packet as damaged, or those before it are missing",
+            );
+        }
+        match decoder.send_packet(packet) {
+            Err(source @ Error::Other { errno: ffi::ENOMEM }) => return Err(out_of_memory(source)),
+            Err(source) if !leading => self.fail(source),
+            Ok(()) | Err(_) => {}
+        }
+        self.receive_all(decoder, leading)
+    }
+
+    /// Takes what is left in the decoder, which is as new then.
+    fn drain(&mut self, decoder: &mut decoder::Video) -> Result<(), DecodeFailure> {
+        if decoder.send_eof().is_ok() {
+            self.receive_all(decoder, false)?;
+        }
+        decoder.flush();
+        self.waiting.clear();
+        Ok(())
+    }
+
+    fn receive_all(&mut self, decoder: &mut decoder::Video, leading: bool) -> Result<(), DecodeFailure> {
+        let mut picture = frame::Video::empty();
+        loop {
+            match receive(decoder, &mut picture) {
+                Ok(Step::Picture) => self.take(&mut picture)?,
+                Ok(Step::MorePackets | Step::End) => return Ok(()),
+                Err(source @ Error::Other { errno: ffi::ENOMEM }) => return Err(out_of_memory(source)),
+                Err(_) if leading => return Ok(()),
+                Err(source) => {
+                    self.fail(source);
+                    return Ok(());
                 }
             }
         }
-        let ended = |source| VideoError::Libav {
-            step: "end decoding",
-            source,
-        };
-        decoder.send_eof().map_err(ended)?;
-        let start = start_pts.unwrap_or(i64::MIN);
-        loop {
-            match receive(decoder, &mut picture) {
-                Ok(Step::Picture) => self.show(&mut display, &mut picture, start, sink)?,
-                Ok(Step::MorePackets | Step::End) => break,
-                Err(source) => return Err(self.damaged(display.latest(), first_key, source).into()),
-            }
-        }
-        decoder.flush();
-        if display.shown.is_none() {
-            return Err(VideoError::NoFrames {
-                path: self.path.to_owned(),
-            }
-            .into());
-        }
-        display.finish(sink)
     }
 
-    fn show(
-        &self,
-        display: &mut Display,
-        picture: &mut frame::Video,
-        start: i64,
-        sink: &mut PictureSink<'_>,
-    ) -> Result<(), DecodeFailure> {
-        if picture.pts().is_some_and(|pts| pts < start) {
+    /// A failure of the decoder is one of the earliest packet whose picture has not come out: it works on several.
+    fn fail(&mut self, source: Error) {
+        let earliest = self.waiting.iter().min_by_key(|(_, index)| **index);
+        let (pts, index) = earliest.map_or((None, 0), |(pts, index)| (Some(*pts), *index));
+        self.hit(index, pts, &source.to_string());
+    }
+
+    fn hit(&mut self, index: usize, time: Option<i64>, reason: &str) {
+        let time = time.unwrap_or_else(|| self.display.following());
+        match &mut self.trouble {
+            Some(trouble) => {
+                trouble.from = trouble.from.min(time);
+                trouble.recovery = None;
+            }
+            none => {
+                *none = Some(Trouble {
+                    index,
+                    from: time,
+                    reason: reason.to_owned(),
+                    recovery: None,
+                });
+            }
+        }
+    }
+
+    fn take(&mut self, picture: &mut frame::Video) -> Result<(), DecodeFailure> {
+        let pts = picture.pts();
+        if pts.is_some_and(|pts| self.start_pts.is_some_and(|start| pts < start)) {
             return Ok(());
         }
+        let time = picture.timestamp().unwrap_or_else(|| self.display.following());
+        self.display.origin.get_or_insert(time.saturating_sub(self.of.lead));
+        let index = pts.and_then(|pts| self.waiting.remove(&pts));
         if is_damaged(picture) {
-            let error = self.damaged(picture.timestamp(), self.timeline.origin, Error::InvalidData);
-            return Err(error.into());
+            self.hit(index.unwrap_or(0), Some(time), &Error::InvalidData.to_string());
+            return Ok(());
+        }
+        if let Some(trouble) = &mut self.trouble {
+            let is_before = index.is_some_and(|index| index < trouble.index);
+            let is_recovered = trouble
+                .recovery
+                .is_some_and(|key_pts| key_pts.is_none_or(|key_pts| pts.is_none_or(|pts| pts >= key_pts)));
+            if is_recovered {
+                self.report(time)?;
+            } else if !is_before {
+                trouble.from = trouble.from.min(time);
+                return Ok(());
+            }
         }
         let shown = std::mem::replace(picture, frame::Video::empty());
-        display.show(shown, sink)
+        self.display.show(shown, time, self.sink)
     }
 
-    fn damaged(&self, time: Option<i64>, origin: Option<i64>, source: Error) -> VideoError {
-        let ticks = time.unwrap_or(0).saturating_sub(origin.unwrap_or(0));
-        VideoError::Corrupt {
-            path: self.path.to_owned(),
-            at_seconds: source::seconds(ticks.max(0), self.facts.time_base),
-            detail: source.to_string(),
-        }
+    /// The trouble is over at `to`.
+    fn report(&mut self, to: i64) -> Result<(), DecodeFailure> {
+        let Some(trouble) = self.trouble.take() else {
+            return Ok(());
+        };
+        let origin = self.display.origin.unwrap_or(0);
+        let damage = SeenDamage {
+            from: trouble.from.saturating_sub(origin).max(0),
+            to: to.saturating_sub(origin),
+            reason: trouble.reason,
+        };
+        (self.sink)(Seen::Damage(damage))
     }
+
+    fn finish(mut self) -> Result<(), DecodeFailure> {
+        let until = self.of.until.saturating_add(self.display.origin.unwrap_or(0));
+        self.report(until)?;
+        self.display.finish(self.sink)
+    }
+}
+
+fn out_of_memory(source: Error) -> DecodeFailure {
+    DecodeFailure::Video(VideoError::Libav {
+        step: "decode a picture",
+        source,
+    })
 }
 
 /// What is on display while pictures come in.
@@ -283,36 +443,37 @@ struct Display {
 }
 
 impl Display {
-    fn latest(&self) -> Option<i64> {
-        self.shown.as_ref().map(|(time, _)| *time)
+    /// The time of the next picture, if it has none itself.
+    fn following(&self) -> i64 {
+        let latest = self.shown.as_ref().map(|(time, _)| *time);
+        latest.map_or(self.origin.unwrap_or(0), |time| time.saturating_add(self.interval))
     }
 
-    fn show(&mut self, picture: frame::Video, sink: &mut PictureSink<'_>) -> Result<(), DecodeFailure> {
-        let following = self.latest().map(|time| time.saturating_add(self.interval));
-        let time = picture.timestamp().or(following).unwrap_or(0);
+    fn show(&mut self, picture: frame::Video, time: i64, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
         let origin = i128::from(*self.origin.get_or_insert(time));
-        let mut after = self.next;
-        while after < self.end && origin + self.clock.tick(after) < i128::from(time) {
-            after += 1;
-        }
+        let before = self.clock.samples_before(i128::from(time) - origin);
         // Before the first picture, it is the first one.
         if self.shown.is_some() {
-            self.hand_out(after, sink)?;
+            self.hand_out(before.min(self.end), sink)?;
         }
         self.shown = Some((time, picture));
         Ok(())
     }
 
-    fn finish(mut self, sink: &mut PictureSink<'_>) -> Result<(), DecodeFailure> {
+    fn finish(mut self, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
         let end = self.end;
         self.hand_out(end, sink)
     }
 
-    fn hand_out(&mut self, after: u64, sink: &mut PictureSink<'_>) -> Result<(), DecodeFailure> {
-        if let (Some((_, picture)), true) = (&self.shown, after > self.next) {
-            sink(picture, self.next..=after - 1)?;
-            self.next = after;
+    fn hand_out(&mut self, after: u64, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
+        if after <= self.next {
+            return Ok(());
         }
-        Ok(())
+        let samples = self.next..=after - 1;
+        self.next = after;
+        match &self.shown {
+            Some((_, picture)) => sink(Seen::Picture(picture, samples)),
+            None => sink(Seen::Nothing(samples)),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::SinkError;
+use super::request::SinkError;
 use crate::domain::flow::CropBounds;
 
 /// A video, or a picture, that gave nothing. What was handed to a sink before is not to be kept.
@@ -50,7 +50,7 @@ pub enum VideoError {
     },
     /// `NOT_A_VIDEO`: none of the known containers.
     #[error(
-        "{path} is not a video that can be read ({detail}): give an mp4, mov, mkv, webm, avi, ts or flv file",
+        "{path} is not a video that can be read ({detail}): give an mp4, mov, mkv, webm, avi, ts, mpg, flv, ogv or wmv file",
         path = path.display()
     )]
     NotAVideo {
@@ -97,7 +97,7 @@ pub enum VideoError {
         /// The file.
         path: PathBuf,
     },
-    /// `CORRUPT_VIDEO`: a picture cannot be decoded.
+    /// `CORRUPT_VIDEO`: too much of it cannot be decoded, or anything where that was not to be taken.
     #[error("{path} is damaged at {at_seconds:.3} s ({detail}): convert or upload it again", path = path.display())]
     Corrupt {
         /// The file.
@@ -130,14 +130,6 @@ pub enum VideoError {
         width: u32,
         /// Display height of the frame, in pixels.
         height: u32,
-    },
-    /// `FRAME_RATE_TOO_HIGH`: more samples than the video has pictures.
-    #[error("frame-rate {asked_hz} Hz is above the video's own {own_hz:.3} Hz: ask for at most that")]
-    FrameRateTooHigh {
-        /// What was asked for.
-        asked_hz: f64,
-        /// What the video has.
-        own_hz: f64,
     },
     /// `INVALID_ARGUMENT`: a request that no video can fulfil.
     #[error("{argument} is {value}: {problem}")]
@@ -188,7 +180,7 @@ pub enum VideoError {
 
 impl VideoError {
     /// Every code, for the documentation and its test.
-    pub const CODES: [&'static str; 21] = [
+    pub const CODES: [&'static str; 20] = [
         "VIDEO_NOT_FOUND",
         "VIDEO_NOT_A_FILE",
         "VIDEO_NOT_READABLE",
@@ -203,7 +195,6 @@ impl VideoError {
         "CORRUPT_VIDEO",
         "VIDEO_TOO_LARGE",
         "CROP_OUTSIDE_FRAME",
-        "FRAME_RATE_TOO_HIGH",
         "INVALID_ARGUMENT",
         "VIDEO_CHANGED",
         "INVALID_JPEG",
@@ -229,7 +220,6 @@ impl VideoError {
             Self::Corrupt { .. } => "CORRUPT_VIDEO",
             Self::TooLarge { .. } => "VIDEO_TOO_LARGE",
             Self::CropOutsideFrame { .. } => "CROP_OUTSIDE_FRAME",
-            Self::FrameRateTooHigh { .. } => "FRAME_RATE_TOO_HIGH",
             Self::InvalidArgument { .. } => "INVALID_ARGUMENT",
             Self::Changed { .. } => "VIDEO_CHANGED",
             Self::InvalidJpeg { .. } => "INVALID_JPEG",

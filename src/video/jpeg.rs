@@ -3,8 +3,9 @@
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Error, Packet, Rational, codec, decoder, encoder, ffi, frame};
 
+use super::error::VideoError;
 use super::picture::MAX_PIXELS;
-use super::{VideoError, source, sys};
+use super::{libav, sys};
 use crate::picture::RgbPicture;
 
 /// Encodes pictures of one size.
@@ -71,7 +72,7 @@ impl JpegEncoder {
 /// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
 /// have.
 pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
-    source::quiet();
+    libav::set_up();
     let invalid = |detail: String| VideoError::InvalidJpeg {
         bytes: jpeg.len(),
         detail,

@@ -14,79 +14,41 @@
 //! Files for which the plan cannot be made or does not come true (packets without presentation times, field
 //! pictures in packets of their own, pictures that are never shown) are decoded from the start, one picture after
 //! the other: slower, with the same rule.
+//!
+//! A group in which something is damaged is decoded once more in this way, with the one before it: what can be shown is
+//! shown, and what cannot is reported.
+//!
+//! Files of this folder use one another downwards only, in this order: `sampler`; `taken`, `memory`; `scan`; `decode`, `jpeg`;
+//! `picture`; `source`; `structure`, `file`, `colour`, `facts`, `libav`; `timeline`, `sys`; `error`; `request`; `damage`.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::domain::flow::CropBounds;
-
+mod colour;
+mod damage;
 mod decode;
+mod description;
 mod error;
+mod facts;
+mod file;
 mod jpeg;
-mod libraries;
+mod libav;
+mod memory;
 mod picture;
+mod request;
 mod sampler;
+mod scan;
 mod source;
 mod structure;
 mod sys;
+mod taken;
 mod timeline;
 
+pub use damage::{Damage, DamagedStretch};
+pub use description::{CODECS, CONTAINERS, MediaDescription, check as check_libraries, media_description};
 pub use error::VideoError;
 pub use jpeg::decode_jpeg;
-pub use libraries::{MediaDescription, check, media_description};
-
-/// What to sample.
-#[derive(Debug, Clone)]
-pub struct SampleRequest {
-    /// Samples a second: above 0, at most the video's own frame rate.
-    pub frame_rate_hz: f64,
-    /// Only this part of each frame; the whole frame if `None`.
-    pub crop: Option<CropBounds>,
-    /// Threads that decode, from 1.
-    pub worker_threads: usize,
-    /// libav's JPEG quality scale, 1 (best) to 31.
-    pub jpeg_qscale: i32,
-}
-
-/// What a video is. Sizes are those of display: rotation and pixel aspect are applied.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VideoInfo {
-    /// Display width, in pixels.
-    pub width: u32,
-    /// Display height, in pixels.
-    pub height: u32,
-    /// From the start of the timeline to the end of the last picture.
-    pub duration_seconds: f64,
-    /// Mean frame rate.
-    pub frame_rate_hz: f64,
-    /// libav's name of the codec: `h264`, `hevc`, `vp9`, `av1`.
-    pub codec: String,
-}
-
-/// What sampling came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SampleSummary {
-    /// The video.
-    pub info: VideoInfo,
-    /// Samples taken: one for every whole k from 0 with k / rate before the video's end.
-    pub samples: u64,
-}
-
-/// A sampled frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SampledFrame {
-    /// k of t = k / rate.
-    pub sample: u64,
-    /// The picture as a full-range 4:2:0 JPEG, in display orientation and aspect.
-    pub jpeg: Vec<u8>,
-    /// Its width: of the crop bounds, or of the whole frame.
-    pub width: u32,
-    /// Its height.
-    pub height: u32,
-}
-
-/// Error of the caller's sink.
-pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
+pub use request::{MAX_RATE_HZ, SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
 
 /// Samples the video at `path`: hands `sink` the picture on display at t = k / rate for every k from 0 up to the
 /// video's end, in order of k, on the calling thread, together with the number of all samples.
@@ -95,8 +57,9 @@ pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 /// picture. The picture on display is the last one whose presentation time is not after t; before the first one, it
 /// is the first one. `ffmpeg -vf fps=R:round=up` has the same rule.
 ///
-/// A damaged file is an error where its container, its checksums or its decoder give the damage away. Groups of pictures
-/// that no sample needs are not decoded, and so not judged; what else cannot be known, the module `structure` says.
+/// Damage is known where the container, its checksums or the decoder give it away, and reported or an error, as the request
+/// has it. Groups of pictures that no sample needs are not decoded, and so not judged; what else cannot be known, the
+/// module `structure` says.
 ///
 /// # Errors
 /// Every [`VideoError`] but [`VideoError::InvalidJpeg`]. [`VideoError::Cancelled`] within about 100 ms after `stop`
@@ -113,10 +76,21 @@ pub fn sample(
     sampler::sample(path, request, stop, sink)
 }
 
+/// Whether the video at `path` can be sampled so, as far as the first picture tells: for a look before anything is
+/// written anywhere.
+///
+/// # Errors
+/// As those of [`sample`].
+pub fn check(path: &Path, request: &SampleRequest, stop: &AtomicBool) -> Result<(), VideoError> {
+    match sampler::sample(path, request, stop, &mut |_, _| Err("one is enough".into())) {
+        Ok(_) | Err(VideoError::Sink { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// What the video at `path` is, without decoding it: reads its packets once.
 pub fn probe(path: &Path) -> Result<VideoInfo, VideoError> {
-    let source = source::Source::open(path)?;
-    let scan = source.scan(&AtomicBool::new(false))?;
+    let scan = scan::Scan::of(source::Source::open(path)?, &AtomicBool::new(false))?;
     let geometry = picture::Geometry::of(&scan.facts, path)?;
     Ok(scan.info(&geometry))
 }

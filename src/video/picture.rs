@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 
-use super::VideoError;
-use super::source::StreamFacts;
+use super::colour::Matrix;
+use super::error::VideoError;
+use super::facts::StreamFacts;
 use super::sys::{self, Scaler};
 use crate::domain::flow::CropBounds;
 
@@ -105,6 +106,11 @@ impl Geometry {
         })
     }
 
+    /// Pixels of a decoded picture, or of one with square pixels if that is larger.
+    pub(super) fn pixels(&self) -> u64 {
+        u64::from(self.stored_width.max(self.square_width)) * u64::from(self.stored_height)
+    }
+
     /// The whole frame, or `crop` if it lies within it.
     pub(super) fn bounds(&self, crop: Option<CropBounds>) -> Result<CropBounds, VideoError> {
         let (width, height) = (self.width, self.height);
@@ -144,6 +150,10 @@ struct Axis {
     /// For each chroma position of the output, the two stored ones whose mean it is: with an odd offset, a chroma
     /// sample of the output lies between two.
     chroma: Vec<(usize, usize)>,
+    /// The stored chroma positions that belong to the luma of the output, each once, and for each luma position which
+    /// of them.
+    beside: Vec<usize>,
+    beside_of: Vec<usize>,
 }
 
 impl Axis {
@@ -166,11 +176,21 @@ impl Axis {
             .chunks(2)
             .map(|pair| (pair[0] / 2, pair.last().expect("chunks are not empty") / 2))
             .collect();
+        let mut beside: Vec<usize> = Vec::with_capacity(luma.len() / 2 + 1);
+        let mut beside_of = Vec::with_capacity(luma.len());
+        for at in luma.iter().map(|at| at / 2) {
+            if beside.last() != Some(&at) {
+                beside.push(at);
+            }
+            beside_of.push(beside.len() - 1);
+        }
         Self {
             first,
             count,
             luma,
             chroma,
+            beside,
+            beside_of,
         }
     }
 }
@@ -184,6 +204,16 @@ pub(super) struct Cutter {
     width: u32,
     height: u32,
     scaler: Scaler,
+    /// Of the last picture: its matrix and range, and what they take to become those of a JPEG.
+    matrix: Option<((i32, bool), Option<Matrix>)>,
+}
+
+/// What the numbers of a picture need beside being moved.
+#[derive(Debug, Clone, Copy)]
+enum Treatment<'a> {
+    Nothing,
+    FullRange(&'a Range),
+    Matrix(&'a Matrix),
 }
 
 impl Cutter {
@@ -205,13 +235,26 @@ impl Cutter {
             width: bounds.right - bounds.left,
             height: bounds.bottom - bounds.top,
             scaler: Scaler::new(),
+            matrix: None,
         }
     }
 
-    /// The part of `decoded`, as a full-range 4:2:0 picture.
+    fn matrix(&mut self, number: i32, full_range: bool) -> Option<Matrix> {
+        let of = (number, full_range);
+        match self.matrix {
+            Some((last, matrix)) if last == of => matrix,
+            _ => {
+                let matrix = Matrix::new(number, full_range);
+                self.matrix = Some((of, matrix));
+                matrix
+            }
+        }
+    }
+
+    /// The part of `decoded`, as a full-range 4:2:0 picture in the colours of a JPEG.
     pub(super) fn cut(&mut self, decoded: &frame::Video) -> Result<frame::Video, VideoError> {
         let layout = sys::layout(decoded);
-        let geometry = &self.geometry;
+        let geometry = self.geometry;
         let as_stored = layout.width == geometry.stored_width && layout.height == geometry.stored_height;
         let square = geometry.square_width == geometry.stored_width;
         let mut output = frame::Video::new(Pixel::YUVJ420P, self.width, self.height);
@@ -224,13 +267,24 @@ impl Cutter {
             ])
         };
         if let (true, Some(planes)) = (as_stored && square, planes()) {
-            let range = (!layout.full_range).then(|| &*FULL_RANGE);
-            self.copy(planes, [self.columns.first, self.rows.first], range, &mut output);
+            let matrix = self.matrix(layout.matrix, layout.full_range);
+            let treatment = match &matrix {
+                Some(matrix) => Treatment::Matrix(matrix),
+                None if layout.full_range => Treatment::Nothing,
+                None => Treatment::FullRange(&FULL_RANGE),
+            };
+            self.copy(planes, [self.columns.first, self.rows.first], treatment, &mut output);
             return Ok(output);
         }
 
         // Another pixel format, size or aspect: the scaler makes the stored picture one of the usual kind first, and
-        // of the part alone where no size changes.
+        // of the part alone where no size changes. RGB gets a JPEG's matrix by that; YUV keeps its own.
+        let matrix = if layout.is_rgb {
+            None
+        } else {
+            self.matrix(layout.matrix, true)
+        };
+        let treatment = matrix.as_ref().map_or(Treatment::Nothing, Treatment::Matrix);
         let failed = |source| VideoError::Libav {
             step: "convert a picture",
             source,
@@ -249,25 +303,32 @@ impl Cutter {
             (usual, [columns.first, rows.first])
         };
         let planes = [0, 1, 2].map(|index| (usual.data(index), usual.stride(index)));
-        self.copy(planes, origin, None, &mut output);
+        self.copy(planes, origin, treatment, &mut output);
         Ok(output)
     }
 
     /// Copies the three planes of a 4:2:0 picture; the axes count from `origin`, which is even.
-    fn copy(&self, planes: [(&[u8], usize); 3], origin: [u32; 2], range: Option<&Range>, output: &mut frame::Video) {
+    fn copy(&self, planes: [(&[u8], usize); 3], origin: [u32; 2], treatment: Treatment<'_>, output: &mut frame::Video) {
         let transpose = self.geometry.orientation.transpose;
         let same = |positions: &[usize]| positions.iter().map(|at| (*at, *at)).collect::<Vec<_>>();
         let luma = (same(&self.columns.luma), same(&self.rows.luma));
-        for (index, (bytes, stride)) in planes.into_iter().enumerate() {
-            let (columns, rows, step) = match index {
-                0 => (&luma.0, &luma.1, 1),
-                _ => (&self.columns.chroma, &self.rows.chroma, 2),
-            };
-            let [left, top] = origin.map(|at| (at / step) as usize);
-            let table = range.map(|range| if index == 0 { &range.luma } else { &range.chroma });
-            let from = Plane {
+        let from = [0, 1, 2].map(|index| {
+            let (bytes, stride) = planes[index];
+            let [left, top] = origin.map(|at| (at / if index == 0 { 1 } else { 2 }) as usize);
+            Plane {
                 bytes: &bytes[top * stride + left..],
                 stride,
+            }
+        });
+        for (index, from) in from.into_iter().enumerate() {
+            let (columns, rows) = match index {
+                0 => (&luma.0, &luma.1),
+                _ => (&self.columns.chroma, &self.rows.chroma),
+            };
+            let table = match treatment {
+                Treatment::FullRange(range) if index == 0 => Some(&range.luma),
+                Treatment::FullRange(range) => Some(&range.chroma),
+                Treatment::Nothing | Treatment::Matrix(_) => None,
             };
             let target_stride = output.stride(index);
             let target = output.data_mut(index).chunks_mut(target_stride);
@@ -281,6 +342,40 @@ impl Cutter {
                 }
             }
         }
+        if let Treatment::Matrix(matrix) = treatment {
+            self.recolour(matrix, [from[1], from[2]], output);
+        }
+    }
+
+    /// Takes a copied picture from its own matrix and range to those of a JPEG; `chroma` is that of the film.
+    fn recolour(&self, matrix: &Matrix, chroma: [Plane<'_>; 2], output: &mut frame::Video) {
+        let transpose = self.geometry.orientation.transpose;
+        let (along, across) = if transpose {
+            (&self.rows, &self.columns)
+        } else {
+            (&self.columns, &self.rows)
+        };
+        let mut beside = [vec![0; along.beside.len()], vec![0; along.beside.len()]];
+        let mut of_chroma = vec![0; along.beside.len()];
+        let mut of_luma = vec![0; along.luma.len()];
+        let mut last = None;
+        let stride = output.stride(0);
+        for (luma, at) in output.data_mut(0).chunks_mut(stride).zip(&across.luma) {
+            // Two rows of luma have one of chroma.
+            if last.replace(at / 2) != Some(at / 2) {
+                for (plane, beside) in chroma.iter().zip(&mut beside) {
+                    plane.gather(at / 2, &along.beside, transpose, beside);
+                }
+                matrix.corrections(&beside[0], &beside[1], &mut of_chroma);
+                for (of_luma, beside) in of_luma.iter_mut().zip(&along.beside_of) {
+                    *of_luma = of_chroma[*beside];
+                }
+            }
+            matrix.luma(&mut luma[..along.luma.len()], &of_luma);
+        }
+        let mut cb = output.data(1).to_vec();
+        matrix.chroma(&mut cb, output.data_mut(2));
+        output.data_mut(1).copy_from_slice(&cb);
     }
 }
 
@@ -292,6 +387,29 @@ struct Plane<'a> {
 }
 
 impl Plane<'_> {
+    /// The bytes at `positions` of a row, or of a column.
+    fn gather(self, line: usize, positions: &[usize], is_column: bool, target: &mut [u8]) {
+        let in_order = || {
+            positions
+                .iter()
+                .enumerate()
+                .all(|(at, position)| *position == at + positions[0])
+        };
+        if !is_column && !positions.is_empty() && in_order() {
+            let start = line * self.stride + positions[0];
+            target.copy_from_slice(&self.bytes[start..start + positions.len()]);
+            return;
+        }
+        for (target, position) in target.iter_mut().zip(positions) {
+            let (row, column) = if is_column {
+                (*position, line)
+            } else {
+                (line, *position)
+            };
+            *target = self.bytes[row * self.stride + column];
+        }
+    }
+
     fn copy_row(self, row: (usize, usize), columns: &[(usize, usize)], table: Option<&[u8; 256]>, target: &mut [u8]) {
         let in_order = || {
             columns
@@ -343,6 +461,7 @@ impl Plane<'_> {
 }
 
 /// Limited range to full range.
+#[derive(Debug)]
 struct Range {
     luma: [u8; 256],
     chroma: [u8; 256],

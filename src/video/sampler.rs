@@ -1,6 +1,6 @@
 //! The threads of sampling: one that reads, some that decode, and the caller's, which takes the pictures in order.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -8,44 +8,46 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use ffmpeg_next::{Packet, Rational, frame};
+use ffmpeg_next::{Packet, Rational};
 
-use super::decode::{self, DecodeFailure, Everything};
+use super::decode::{self, DecodeFailure, Seen, Sequence};
+use super::error::VideoError;
 use super::jpeg::JpegEncoder;
+use super::memory::{PICTURES_AHEAD_BYTES, Plan, READ_AHEAD_BYTES};
 use super::picture::{Cutter, Geometry};
-use super::source::{Scan, Source};
-use super::timeline::{Group, Needed, Route, SampleClock};
-use super::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoError};
+use super::request::{MAX_RATE_HZ, SampleRequest, SampleSummary, SampledFrame, SinkError};
+use super::scan::Scan;
+use super::source::Source;
+use super::sys;
+use super::taken::{Stored, Taken};
+use super::timeline::{Fraction, Group, Needed, Route, SampleClock};
 use crate::domain::flow::CropBounds;
 
-/// Bytes of packets that are read ahead of the decoders: several groups of an ordinary video, so that every decoder
-/// has one, and a bound for groups of any length.
-const READ_AHEAD_BYTES: usize = 48 << 20;
 /// What a packet takes besides its data, about.
 const PACKET_OVERHEAD_BYTES: usize = 512;
-/// Pictures that the decoders of later groups may be ahead of the sink, in bytes over all decoders, and in pictures of
-/// one. A decoder that may not finish a group while an earlier one is still decoded stands still until then.
-const PICTURES_AHEAD_BYTES: usize = 64 << 20;
+/// Pictures of one group that its decoder may be ahead of the sink. A decoder that may not finish a group while an earlier
+/// one is still decoded stands still until then.
 const PICTURES_AHEAD: RangeInclusive<usize> = 32..=1024;
 /// How often the calling thread looks at the stop flag while it waits.
 const STOP_POLL: Duration = Duration::from_millis(20);
-/// Decoders, at most: more only take memory.
-const MAX_WORKERS: usize = 64;
-/// A rate that is above the video's own by rounding alone.
-const RATE_TOLERANCE: f64 = 1.001;
+/// Groups that are decoded once more, picture by picture, because something in them is damaged; then all of the rest is.
+const MAX_REPAIRS: usize = 20;
 
 /// A group on its way from the reader to a decoder.
 struct Work {
-    packets: Receiver<Packet>,
-    /// `None`: everything.
-    group: Option<(i64, Vec<Needed>)>,
+    packets: Receiver<(usize, Packet)>,
+    order: Order,
     pictures: SyncSender<Result<Stored, DecodeFailure>>,
 }
 
-/// A JPEG and the samples that show it.
-struct Stored {
-    samples: RangeInclusive<u64>,
-    jpeg: Vec<u8>,
+/// What is to be made of the packets.
+#[derive(Clone)]
+enum Order {
+    /// These pictures of one group.
+    Planned { start_pts: i64, needed: Vec<Needed> },
+    /// Whatever is shown at these samples; what is damaged up to the end is damaged up to `until`, in ticks from the
+    /// origin.
+    Sequence { samples: Range<u64>, until: i64 },
 }
 
 /// Bounds what is read ahead. Acquired by the reader, released by the decoders.
@@ -54,7 +56,7 @@ struct Budget {
     released: Condvar,
 }
 
-/// What one try at a route has in common.
+/// What stays the same for one video and request.
 struct Run<'a> {
     path: &'a Path,
     request: &'a SampleRequest,
@@ -63,6 +65,23 @@ struct Run<'a> {
     bounds: CropBounds,
     clock: SampleClock,
     samples: u64,
+}
+
+/// The packets of one way through the file, and what is to be made of them.
+enum Part<'a> {
+    Groups(&'a [Group]),
+    Sequence {
+        first: usize,
+        last: usize,
+        samples: Range<u64>,
+        until: i64,
+    },
+}
+
+/// One way through the file.
+struct Way<'a> {
+    run: &'a Run<'a>,
+    part: Part<'a>,
     /// Set once nobody wants the rest.
     abandoned: AtomicBool,
     budget: Budget,
@@ -76,22 +95,10 @@ pub(super) fn sample(
     stop: &AtomicBool,
     sink: &mut Sink<'_>,
 ) -> Result<SampleSummary, VideoError> {
-    check(request)?;
-    let scan = Source::open(path)?.scan(stop)?;
+    let rate = rate_of(request)?;
+    let scan = Scan::of(Source::open(path)?, stop)?;
     let geometry = Geometry::of(&scan.facts, path)?;
     let bounds = geometry.bounds(request.crop)?;
-    let own_hz = scan.own_rate_hz();
-    if request.frame_rate_hz > own_hz * RATE_TOLERANCE {
-        return Err(VideoError::FrameRateTooHigh {
-            asked_hz: request.frame_rate_hz,
-            own_hz,
-        });
-    }
-    let rate = Rational::from(request.frame_rate_hz);
-    let rate = super::timeline::Fraction {
-        numerator: i64::from(rate.numerator()),
-        denominator: i64::from(rate.denominator()),
-    };
     let clock = SampleClock::new(rate, scan.facts.time_base);
     let info = scan.info(&geometry);
     let samples = clock
@@ -108,34 +115,21 @@ pub(super) fn sample(
         bounds,
         clock,
         samples,
-        abandoned: AtomicBool::new(false),
-        budget: Budget::new(),
     };
-    let mut next = 0;
-    let route = scan.timeline.route(&scan.packets, clock, samples);
-    match run.follow(&route, &mut next, stop, sink) {
-        Err(DecodeFailure::NotAsPlanned) => {
-            // What has been handed out holds: each of those pictures came out as planned.
-            let again = Run {
-                abandoned: AtomicBool::new(false),
-                budget: Budget::new(),
-                ..run
-            };
-            again.follow(&Route::Everything, &mut next, stop, sink)
-        }
-        outcome => outcome,
+    let mut taken = Taken::new(path, request, &scan, clock, samples, bounds);
+    taken.note_known_damage()?;
+    let changed = || VideoError::Changed { path: path.to_owned() };
+    match run.follow_route(&mut taken, stop, sink) {
+        Ok(()) => {}
+        Err(DecodeFailure::Video(error)) => return Err(error),
+        Err(DecodeFailure::NotAsPlanned) => return Err(changed()),
     }
-    .map_err(|failure| match failure {
-        DecodeFailure::Video(error) => error,
-        DecodeFailure::NotAsPlanned => VideoError::Changed { path: path.to_owned() },
-    })?;
-    if next != samples {
-        return Err(VideoError::Changed { path: path.to_owned() });
-    }
-    Ok(SampleSummary { info, samples })
+    let damage = taken.finish()?;
+    Ok(SampleSummary { info, samples, damage })
 }
 
-fn check(request: &SampleRequest) -> Result<(), VideoError> {
+/// The rate as a fraction, of a request that can be fulfilled.
+fn rate_of(request: &SampleRequest) -> Result<Fraction, VideoError> {
     let invalid = |argument, value: String, problem| {
         Err(VideoError::InvalidArgument {
             argument,
@@ -148,6 +142,9 @@ fn check(request: &SampleRequest) -> Result<(), VideoError> {
     if !(rate.is_finite() && rate >= 1e-6) {
         return invalid("frame-rate", rate.to_string(), "it must be a number of Hz above 0");
     }
+    if rate > MAX_RATE_HZ {
+        return invalid("frame-rate", rate.to_string(), "it must be at most 1000 Hz");
+    }
     if !(1..=31).contains(&request.jpeg_qscale) {
         return invalid(
             "jpeg_qscale",
@@ -155,35 +152,110 @@ fn check(request: &SampleRequest) -> Result<(), VideoError> {
             "it must be from 1 to 31",
         );
     }
-    Ok(())
+    let rate = Rational::from(rate);
+    Ok(Fraction {
+        numerator: i64::from(rate.numerator()),
+        denominator: i64::from(rate.denominator()),
+    })
 }
 
 impl Run<'_> {
-    /// Hands out the samples from `next` on, which is kept up to date.
+    fn follow_route(&self, taken: &mut Taken<'_>, stop: &AtomicBool, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
+        let scan = self.scan;
+        let groups = match scan.timeline.route(&scan.packets, self.clock, self.samples) {
+            Route::Groups(groups) => groups,
+            Route::Everything => return self.follow(self.everything(taken), taken, stop, sink),
+        };
+        if !decode::starts_at_key_packets(&scan.facts) {
+            return self.follow(self.everything(taken), taken, stop, sink);
+        }
+        let starts = scan.timeline.starts(&scan.packets);
+        let mut rest = groups.as_slice();
+        for _ in 0..MAX_REPAIRS {
+            match self.follow(Part::Groups(rest), taken, stop, sink) {
+                Err(DecodeFailure::NotAsPlanned) => {}
+                outcome => return outcome,
+            }
+            // What has been handed out holds: each of those pictures came out as planned.
+            let is_done = |group: &Group| {
+                group
+                    .needed
+                    .last()
+                    .is_none_or(|last| *last.samples.end() < taken.next())
+            };
+            let done = rest.partition_point(is_done);
+            let Some((failed, following)) = rest[done..].split_first() else {
+                break;
+            };
+            // With the group before it, whose last picture may be the last good one.
+            let start = starts.partition_point(|(_, index)| *index < failed.first);
+            let first = starts
+                .get(start.saturating_sub(1))
+                .map_or(failed.first, |(_, index)| *index);
+            let origin = scan.timeline.origin.unwrap_or(0);
+            let next_start = starts.get(start + 1).map(|(pts, _)| pts.saturating_sub(origin));
+            let end = failed.needed.last().map_or(taken.next(), |last| last.samples.end() + 1);
+            let repair = Part::Sequence {
+                first,
+                last: failed.last,
+                samples: taken.next()..end,
+                until: next_start.unwrap_or(scan.timeline.length),
+            };
+            let damage_before = taken.damage_seen();
+            self.follow(repair, taken, stop, sink)?;
+            if taken.damage_seen() == damage_before {
+                // Nothing is damaged: the plan is no good for this video.
+                break;
+            }
+            rest = following;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+        self.follow(self.everything(taken), taken, stop, sink)
+    }
+
+    /// All packets, for the samples that are still to come.
+    fn everything(&self, taken: &Taken<'_>) -> Part<'static> {
+        Part::Sequence {
+            first: self.scan.timeline.first_packet,
+            last: usize::MAX,
+            samples: taken.next()..self.samples,
+            until: self.scan.timeline.length,
+        }
+    }
+
     fn follow(
         &self,
-        route: &Route,
-        next: &mut u64,
+        part: Part<'_>,
+        taken: &mut Taken<'_>,
         stop: &AtomicBool,
         sink: &mut Sink<'_>,
     ) -> Result<(), DecodeFailure> {
-        let source = Source::open(self.path)?;
-        let wanted = self.request.worker_threads.clamp(1, MAX_WORKERS);
-        let groups = match route {
-            Route::Groups(groups) => groups.len(),
-            Route::Everything => 1,
+        let way = Way {
+            run: self,
+            part,
+            abandoned: AtomicBool::new(false),
+            budget: Budget::new(),
         };
-        let workers = wanted.min(groups).max(1);
-        // One long group is shared out by the decoder itself.
-        let threads_each = (wanted / workers).max(1);
-        let first_sample = *next;
-        let (width, height) = (
-            self.bounds.right - self.bounds.left,
-            self.bounds.bottom - self.bounds.top,
-        );
+        way.follow(taken, stop, sink)
+    }
+}
+
+impl Way<'_> {
+    /// Hands out the samples that are next.
+    fn follow(&self, taken: &mut Taken<'_>, stop: &AtomicBool, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
+        let run = self.run;
+        let source = Source::open(run.path)?;
+        let groups = match self.part {
+            Part::Groups(groups) => groups.len(),
+            Part::Sequence { .. } => 1,
+        };
+        let (width, height) = (run.bounds.right - run.bounds.left, run.bounds.bottom - run.bounds.top);
+        let Plan { workers, threads_each } = Plan::of(run.path, &run.scan.facts, &run.geometry, run.request, groups)?;
         let open_codecs = || {
-            let decoder = decode::open(source.parameters(), source.time_base(), threads_each, self.path)?;
-            let encoder = JpegEncoder::open(width, height, self.request.jpeg_qscale)?;
+            let decoder = decode::open(source.parameters(), source.time_base(), threads_each, run.path)?;
+            let encoder = JpegEncoder::open(width, height, run.request.jpeg_qscale)?;
             Ok::<_, VideoError>((decoder, encoder))
         };
         let codecs = (0..workers).map(|_| open_codecs()).collect::<Result<Vec<_>, _>>()?;
@@ -195,18 +267,18 @@ impl Run<'_> {
         let work = &Mutex::new(work);
         let (group_sender, groups) = mpsc::channel();
         thread::scope(|scope| {
-            let reader = scope.spawn(move || self.read(source, route, &work_sender, &group_sender, ahead));
+            let reader = scope.spawn(move || self.read(source, &work_sender, &group_sender, ahead));
             for (mut decoder, mut encoder) in codecs {
                 scope.spawn(move || {
-                    let mut cutter = Cutter::new(self.geometry, self.bounds);
+                    let mut cutter = Cutter::new(run.geometry, run.bounds);
                     loop {
                         let next_work = lock(work).recv();
                         let Ok(next_work) = next_work else { return };
-                        self.decode(next_work, &mut decoder, &mut cutter, &mut encoder, first_sample);
+                        self.decode(next_work, &mut decoder, &mut cutter, &mut encoder);
                     }
                 });
             }
-            let outcome = self.take(&groups, next, stop, sink);
+            let outcome = take(&groups, taken, stop, sink);
             // Whoever waits for room or for packets must see that nobody takes what they make any more.
             self.abandon();
             // What is on its way to this thread is let go of, so that no decoder waits to hand it over.
@@ -225,44 +297,62 @@ impl Run<'_> {
     fn read(
         &self,
         mut source: Source,
-        route: &Route,
         work: &Sender<Work>,
         groups: &Sender<Receiver<Result<Stored, DecodeFailure>>>,
         ahead: usize,
     ) -> Result<(), VideoError> {
-        let everything = [Group {
-            first: self.scan.timeline.first_packet,
-            last: usize::MAX,
-            start_pts: 0,
-            needed: Vec::new(),
-        }];
-        let (planned, is_planned) = match route {
-            Route::Groups(groups) => (groups.as_slice(), true),
-            Route::Everything => (everything.as_slice(), false),
+        let changed = |source: Source| VideoError::Changed { path: source.path };
+        let facts = &self.run.scan.packets;
+        let orders: Vec<(usize, usize, Order)> = match &self.part {
+            Part::Groups(groups) => groups.iter().map(planned).collect(),
+            Part::Sequence {
+                first,
+                last,
+                samples,
+                until,
+            } => vec![(
+                *first,
+                *last,
+                Order::Sequence {
+                    samples: samples.clone(),
+                    until: *until,
+                },
+            )],
         };
-        let mut waiting = planned.iter().peekable();
+        let mut waiting = orders.into_iter().peekable();
         // Groups that have begun and are not over; two at most, while a group gets its leading pictures.
-        let mut open: Vec<(&Group, Sender<Packet>)> = Vec::with_capacity(2);
+        let mut open: Vec<(usize, Sender<(usize, Packet)>)> = Vec::with_capacity(2);
+        let mut carried = Vec::new();
         for index in 0.. {
-            open.retain(|(group, _)| group.last >= index);
+            open.retain(|(last, _)| *last >= index);
             if self.abandoned() || open.is_empty() && waiting.peek().is_none() {
                 return Ok(());
             }
-            let Some(packet) = source.next_packet()? else {
-                return if is_planned {
-                    Err(VideoError::Changed { path: source.path })
-                } else {
+            let Some(mut packet) = source.next_packet()? else {
+                return if index == facts.len() {
                     Ok(())
+                } else {
+                    Err(changed(source))
                 };
             };
-            if let Some(group) = waiting.next_if(|group| group.first == index) {
+            let Some(known) = facts.get(index) else {
+                return Err(changed(source));
+            };
+            // The times on which the plan was made, with what was set right of them.
+            packet.set_pts(known.pts);
+            packet.set_dts(known.dts);
+            sys::carry(&mut carried, &packet);
+            if let Some((_, last, order)) = waiting.next_if(|(first, ..)| *first == index) {
+                sys::add_carried(&mut packet, &carried).map_err(|source| VideoError::Libav {
+                    step: "read a packet",
+                    source,
+                })?;
                 let (packets, received) = mpsc::channel();
                 let (pictures, stored) = mpsc::sync_channel(ahead);
-                let order = is_planned.then(|| (group.start_pts, group.needed.clone()));
                 if work
                     .send(Work {
                         packets: received,
-                        group: order,
+                        order,
                         pictures,
                     })
                     .is_err()
@@ -270,7 +360,7 @@ impl Run<'_> {
                 {
                     return Ok(());
                 }
-                open.push((group, packets));
+                open.push((last, packets));
             }
             if open.is_empty() {
                 continue;
@@ -283,10 +373,10 @@ impl Run<'_> {
             for (_, packets) in older {
                 self.budget.take(cost(&packet));
                 // A decoder that has given up has said why.
-                let _ = packets.send(packet.clone());
+                let _ = packets.send((index, packet.clone()));
             }
             self.budget.take(cost(&packet));
-            let _ = newest.1.send(packet);
+            let _ = newest.1.send((index, packet));
         }
         Ok(())
     }
@@ -298,74 +388,43 @@ impl Run<'_> {
         decoder: &mut ffmpeg_next::decoder::Video,
         cutter: &mut Cutter,
         encoder: &mut JpegEncoder,
-        first_sample: u64,
     ) {
         let Work {
             packets,
-            group,
+            order,
             pictures,
         } = work;
-        let mut packets = PacketFlow { packets, run: self };
-        let mut store = |picture: &frame::Video, samples: RangeInclusive<u64>| {
-            let jpeg = encoder.encode(&mut cutter.cut(picture)?)?;
+        let scan = self.run.scan;
+        let mut packets = PacketFlow { packets, way: self };
+        let mut store = |seen: Seen<'_>| {
+            let stored = match seen {
+                Seen::Picture(picture, samples) => Stored::Picture(samples, encoder.encode(&mut cutter.cut(picture)?)?),
+                Seen::Nothing(samples) => Stored::Nothing(samples),
+                Seen::Damage(damage) => Stored::Damage(damage),
+            };
             // Nobody takes it any more: the calling thread has a reason of its own.
-            pictures
-                .send(Ok(Stored { samples, jpeg }))
-                .map_err(|_| VideoError::Cancelled.into())
+            pictures.send(Ok(stored)).map_err(|_| VideoError::Cancelled.into())
         };
-        let outcome = match group {
-            Some((start_pts, needed)) => {
-                let can_skip = decode::can_skip(&self.scan.facts);
-                decode::decode_group(decoder, &mut packets, start_pts, &needed, can_skip, &mut store)
+        let outcome = match order {
+            Order::Planned { start_pts, needed } => {
+                let can_skip = decode::can_skip(&scan.facts);
+                let facts = &scan.packets;
+                decode::decode_group(decoder, &mut packets, start_pts, &needed, can_skip, facts, &mut store)
             }
-            None => Everything {
-                path: self.path,
-                facts: &self.scan.facts,
-                timeline: &self.scan.timeline,
-                clock: self.clock,
-                samples: first_sample..self.samples,
+            Order::Sequence { samples, until } => Sequence {
+                packets: &scan.packets,
+                clock: self.run.clock,
+                origin: scan.timeline.origin,
+                lead: scan.timeline.lead,
+                interval: scan.timeline.interval,
+                samples,
+                until,
             }
             .decode(decoder, &mut packets, &mut store),
         };
         if let Err(failure) = outcome {
             let _ = pictures.send(Err(failure));
         }
-    }
-
-    /// Takes the pictures of the groups in order.
-    fn take(
-        &self,
-        groups: &Receiver<Receiver<Result<Stored, DecodeFailure>>>,
-        next: &mut u64,
-        stop: &AtomicBool,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), DecodeFailure> {
-        let (width, height) = (
-            self.bounds.right - self.bounds.left,
-            self.bounds.bottom - self.bounds.top,
-        );
-        while let Some(group) = receive(groups, stop)? {
-            while let Some(stored) = receive(&group, stop)? {
-                let Stored { samples, jpeg } = stored?;
-                if *samples.start() != *next {
-                    return Err(DecodeFailure::NotAsPlanned);
-                }
-                for sample in samples {
-                    if stop.load(Ordering::Relaxed) {
-                        return Err(VideoError::Cancelled.into());
-                    }
-                    let frame = SampledFrame {
-                        sample,
-                        jpeg: jpeg.clone(),
-                        width,
-                        height,
-                    };
-                    sink(frame, self.samples).map_err(|source| VideoError::Sink { sample, source })?;
-                    *next = sample + 1;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn abandoned(&self) -> bool {
@@ -379,6 +438,30 @@ impl Run<'_> {
         drop(used_bytes);
         self.budget.released.notify_all();
     }
+}
+
+/// First and last packet of a group, and what is to be made of it.
+fn planned(group: &Group) -> (usize, usize, Order) {
+    let order = Order::Planned {
+        start_pts: group.start_pts,
+        needed: group.needed.clone(),
+    };
+    (group.first, group.last, order)
+}
+
+/// Takes the pictures of the groups in order.
+fn take(
+    groups: &Receiver<Receiver<Result<Stored, DecodeFailure>>>,
+    taken: &mut Taken<'_>,
+    stop: &AtomicBool,
+    sink: &mut Sink<'_>,
+) -> Result<(), DecodeFailure> {
+    while let Some(group) = receive(groups, stop)? {
+        while let Some(stored) = receive(&group, stop)? {
+            taken.take(stored?, stop, sink)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the next value, but not past a stop. `None` once all senders are gone.
@@ -397,24 +480,24 @@ fn receive<T>(from: &Receiver<T>, stop: &AtomicBool) -> Result<Option<T>, VideoE
 
 /// The packets of one group: gives their bytes back to the budget, and ends early once nobody wants the pictures.
 struct PacketFlow<'a> {
-    packets: Receiver<Packet>,
-    run: &'a Run<'a>,
+    packets: Receiver<(usize, Packet)>,
+    way: &'a Way<'a>,
 }
 
 impl Iterator for PacketFlow<'_> {
-    type Item = Packet;
+    type Item = (usize, Packet);
 
-    fn next(&mut self) -> Option<Packet> {
-        let packet = self.packets.recv().ok()?;
-        self.run.budget.release(cost(&packet));
-        (!self.run.abandoned()).then_some(packet)
+    fn next(&mut self) -> Option<(usize, Packet)> {
+        let (index, packet) = self.packets.recv().ok()?;
+        self.way.budget.release(cost(&packet));
+        (!self.way.abandoned()).then_some((index, packet))
     }
 }
 
 impl Drop for PacketFlow<'_> {
     fn drop(&mut self) {
-        for packet in self.packets.try_iter() {
-            self.run.budget.release(cost(&packet));
+        for (_, packet) in self.packets.try_iter() {
+            self.way.budget.release(cost(&packet));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::ptr;
 use ffmpeg_next::ffi::{self, AVPixelFormat};
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Stream;
-use ffmpeg_next::packet::Ref as _;
+use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, frame};
 
 /// libav's name of `AVCOL_RANGE_JPEG`.
@@ -34,6 +34,14 @@ pub(super) struct StreamHeader {
     /// libav's name, `h264`.
     pub(super) codec: String,
     pub(super) extradata: Vec<u8>,
+    /// Every packet is a whole picture that refers to no other.
+    pub(super) intra_only: bool,
+    /// Bits that a pixel takes in memory, 0 if unknown.
+    pub(super) bits_per_pixel: u32,
+    /// Light coded as PQ or HLG.
+    pub(super) is_hdr: bool,
+    /// The stream's number in the file, a transport stream's packet identifier.
+    pub(super) id: c_int,
 }
 
 /// Reads the header of `stream`, a stream of `input`.
@@ -56,6 +64,15 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
         };
         // The enum is read as a number: a file can hold values that the binding does not list.
         let field_order = ptr::addr_of!(parameters.field_order).cast::<c_int>().read();
+        let transfer = ptr::addr_of!(parameters.color_trc).cast::<c_int>().read();
+        let descriptor = ffi::avcodec_descriptor_get(parameters.codec_id);
+        let intra_only = !descriptor.is_null() && (*descriptor).props & ffi::AV_CODEC_PROP_INTRA_ONLY as c_int != 0;
+        let format = ffi::av_pix_fmt_desc_get(std::mem::transmute::<c_int, AVPixelFormat>(parameters.format));
+        let bits_per_pixel = if format.is_null() {
+            0
+        } else {
+            ffi::av_get_padded_bits_per_pixel(format)
+        };
         StreamHeader {
             width: parameters.width,
             height: parameters.height,
@@ -67,8 +84,96 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
                 .to_string_lossy()
                 .into_owned(),
             extradata,
+            intra_only,
+            bits_per_pixel: u32::try_from(bits_per_pixel).unwrap_or(0),
+            is_hdr: transfer == ffi::AVColorTransferCharacteristic::AVCOL_TRC_SMPTE2084 as c_int
+                || transfer == ffi::AVColorTransferCharacteristic::AVCOL_TRC_ARIB_STD_B67 as c_int,
+            id: (*raw).id,
         }
     }
+}
+
+/// The video stream that the `ffmpeg` command takes: of those with pictures the largest, a bit for being the default one.
+pub(super) fn best_video_stream(input: &Input) -> Option<usize> {
+    // SAFETY: libav keeps nb_streams valid pointers in streams, and codecpar set in each; the context is borrowed.
+    unsafe {
+        let context = input.as_ptr();
+        let score = |index: &usize| {
+            let stream = &**(*context).streams.add(*index);
+            let parameters = &*stream.codecpar;
+            let pixels = i64::from(parameters.width) * i64::from(parameters.height);
+            let has_pictures = stream.event_flags & ffi::AVSTREAM_EVENT_FLAG_NEW_PACKETS as c_int != 0;
+            let is_default = stream.disposition & ffi::AV_DISPOSITION_DEFAULT as c_int != 0;
+            pixels + 100_000_000 * i64::from(has_pictures) + 5_000_000 * i64::from(is_default)
+        };
+        let is_video = |index: &usize| {
+            let stream = &**(*context).streams.add(*index);
+            (*stream.codecpar).codec_type == ffi::AVMediaType::AVMEDIA_TYPE_VIDEO
+                && stream.disposition & ffi::AV_DISPOSITION_ATTACHED_PIC as c_int == 0
+        };
+        // Of equal ones the first.
+        (0..(*context).nb_streams as usize)
+            .filter(is_video)
+            .rev()
+            .max_by_key(score)
+    }
+}
+
+/// Whether times may start again in files of this container: where recordings are joined by their bytes.
+pub(super) fn may_start_again(input: &Input) -> bool {
+    // SAFETY: an opened context has its format set, a static description.
+    unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT as c_int != 0 }
+}
+
+/// Data beside a packet's that a decoder keeps for the packets to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LastingData {
+    kind: ffi::AVPacketSideDataType,
+    bytes: Vec<u8>,
+}
+
+/// The kinds that decoders keep: a palette, new parameters.
+const LASTING: [ffi::AVPacketSideDataType; 2] = [
+    ffi::AVPacketSideDataType::AV_PKT_DATA_PALETTE,
+    ffi::AVPacketSideDataType::AV_PKT_DATA_NEW_EXTRADATA,
+];
+
+/// Notes in `carried` what lasts of this packet.
+pub(super) fn carry(carried: &mut Vec<LastingData>, packet: &Packet) {
+    for kind in LASTING {
+        if let Some(bytes) = lasting_data(packet, kind) {
+            let bytes = bytes.to_vec();
+            carried.retain(|data| data.kind != kind);
+            carried.push(LastingData { kind, bytes });
+        }
+    }
+}
+
+fn lasting_data(packet: &Packet, kind: ffi::AVPacketSideDataType) -> Option<&[u8]> {
+    let mut size = 0;
+    // SAFETY: the packet is alive; what is returned is its own, of this size, and borrowed with it.
+    unsafe {
+        let data = ffi::av_packet_get_side_data(packet.as_ptr(), kind, &raw mut size);
+        (!data.is_null()).then(|| std::slice::from_raw_parts(data, size))
+    }
+}
+
+/// Gives `packet` what earlier ones carried, unless it brings its own.
+pub(super) fn add_carried(packet: &mut Packet, carried: &[LastingData]) -> Result<(), Error> {
+    for LastingData { kind, bytes } in carried {
+        if lasting_data(packet, *kind).is_some() {
+            continue;
+        }
+        // SAFETY: the packet is borrowed mutably; libav allocates as many bytes as are asked for.
+        unsafe {
+            let data = ffi::av_packet_new_side_data(packet.as_mut_ptr(), *kind, bytes.len());
+            if data.is_null() {
+                return Err(Error::Other { errno: ffi::ENOMEM });
+            }
+            ptr::copy_nonoverlapping(bytes.as_ptr(), data, bytes.len());
+        }
+    }
+    Ok(())
 }
 
 /// Start of the earliest stream of sound or picture, in microseconds.
@@ -121,16 +226,15 @@ pub(super) struct FrameLayout {
     pub(super) full_range: bool,
     /// libav's number of the YUV matrix.
     pub(super) matrix: c_int,
+    /// Red, green and blue, of themselves or by a palette.
+    pub(super) is_rgb: bool,
 }
 
 impl FrameLayout {
     /// 8-bit 4:2:0 in three planes, of either range.
     pub(super) fn is_planar_420(self) -> bool {
-        self.format == AVPixelFormat::AV_PIX_FMT_YUV420P as c_int || self.is_full_range_420()
-    }
-
-    fn is_full_range_420(self) -> bool {
-        self.format == AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int
+        self.format == AVPixelFormat::AV_PIX_FMT_YUV420P as c_int
+            || self.format == AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int
     }
 }
 
@@ -146,9 +250,30 @@ pub(super) fn layout(picture: &frame::Video) -> FrameLayout {
             format,
             width: u32::try_from((*raw).width).unwrap_or(0),
             height: u32::try_from((*raw).height).unwrap_or(0),
-            full_range: range == FULL_RANGE || format == AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int,
+            full_range: range == FULL_RANGE || FULL_RANGE_FORMATS.iter().any(|full| *full as c_int == format),
             matrix,
+            is_rgb: is_rgb(format),
         }
+    }
+}
+
+/// Formats that are of full range whatever else is said.
+const FULL_RANGE_FORMATS: [AVPixelFormat; 5] = [
+    AVPixelFormat::AV_PIX_FMT_YUVJ420P,
+    AVPixelFormat::AV_PIX_FMT_YUVJ422P,
+    AVPixelFormat::AV_PIX_FMT_YUVJ444P,
+    AVPixelFormat::AV_PIX_FMT_YUVJ440P,
+    AVPixelFormat::AV_PIX_FMT_YUVJ411P,
+];
+
+/// Whether a pixel format, by libav's number, is of red, green and blue.
+fn is_rgb(format: c_int) -> bool {
+    // SAFETY: decoders give their pictures formats of libav's own list, of which the binding is a copy; -1 is one of it.
+    // The descriptions are static tables.
+    unsafe {
+        let description = ffi::av_pix_fmt_desc_get(std::mem::transmute::<c_int, AVPixelFormat>(format));
+        let flags = (ffi::AV_PIX_FMT_FLAG_RGB | ffi::AV_PIX_FMT_FLAG_PAL) as u64;
+        !description.is_null() && (*description).flags & flags != 0
     }
 }
 
@@ -300,10 +425,9 @@ impl Scaler {
                 self.free();
                 return Err(Error::from(outcome));
             }
-            // JPEG is BT.601 by definition; between YUV formats the numbers are kept, as the ffmpeg command does.
+            // JPEG is BT.601 by definition. Between YUV formats the numbers are kept: libav would go by RGB.
             let source_matrix = ffi::sws_getCoefficients(from.matrix);
-            let is_rgb = to.format == AVPixelFormat::AV_PIX_FMT_RGB24 as c_int;
-            let target_matrix = if is_rgb {
+            let target_matrix = if from.is_rgb || to.is_rgb {
                 ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT)
             } else {
                 source_matrix

@@ -7,10 +7,14 @@ use std::ops::RangeInclusive;
 /// Leading pictures that may follow a key picture for it to begin a group: real encoders have a handful. A file with
 /// more is decoded across that key picture.
 const MAX_LEADING_PACKETS: usize = 64;
-/// Samples of one video: 10 Hz for four and a half days.
-const MAX_SAMPLES: i128 = 4_000_000;
+/// The longest video: four and a half days. What is longer has a wrong time in it.
+const MAX_SECONDS: i128 = 400_000;
 /// A stream of sound that starts this long before the picture is a fault of the file, not a black start.
-const MAX_START_GAP_SECONDS: i64 = 60;
+const MAX_START_GAP_SECONDS: i64 = 12 * 60 * 60;
+/// A packet whose time is this much later than that of the one before it, and the packets behind it not, has a wrong time.
+const STRAY_SECONDS: i64 = 10;
+/// Packets in a row that may have a wrong time.
+const MAX_STRAY_PACKETS: usize = 100;
 
 /// A positive fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(super) struct PacketFacts {
     pub(super) key: bool,
     /// Decoded but not shown (before the start of an edit list).
     pub(super) hidden: bool,
+    /// Known to be damaged, or to refer to what was lost.
+    pub(super) damaged: bool,
 }
 
 /// A picture and the samples that show it.
@@ -72,8 +78,9 @@ pub(super) enum Route {
 /// The video's timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Timeline {
-    /// The tick of t = 0; `None` if only the decoder can tell: the first picture's.
+    /// The tick of t = 0; `None` if only the decoder can tell: it is `lead` before the first picture's.
     pub(super) origin: Option<i64>,
+    pub(super) lead: i64,
     /// Ticks from the origin to the end of the last picture.
     pub(super) length: i64,
     /// The first packet to decode.
@@ -92,6 +99,8 @@ pub(super) struct SampleClock {
     /// Ticks a sample, as a fraction.
     numerator: i128,
     denominator: i128,
+    /// Ticks of the longest video.
+    longest: i128,
 }
 
 impl SampleClock {
@@ -99,6 +108,7 @@ impl SampleClock {
         Self {
             numerator: i128::from(rate_hz.denominator) * i128::from(time_base.denominator),
             denominator: i128::from(rate_hz.numerator) * i128::from(time_base.numerator),
+            longest: MAX_SECONDS * i128::from(time_base.denominator) / i128::from(time_base.numerator),
         }
     }
 
@@ -107,11 +117,16 @@ impl SampleClock {
         i128::from(sample) * self.numerator / self.denominator
     }
 
-    /// Samples before `length` ticks, at least one. `None` if they are more than any real video has.
+    /// Samples before `length` ticks, at least one. `None` if that is longer than any real video.
     pub(super) fn samples_in(self, length: i64) -> Option<u64> {
-        let scaled = i128::from(length.max(1)).checked_mul(self.denominator)?;
-        let samples = (scaled + self.numerator - 1) / self.numerator;
-        (samples <= MAX_SAMPLES).then(|| u64::try_from(samples.max(1)).expect("between 1 and the limit"))
+        let length = i128::from(length.max(1));
+        (length <= self.longest).then(|| self.samples_before(length).max(1))
+    }
+
+    /// Samples whose time is before this tick from the origin.
+    pub(super) fn samples_before(self, tick: i128) -> u64 {
+        let samples = (tick.max(0).saturating_mul(self.denominator) + self.numerator - 1) / self.numerator;
+        u64::try_from(samples).unwrap_or(u64::MAX)
     }
 }
 
@@ -142,6 +157,8 @@ impl Timeline {
             return None;
         }
         let has_key = packets[first_packet].key;
+        let gap_limit = MAX_START_GAP_SECONDS.saturating_mul(time_base.denominator) / time_base.numerator.max(1);
+        let is_start = |start: i64, first: i64| start <= first && first.saturating_sub(start) <= gap_limit;
 
         let mut shown: Vec<(i64, usize)> = Vec::new();
         if decodable().all(|(_, packet)| packet.pts.is_some()) {
@@ -158,12 +175,10 @@ impl Timeline {
                 .or_else(|| mean_interval(span, shown.len()))
                 .unwrap_or(1)
                 .max(1);
-            let gap_limit = MAX_START_GAP_SECONDS.saturating_mul(time_base.denominator) / time_base.numerator.max(1);
-            let origin = container_start
-                .filter(|start| *start <= first && first.saturating_sub(*start) <= gap_limit)
-                .unwrap_or(first);
+            let origin = container_start.filter(|start| is_start(*start, first)).unwrap_or(first);
             let last_length = match packets[last_index].duration {
-                duration if duration > 0 => duration,
+                // libav says one tick where it does not know, in QuickTime files with a coarse clock.
+                duration if duration > 1 => duration,
                 _ => interval,
             };
             let unique = shown.windows(2).all(|pair| pair[0].0 < pair[1].0);
@@ -173,6 +188,7 @@ impl Timeline {
             }
             return Some(Self {
                 origin: Some(origin),
+                lead: 0,
                 length: last.saturating_add(last_length).saturating_sub(origin),
                 first_packet,
                 pictures,
@@ -195,18 +211,31 @@ impl Timeline {
             .unwrap_or(1)
             .max(1);
         let pictures_long = interval.saturating_mul(i64::try_from(pictures).unwrap_or(i64::MAX));
+        // The last ones may be without a time: then all of them are as long as they usually are.
+        let length = match span.map(|span| span.saturating_add(interval)) {
+            Some(length) if times().count() == pictures => length,
+            length => length.unwrap_or(0).max(pictures_long),
+        };
+        // The first picture is shown at the time that its packet has, or before which no other can be decoded.
+        let first_time = packets[first_packet].pts.or(packets[first_packet].dts);
+        let lead = match (container_start, first_time) {
+            (Some(start), Some(first)) if is_start(start, first) => first - start,
+            _ => 0,
+        };
         Some(Self {
             origin: None,
-            // The last ones may be without a time: then all of them are as long as they usually are.
-            length: match span.map(|span| span.saturating_add(interval)) {
-                Some(length) if times().count() == pictures => length,
-                length => length.unwrap_or(0).max(pictures_long),
-            },
+            lead,
+            length: length.saturating_add(lead),
             first_packet,
             pictures,
             interval,
             shown: Vec::new(),
         })
+    }
+
+    /// Where the packets' times are known: the packets from which a decoder can start, as `(time, index)`.
+    pub(super) fn starts(&self, packets: &[PacketFacts]) -> Vec<(i64, usize)> {
+        group_starts(packets, self.first_packet)
     }
 
     /// The way to the first `samples` samples.
@@ -255,6 +284,51 @@ impl Timeline {
             }
         }
         Route::Groups(groups)
+    }
+}
+
+/// Has the times go on where they start again, as in recordings of which one was appended to the other: each begins where
+/// the one before it ended, `interval` after its last picture. A few packets alone whose time is far off get times
+/// between their neighbours'.
+pub(super) fn go_on_after_restarts(packets: &mut [PacketFacts], interval: i64, time_base: Fraction) {
+    let second = time_base.denominator / time_base.numerator.max(1);
+    let mut offset = 0_i64;
+    let mut last: Option<i64> = None;
+    // Before the last leap ahead: the packet that leapt, and the time before it.
+    let mut leap: Option<(usize, i64)> = None;
+    for index in 0..packets.len() {
+        let Some(dts) = packets[index].dts else {
+            packets[index].pts = packets[index].pts.map(|pts| pts.saturating_add(offset));
+            continue;
+        };
+        let mut now = dts.saturating_add(offset);
+        if let Some(before) = last {
+            if now.saturating_sub(before) > STRAY_SECONDS.saturating_mul(second) {
+                leap = Some((index, before));
+            }
+            // As the ffmpeg command has it: a tenth of a second back is another recording.
+            if now.saturating_add(second / 10) < before {
+                match leap {
+                    Some((first, time)) if now >= time && index - first <= MAX_STRAY_PACKETS => {
+                        for (at, stray) in packets[first..index].iter_mut().enumerate() {
+                            let guess =
+                                time.saturating_add(interval.saturating_mul(i64::try_from(at).unwrap_or(0) + 1));
+                            (stray.pts, stray.dts) = (Some(guess.min(now)), Some(guess.min(now)));
+                        }
+                    }
+                    _ => {
+                        offset = offset.saturating_add(before.saturating_add(interval).saturating_sub(now));
+                        now = dts.saturating_add(offset);
+                    }
+                }
+                leap = None;
+                last = None;
+            }
+        }
+        last = last.max(Some(now));
+        let packet = &mut packets[index];
+        packet.dts = Some(now);
+        packet.pts = packet.pts.map(|pts| pts.saturating_add(offset));
     }
 }
 
@@ -313,6 +387,7 @@ mod tests {
             duration: 40,
             key,
             hidden: false,
+            damaged: false,
         }
     }
 
@@ -403,7 +478,7 @@ mod tests {
         assert_eq!(timeline(&packets, Some(300)).origin, Some(300));
         assert_eq!(timeline(&packets, Some(300)).length, 280);
         assert_eq!(timeline(&packets, None).origin, Some(500));
-        assert_eq!(timeline(&packets, Some(-86_400_000)).origin, Some(500));
+        assert_eq!(timeline(&packets, Some(-864_000_000)).origin, Some(500));
     }
 
     #[test]
@@ -432,6 +507,40 @@ mod tests {
         }
         packets[1].pts = None;
         assert_eq!(timeline(&packets, None).length, 160);
+    }
+
+    /// Decoding times in milliseconds, and what they become.
+    #[track_caller]
+    fn check_restarts(times: &[i64], expected: &[i64]) {
+        let packet = |time: &i64| PacketFacts {
+            dts: Some(*time),
+            ..packet(*time + 40, false)
+        };
+        let mut packets: Vec<_> = times.iter().map(packet).collect();
+        go_on_after_restarts(&mut packets, 40, MILLISECONDS);
+        let found: Vec<_> = packets.iter().filter_map(|packet| packet.dts).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_time_that_starts_again_goes_on() {
+        check_restarts(&[0, 40, 80], &[0, 40, 80]);
+        check_restarts(&[1000, 1500, 0, 500, 0, 500], &[1000, 1500, 1540, 2040, 2080, 2580]);
+        // A little back is a writer's inaccuracy, far ahead a film that pauses.
+        check_restarts(&[0, 40, 30, 80, 90_000], &[0, 40, 30, 80, 90_000]);
+        check_restarts(&[0, 40, 9_000_000, 120, 160], &[0, 40, 80, 120, 160]);
+    }
+
+    #[test]
+    fn a_length_of_one_tick_is_none() {
+        let with_length = |time: i64, duration: i64| PacketFacts {
+            duration,
+            ..packet(time, time == 0)
+        };
+        let packets: Vec<_> = (0..5).map(|at| with_length(at * 40, 1)).collect();
+        assert_eq!(timeline(&packets, None).length, 200);
+        let still = [with_length(0, 25_000)];
+        assert_eq!(timeline(&still, None).length, 25_000);
     }
 
     #[test]

@@ -122,6 +122,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(Wor
         status_table: flow.status_table,
         database: claim.database,
         ocr_models: shared.settings.ocr_models.clone(),
+        memory_bytes: shared.settings.child_memory_mb << 20,
         grace_ms: shared.settings.kill_grace_ms,
     };
     let line = frame(&order).map_err(|too_long| format!("its arguments are too long: its order has {too_long}"))?;

@@ -41,6 +41,8 @@ pub struct FullFrames {
     pub files: VideoFiles,
     /// Sampled frames a second, above 0.
     pub frame_rate_hz: f64,
+    /// What becomes of a damaged video.
+    pub on_damage: OnDamage,
 }
 
 /// Arguments of `crop-frames`.
@@ -54,6 +56,8 @@ pub struct CropFrames {
     pub crop_bounds_version: u32,
     /// Sampled frames a second, above 0.
     pub frame_rate_hz: f64,
+    /// What becomes of a damaged video.
+    pub on_damage: OnDamage,
 }
 
 /// Arguments of a program, by parameter name; each of its parameter's form. Those of the names that every flow shares are
@@ -68,6 +72,18 @@ pub struct CommandArguments {
     pub db_path: Option<PathBuf>,
     /// `output-dir`; absolute.
     pub output_dir: Option<PathBuf>,
+}
+
+/// What becomes of a video that is damaged in places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDamage {
+    /// What can be shown is shown, and the damage reported: a sample whose picture cannot be decoded is the last good
+    /// picture before it. An error all the same if more than a tenth of the samples are hit.
+    #[default]
+    Keep,
+    /// Any damage is an error.
+    Fail,
 }
 
 /// Crop bounds in pixels of the full frame in display orientation; right and bottom are exclusive.
@@ -127,9 +143,10 @@ impl Arguments {
     pub fn to_parameters(&self) -> Parameters {
         match self {
             Self::Command(program) => program.values.clone(),
-            Self::FullFrames(FullFrames { files, frame_rate_hz }) => {
-                let mut parameters = files.to_parameters();
-                parameters.insert("frame-rate".to_owned(), json!(frame_rate_hz));
+            Self::FullFrames(full) => {
+                let mut parameters = full.files.to_parameters();
+                parameters.insert("frame-rate".to_owned(), json!(full.frame_rate_hz));
+                parameters.insert("on-damage".to_owned(), json!(full.on_damage));
                 Parameters(parameters)
             }
             Self::CropFrames(crop) => {
@@ -137,6 +154,7 @@ impl Arguments {
                 parameters.insert("crop-bounds".to_owned(), json!(crop.crop_bounds));
                 parameters.insert("crop-bounds-version".to_owned(), json!(crop.crop_bounds_version));
                 parameters.insert("frame-rate".to_owned(), json!(crop.frame_rate_hz));
+                parameters.insert("on-damage".to_owned(), json!(crop.on_damage));
                 Parameters(parameters)
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::arguments::OnDamage;
 use super::definition::{
     DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, ParameterDefinition, ParameterKind, Runner, StatusTable,
 };
@@ -37,6 +38,14 @@ impl Flows {
                 ),
             ]
         };
+        let on_damage = || {
+            parameter(
+                "on-damage",
+                ParameterKind::OnDamage,
+                Some(json!(OnDamage::Keep)),
+                "keep: show what can be shown of a damaged video and report the rest; fail: do not",
+            )
+        };
         let mut full_frames = common();
         full_frames.push(parameter(
             "frame-rate",
@@ -44,6 +53,7 @@ impl Flows {
             Some(json!(0.1)),
             "sampled frames a second, in Hz",
         ));
+        full_frames.push(on_damage());
         let mut crop_frames = common();
         crop_frames.extend([
             parameter(
@@ -64,6 +74,7 @@ impl Flows {
                 Some(json!(10.0)),
                 "sampled frames a second, in Hz",
             ),
+            on_damage(),
         ]);
         let flow =
             |name: &str, description: &str, runner, parameters, work_queue, latest_wins, status_table| FlowDefinition {

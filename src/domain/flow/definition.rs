@@ -35,6 +35,8 @@ pub enum ParameterKind {
     PositiveInteger,
     /// [`CropBounds`](super::arguments::CropBounds), as JSON text or as an object.
     CropBounds,
+    /// A word of [`OnDamage`](super::arguments::OnDamage).
+    OnDamage,
 }
 
 /// One parameter of a flow.

@@ -14,7 +14,7 @@ mod subject;
 mod template;
 mod work_queue;
 
-pub use arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, VideoFiles};
+pub use arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, OnDamage, VideoFiles};
 pub use catalogue::Flows;
 pub use definition::{
     CommandRunner, DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, ParameterDefinition, ParameterKind, Runner, StatusTable,

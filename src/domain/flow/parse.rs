@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, VideoFiles};
+use super::arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, OnDamage, VideoFiles};
 use super::definition::{FlowDefinition, ParameterDefinition, ParameterKind, Runner};
 use super::parameters::Parameters;
 use crate::domain::error::{OrchestratorError, did_you_mean};
@@ -71,12 +71,14 @@ fn typed(runner: &Runner, values: Map<String, Value>) -> Result<Arguments, Orche
         Runner::FullFrames => Ok(Arguments::FullFrames(FullFrames {
             files: checked.files()?,
             frame_rate_hz: checked.of("frame-rate")?,
+            on_damage: checked.of("on-damage")?,
         })),
         Runner::CropFrames => Ok(Arguments::CropFrames(CropFrames {
             files: checked.files()?,
             crop_bounds: checked.of("crop-bounds")?,
             crop_bounds_version: checked.of("crop-bounds-version")?,
             frame_rate_hz: checked.of("frame-rate")?,
+            on_damage: checked.of("on-damage")?,
         })),
         Runner::Command(_) => Ok(Arguments::Command(CommandArguments {
             video_id: checked.of("video-id").ok(),
@@ -145,6 +147,10 @@ impl ParameterDefinition {
                 Ok(json!(number as i64))
             }
             ParameterKind::CropBounds => crop_bounds(name, value).map(|bounds| json!(bounds)),
+            ParameterKind::OnDamage => match serde_json::from_value::<OnDamage>(value.clone()) {
+                Ok(on_damage) => Ok(json!(on_damage)),
+                Err(_) => Err(invalid(name, format!("{} is not keep or fail", shown(value)))),
+            },
         }
     }
 }
@@ -284,6 +290,7 @@ mod tests {
         let expected = FullFrames {
             files,
             frame_rate_hz: 0.1,
+            on_damage: OnDamage::Keep,
         };
         assert_eq!(arguments, Arguments::FullFrames(expected));
     }
@@ -319,6 +326,7 @@ mod tests {
             ("full-frames", json!({"frame-rate": 0}), "0 is not a frame rate"),
             ("full-frames", json!({"frame-rate": "-1"}), "-1 is not a frame rate"),
             ("full-frames", json!({"frame-rate": "NaN"}), "not a finite number"),
+            ("full-frames", json!({"on-damage": "stop"}), "not keep or fail"),
             ("full-frames", json!({"video-path": "http://x/y.mp4"}), "is an address"),
             ("full-frames", json!({"video-path": "concat:a|b"}), "is an address"),
             ("full-frames", json!({"crop-bounds": bounds}), "unknown argument"),

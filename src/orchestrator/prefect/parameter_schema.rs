@@ -14,6 +14,7 @@ pub fn parameter_schema(flow: &FlowDefinition) -> Value {
             ParameterKind::Number => json!({"type": "number"}),
             ParameterKind::FrameRate => json!({"type": "number", "exclusiveMinimum": 0}),
             ParameterKind::PositiveInteger => json!({"type": "integer", "minimum": 1}),
+            ParameterKind::OnDamage => json!({"type": "string", "enum": ["keep", "fail"]}),
             ParameterKind::CropBounds => json!({
                 "type": "object",
                 "additionalProperties": false,
