@@ -19,10 +19,10 @@ const timed = (samples, work) => {
   }
   samples.push(performance.now() - startedAt);
 };
-let isOver = false;
-process.stdin.once('end', () => (isOver = true)).resume();
+const over = new AbortController();
+process.stdin.once('end', () => over.abort()).resume();
 console.error('writing');
-for (let number = 0; !isOver; number += 1) {
+for (let number = 0; !over.signal.aborted; number += 1) {
   timed(writesMs, () => write.run(`text ${number}`));
   timed(readsMs, () => read.get());
   // A moment for stdin, and for whoever waits for the lock.
