@@ -581,7 +581,7 @@ fn doctor_lists_every_setting_with_what_says_so() {
     let text = report.to_string();
     assert!(!text.contains("hidden"), "{report:#}");
     assert!(
-        text.contains("CAPTIONACC_RETENTON_DAYS is no setting and does nothing, did you mean"),
+        text.contains("does nothing, did you mean \\\"CAPTIONACC_RETENTION_DAYS"),
         "{report:#}"
     );
 }

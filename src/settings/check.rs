@@ -72,7 +72,8 @@ pub fn check(settings: &Settings) -> Findings {
         let Some(name) = variable.to_str().and_then(|name| name.strip_prefix("CAPTIONACC_")) else {
             continue;
         };
-        let meant = did_you_mean(name, names.iter().copied());
+        // All begin alike: what comes after that tells them apart.
+        let meant = did_you_mean(name, names.iter().copied()).replacen('"', "\"CAPTIONACC_", 1);
         if !names.contains(&name) && !meant.is_empty() {
             findings.warning(
                 CHECK,

@@ -376,7 +376,7 @@ mod tests {
     fn a_key_that_is_none_names_the_one_that_was_meant() {
         for (config, meant) in [
             ("orchestartor = 'embedded'", "orchestrator"),
-            ("[wroker]\nlimit = 2", "worker"),
+            ("[workers]\nlimit = 2", "worker"),
             ("[worker]\ngrace = 2", "grace-ms"),
             ("[prefect]\nrunner_mode = true", "runner-mode"),
             ("[flows.full-frames]\nretrys = 2", "retries"),
