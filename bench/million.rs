@@ -26,6 +26,8 @@ use tokio::runtime::Runtime;
 
 /// The crowd's flow where its runs may be claimed; the worker that is measured does not know it.
 const CROWD_FLOW: &str = "crowd";
+/// What is queued and claimed here, which the worker does not know either.
+const MEASURED_FLOW: &str = "measured";
 const CONFIG: &str = "[flows.first-instruction]\ncommand = ['date', '+%s.%N']\n";
 /// Runs that one measurement of retention forgets.
 const FORGOTTEN: u32 = 2000;
@@ -87,10 +89,7 @@ fn main() {
         }
     }
     for side in &mut sides {
-        if let Some(mut worker) = side.worker.take() {
-            let _ = worker.kill();
-            let _ = worker.wait();
-        }
+        side.stop_worker();
         println!("{}", json!({ "store": side.crowd.name(), "samples": side.samples }));
     }
 }
@@ -147,10 +146,12 @@ impl Side {
     }
 
     fn measure(&mut self, runtime: &Runtime, turn: u32, first_instruction: &FlowDefinition) {
-        let names: BTreeSet<String> = [CROWD_FLOW, "full-frames", "crop-frames"].map(str::to_owned).into();
+        let names: BTreeSet<String> = [CROWD_FLOW, MEASURED_FLOW, "full-frames"].map(str::to_owned).into();
+        let mut new = full_frames(&format!("v{turn}"));
+        MEASURED_FLOW.clone_into(&mut new.flow.name);
         let id = self
             .timed("create", |store| {
-                runtime.block_on(store.create_flow_run(full_frames(&format!("v{turn}")), std::sync::Arc::default()))
+                runtime.block_on(store.create_flow_run(new, std::sync::Arc::default()))
             })
             .expect("queued")
             .flow_run_id;
@@ -191,7 +192,7 @@ impl Side {
             .expect("ends");
         // What was created is not left, unless it was what was claimed.
         let _ = runtime.block_on(self.store.cancel_flow_run(id));
-        if turn % 10 == 0 {
+        if turn.is_multiple_of(4) {
             forgettable(&self.home.join("queue.db"), turn);
             let before = Timestamp::from_millisecond(2000).expect("a time");
             let forgotten = self
@@ -241,15 +242,19 @@ impl Side {
         }
     }
 
-    /// A worker of its own for each store: from its start to the line that says so.
-    fn restart_worker(&mut self) {
+    fn stop_worker(&mut self) {
         if let Some(mut worker) = self.worker.take() {
             let _ = worker.kill();
             let _ = worker.wait();
         }
+    }
+
+    /// A worker of its own for each store: from its start to the line that says so.
+    fn restart_worker(&mut self) {
+        self.stop_worker();
         let begun = Instant::now();
         let mut worker = Command::new(env!("CARGO_BIN_EXE_captionacc"))
-            .args(["worker", "--limit", "3"])
+            .args(["worker", "--limit", "2"])
             .env("CAPTIONACC_HOME", &self.home)
             .env("CAPTIONACC_ORCHESTRATOR", "embedded")
             .current_dir(self.home.parent().expect("it has one"))
@@ -269,6 +274,12 @@ impl Side {
         // Nobody reads on: a worker says little.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         self.worker = Some(worker);
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.stop_worker();
     }
 }
 

@@ -6,19 +6,19 @@ use crate::domain::flow_run::{EventCursor, FlowRunEvent, LogLine, Progress, Stat
 
 /// What was read of a run after a cursor.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Pages {
+pub(super) struct Pages {
     /// Log lines after [`EventCursor::log`], oldest first.
-    pub lines: Vec<LogLine>,
+    pub(super) lines: Vec<LogLine>,
     /// The cursor after them.
-    pub log: i64,
+    pub(super) log: i64,
     /// Whether the page of log lines was full, so that more of them may wait.
-    pub is_full: bool,
+    pub(super) is_full: bool,
     /// The newest progress with its time in ms, which grows with each.
-    pub progress: Option<(i64, Progress)>,
+    pub(super) progress: Option<(i64, Progress)>,
     /// States with their numbers, from 1, and the attempts begun by then; oldest first.
-    pub states: Vec<(i64, u32, State)>,
+    pub(super) states: Vec<(i64, u32, State)>,
     /// Whether the run had ended.
-    pub has_ended: bool,
+    pub(super) has_ended: bool,
 }
 
 /// Events of a run after a cursor.
@@ -34,7 +34,7 @@ pub struct EventPage {
 
 /// The events of these pages that are new to the cursor: by time; at one moment log lines, then progress, then states. A
 /// final state is the last, whatever clocks say, and comes with the last page of the log.
-pub fn merge(cursor: EventCursor, pages: Pages) -> EventPage {
+pub(super) fn merge(cursor: EventCursor, pages: Pages) -> EventPage {
     let mut next = EventCursor {
         log: pages.log,
         has_ended: false,
@@ -99,7 +99,7 @@ mod tests {
         }
     }
 
-    fn progress(second: i64) -> Option<(i64, Progress)> {
+    fn progress(second: i64) -> (i64, Progress) {
         let progress = Progress {
             task: "task".to_owned(),
             done: 1,
@@ -108,7 +108,7 @@ mod tests {
             fraction: 0.5,
             timestamp: at(second),
         };
-        Some((second * 1000, progress))
+        (second * 1000, progress)
     }
 
     fn state(number: i64, name: StateName, second: i64) -> (i64, u32, State) {
@@ -143,7 +143,7 @@ mod tests {
                 cursor,
                 Pages {
                     lines: vec![line(5)],
-                    progress: progress(5),
+                    progress: Some(progress(5)),
                     states: vec![state(1, Running, 5)],
                     ..Pages::default()
                 },
@@ -154,7 +154,7 @@ mod tests {
                 cursor,
                 Pages {
                     lines: vec![line(2), line(7)],
-                    progress: progress(6),
+                    progress: Some(progress(6)),
                     states: vec![state(1, Scheduled, 1), state(2, Pending, 3), state(3, Running, 6)],
                     ..Pages::default()
                 },
@@ -166,7 +166,7 @@ mod tests {
                 Pages {
                     lines: vec![line(2)],
                     is_full: true,
-                    progress: progress(1),
+                    progress: Some(progress(1)),
                     states: vec![state(1, Completed, 1)],
                     has_ended: true,
                     ..Pages::default()
@@ -202,7 +202,7 @@ mod tests {
                     ..cursor
                 },
                 Pages {
-                    progress: progress(6),
+                    progress: Some(progress(6)),
                     states: vec![state(1, Scheduled, 1), state(2, Pending, 3)],
                     ..Pages::default()
                 },
@@ -215,26 +215,29 @@ mod tests {
                     ..cursor
                 },
                 Pages {
-                    progress: progress(6),
+                    progress: Some(progress(6)),
                     states: vec![state(1, Scheduled, 1)],
                     ..Pages::default()
                 },
                 vec!["Scheduled"],
             ),
         ] {
-            let page = merge(cursor, pages.clone());
-            assert_eq!(words(&page), expected, "{what}");
-            assert_eq!(page.has_more, pages.is_full, "{what}");
-            assert_eq!(page.next.has_ended, pages.has_ended && !pages.is_full, "{what}");
-            // Read again from there, nothing of it comes again but log lines, which the log's own cursor has left behind.
+            check(what, cursor, &pages, &expected);
+        }
+    }
+
+    fn check(what: &str, cursor: EventCursor, pages: &Pages, expected: &[&str]) {
+        let page = merge(cursor, pages.clone());
+        assert_eq!(words(&page), expected, "{what}");
+        assert_eq!(page.has_more, pages.is_full, "{what}");
+        assert_eq!(page.next.has_ended, pages.has_ended && !pages.is_full, "{what}");
+        // Read again from there, nothing comes again but log lines, which the log's own cursor has left behind.
+        if !pages.is_full {
             let again = Pages {
                 lines: Vec::new(),
-                is_full: false,
                 ..pages.clone()
             };
-            if !pages.is_full {
-                assert_eq!(merge(page.next, again).events, [], "{what}");
-            }
+            assert_eq!(merge(page.next, again).events, [], "{what}");
         }
     }
 
@@ -244,7 +247,7 @@ mod tests {
             lines: vec![line(2)],
             log: 7,
             is_full: true,
-            progress: progress(1),
+            progress: Some(progress(1)),
             states: vec![state(1, StateName::Completed, 1)],
             has_ended: true,
         };

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -14,10 +15,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::peers::Peers;
-use super::queue::{self, Tried};
 use super::rows::now_ms;
 use super::store::open_connection;
-use super::{reading, records, retention, waiting, workers};
+use super::{queue, reading, records, retention, waiting, workers};
 use crate::domain::asset::Materialization;
 use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, EventCursor, LogLevel, Progress};
@@ -85,8 +85,8 @@ impl Subject {
         let own = self.peers.own().expect("locks work here");
         loop {
             match queue::try_to_claim(&mut self.connection, "tester", &own, &names()).expect("claims work") {
-                Tried::Done(claim) => return claim,
-                Tried::Again => {}
+                ControlFlow::Break(claim) => return claim,
+                ControlFlow::Continue(()) => {}
             }
         }
     }
@@ -256,21 +256,30 @@ fn failed(retry_after_s: Option<u64>) -> Ending {
 /// What was asked, with the steps that each statement took.
 type Questions = BTreeMap<&'static str, Vec<(String, i32)>>;
 
+macro_rules! ask {
+    ($all:ident, $subject:ident, $what:literal, $question:expr) => {{
+        let answer = $question;
+        $all.entry($what).or_insert_with(Vec::new).extend($subject.take_asked());
+        answer
+    }};
+}
+
 /// Everything that workers and readers ask, where runs of the tests' own come first.
 fn ask_everything(subject: &mut Subject) -> Questions {
     let mut all = Questions::new();
+    let id = ask_what_workers_ask(subject, &mut all);
+    ask_what_readers_ask(subject, &mut all, id);
+    all
+}
+
+/// Returns a run that has ended.
+#[expect(clippy::too_many_lines, reason = "question after question, as a worker asks them")]
+fn ask_what_workers_ask(subject: &mut Subject, all: &mut Questions) -> FlowRunId {
     let busy = subject.create("full-frames", "busy", 0.3);
     subject.put_first(busy);
     let busy = subject.begin();
     subject.take_asked();
-    macro_rules! ask {
-        ($what:literal, $question:expr) => {{
-            let answer = $question;
-            all.entry($what).or_insert_with(Vec::new).extend(subject.take_asked());
-            answer
-        }};
-    }
-    ask!("register a worker", {
+    ask!(all, subject, "register a worker", {
         let worker = WorkerRecord {
             name: "tester".to_owned(),
             process: ProcessIdentity::own(),
@@ -280,39 +289,74 @@ fn ask_everything(subject: &mut Subject) -> Questions {
         };
         workers::register(&mut subject.connection, &subject.peers, &worker, Some(3)).expect("registers");
     });
-    let older = ask!("create", subject.create("crop-frames", "v1", 0.1));
-    let newer = ask!("supersede one that waits", subject.create("crop-frames", "v1", 0.1));
-    ask!("create a full-frames", subject.create("full-frames", "v1", 0.1));
-    ask!("create an equal one", subject.create("full-frames", "v1", 0.1));
-    ask!("create for a busy video", subject.create("full-frames", "busy", 0.4));
+    let older = ask!(all, subject, "create", subject.create("crop-frames", "v1", 0.1));
+    let newer = ask!(
+        all,
+        subject,
+        "supersede one that waits",
+        subject.create("crop-frames", "v1", 0.1)
+    );
+    ask!(
+        all,
+        subject,
+        "create a full-frames",
+        subject.create("full-frames", "v1", 0.1)
+    );
+    ask!(
+        all,
+        subject,
+        "create an equal one",
+        subject.create("full-frames", "v1", 0.1)
+    );
+    ask!(
+        all,
+        subject,
+        "create for a busy video",
+        subject.create("full-frames", "busy", 0.4)
+    );
     subject.put_first(newer);
     ask!(
+        all,
+        subject,
         "when the next is due",
         queue::next_due(&subject.connection, &names()).expect("answers")
     );
-    let claim = ask!("claim", subject.claim().expect("a run waits"));
+    let claim = ask!(all, subject, "claim", subject.claim().expect("a run waits"));
     assert_eq!(claim.lease.flow_run_id, newer);
     ask!(
+        all,
+        subject,
         "start",
         queue::start(&mut subject.connection, claim.lease, &ProcessIdentity::own()).expect("starts")
     );
     ask!(
+        all,
+        subject,
         "record",
         records::record(&mut subject.connection, claim.lease, &one_of_each_record()).expect("kept")
     );
     ask!(
+        all,
+        subject,
         "may commit",
         assert!(queue::may_commit(&subject.connection, claim.lease).expect("answers"))
     );
-    ask!("orphaned runs", {
+    ask!(all, subject, "orphaned runs", {
         queue::orphaned_runs(&subject.connection, &subject.peers).expect("answers");
     });
     ask!(
+        all,
+        subject,
         "pool",
         workers::pool(&mut subject.connection, &subject.peers).expect("reads")
     );
-    let last = ask!("supersede one at work", subject.create("crop-frames", "v1", 0.1));
-    ask!("cancellations", {
+    let last = ask!(
+        all,
+        subject,
+        "supersede one at work",
+        subject.create("crop-frames", "v1", 0.1)
+    );
+    ask!(all, subject, "cancellations", {
         assert_eq!(
             queue::cancellations(&subject.connection, &[newer, older])
                 .expect("answers")
@@ -321,18 +365,20 @@ fn ask_everything(subject: &mut Subject) -> Questions {
         );
     });
     let cancelled = Ending::Cancelled { message: String::new() };
-    ask!("finish", subject.end(&claim, &cancelled));
+    ask!(all, subject, "finish", subject.end(&claim, &cancelled));
     for ending in [
         failed(Some(0)),
         failed(None),
         Ending::GivenBack { message: String::new() },
     ] {
         subject.put_first(last);
-        let claim = ask!("claim", subject.begin());
+        let claim = ask!(all, subject, "claim", subject.begin());
         assert_eq!(claim.lease.flow_run_id, last);
-        ask!("finish", subject.end(&claim, &ending));
+        ask!(all, subject, "finish", subject.end(&claim, &ending));
         if subject.is_in(last, "FAILED") {
             ask!(
+                all,
+                subject,
                 "retry",
                 queue::retry(&mut subject.connection, last).expect("waits again")
             );
@@ -342,33 +388,27 @@ fn ask_everything(subject: &mut Subject) -> Questions {
     let claim = subject.begin();
     subject.take_asked();
     ask!(
+        all,
+        subject,
         "finish with assets",
         subject.end(&claim, &completed(&["a://1", "a://2"]))
     );
-    ask!("finish one of a busy video", subject.end(&busy, &failed(None)));
-    ask!("status rows", {
+    ask!(
+        all,
+        subject,
+        "finish one of a busy video",
+        subject.end(&busy, &failed(None))
+    );
+    ask!(all, subject, "status rows", {
         for due in queue::status_rows_due(&mut subject.connection).expect("answers") {
             let id = due.flow_run.flow_run_id;
             queue::status_row_is_due(&subject.connection, id, due.state_sequence).expect("answers");
             queue::status_row_written(&subject.connection, id, due.state_sequence).expect("noted");
         }
     });
-    let waiting = subject.create("crop-frames", "v2", 0.1);
-    subject.take_asked();
     ask!(
-        "cancel",
-        queue::cancel(&mut subject.connection, waiting).expect("cancels")
-    );
-    ask!("read events", {
-        reading::events(&mut subject.connection, newer, EventCursor::default()).expect("reads");
-        reading::logs(&subject.connection, newer, 0).expect("reads");
-    });
-    ask!("details", reading::details(&subject.connection, newer).expect("reads"));
-    ask!("lineage", reading::lineage(&mut subject.connection).expect("reads"));
-    for filter in lists(newer) {
-        ask!("list", reading::list(&mut subject.connection, &filter).expect("lists"));
-    }
-    ask!(
+        all,
+        subject,
         "forget nothing",
         assert_eq!(
             retention::forget_some(&mut subject.connection, 1)
@@ -379,12 +419,52 @@ fn ask_everything(subject: &mut Subject) -> Questions {
     );
     workers::set_paused(&subject.connection, true).expect("pauses");
     subject.take_asked();
-    ask!("claim where nothing may be", assert_eq!(subject.claim(), None));
+    ask!(
+        all,
+        subject,
+        "claim where nothing may be",
+        assert_eq!(subject.claim(), None)
+    );
     workers::set_paused(&subject.connection, false).expect("resumes");
-    ask!("withdraw a worker", {
+    ask!(all, subject, "withdraw a worker", {
         workers::deregister(&mut subject.connection, &subject.peers, "tester").expect("withdrawn");
     });
-    all
+    newer
+}
+
+fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowRunId) {
+    let waiting = subject.create("crop-frames", "v2", 0.1);
+    subject.take_asked();
+    ask!(
+        all,
+        subject,
+        "cancel",
+        queue::cancel(&mut subject.connection, waiting).expect("cancels")
+    );
+    ask!(all, subject, "read events", {
+        reading::events(&mut subject.connection, newer, EventCursor::default()).expect("reads");
+        reading::logs(&subject.connection, newer, 0).expect("reads");
+    });
+    ask!(
+        all,
+        subject,
+        "details",
+        reading::details(&subject.connection, newer).expect("reads")
+    );
+    ask!(
+        all,
+        subject,
+        "lineage",
+        reading::lineage(&mut subject.connection).expect("reads")
+    );
+    for filter in lists(newer) {
+        ask!(
+            all,
+            subject,
+            "list",
+            reading::list(&mut subject.connection, &filter).expect("lists")
+        );
+    }
 }
 
 fn one_of_each_record() -> Vec<Record> {

@@ -23,6 +23,7 @@ mod waiting;
 mod workers;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,7 +215,7 @@ impl Claims for LocalOrchestrator {
                     queue::try_to_claim(connection, &worker_name, &peers.own()?, &flow_names)
                 })
                 .await?;
-            if let queue::Tried::Done(claim) = tried {
+            if let ControlFlow::Break(claim) = tried {
                 return Ok(claim.map(|claim| Claimed::Own(Box::new(claim))));
             }
         }

@@ -1,6 +1,7 @@
 //! The life of a flow run in queue.db: queued, claimed, started, ended, recovered. Each function is one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction};
@@ -330,34 +331,26 @@ fn newer_run(connection: &Connection, run: &FlowRun) -> Result<Option<String>, F
     Ok(of_video.max(of_database).max(of_database_done))
 }
 
-/// What one try to claim came to.
-#[derive(Debug)]
-pub(super) enum Tried {
-    /// A claim, or nothing to be claimed.
-    Done(Option<Claim>),
-    /// Runs of busy videos stood in the way and were put aside: there may be more.
-    Again,
-}
-
-/// One try of [`crate::orchestrator::claims::Claims::claim`].
+/// One try of [`crate::orchestrator::claims::Claims::claim`]. It goes on where runs of busy videos stood in the way: these were put
+/// aside, and there may be more.
 pub(super) fn try_to_claim(
     connection: &mut Connection,
     worker_name: &str,
     worker: &Peer,
     flow_names: &BTreeSet<String>,
-) -> Result<Tried, Fault> {
+) -> Result<ControlFlow<Option<Claim>>, Fault> {
     // A look without the write lock first: most polls find nothing.
     if matches!(lane::next(connection, flow_names, now_ms())?, Next::Nothing) {
-        return Ok(Tried::Done(None));
+        return Ok(ControlFlow::Break(None));
     }
     let transaction = begin(connection)?;
     let now = now_ms();
     let id = match lane::next(&transaction, flow_names, now)? {
-        Next::Nothing => return Ok(Tried::Done(None)),
+        Next::Nothing => return Ok(ControlFlow::Break(None)),
         Next::Crowded { flow_name, priority } => {
             lane::put_aside(&transaction, &flow_name, priority, now)?;
             transaction.commit()?;
-            return Ok(Tried::Again);
+            return Ok(ControlFlow::Continue(()));
         }
         Next::Run(id) => id,
     };
@@ -377,7 +370,7 @@ pub(super) fn try_to_claim(
     let run = read_run(&transaction, id)?;
     let log_bytes = records::log_bytes(&transaction, id)?;
     transaction.commit()?;
-    Ok(Tried::Done(Some(Claim {
+    Ok(ControlFlow::Break(Some(Claim {
         log_bytes,
         lease: run.lease(),
         database: run.database,
