@@ -162,8 +162,5 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .enable_all()
         .build()
         .map_err(|error| OrchestratorError::Internal(format!("the system gives no event loop: {error}")))?;
-    let outcome = runtime.block_on(work);
-    // Threads that wait for a dead disk would be waited for otherwise.
-    runtime.shutdown_background();
-    outcome
+    runtime.block_on(work)
 }
