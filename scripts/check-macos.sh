@@ -29,6 +29,7 @@ unpack_rustc() {
   local apt=(apt-get -q -o "Dir::State::Lists=$lists" -o "Dir::State::status=/dev/null" -o "APT::Sandbox::User=root" -o "Debug::NoLocking=1")
   "${apt[@]}" update
   # rustc's own libraries and LLVM come along, all but those of the C library.
+  # shellcheck disable=SC2046 # a list of names
   (cd "$work" && "${apt[@]}" download rustc-web rust-web-src libstd-rust-web-dev \
     $("${apt[@]}" --simulate --no-install-recommends install rustc-web | awk '/^Inst/ {print $2}' |
       grep -E '^(libstd-rust-web|libllvm|libz3|libedit|libbsd|libmd|libxml2|libicu|libffi|libtinfo|zlib1g|libzstd|liblzma)' | sort -u))

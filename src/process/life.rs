@@ -181,7 +181,7 @@ mod tests {
         let path = folder.path().join("locks/one");
         let mut shell = std::process::Command::new("sh")
             // A shell gives what it starts in the background an empty stdin of its own.
-            .args(["-c", "sleep 1000 <&0 & echo $!"])
+            .args(["-c", "exec 3<&0; sleep 1000 <&3 & echo $!"])
             .stdin(lend(&path).expect("locks work here"))
             .stdout(std::process::Stdio::piped())
             .spawn()

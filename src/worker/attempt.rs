@@ -177,13 +177,13 @@ fn plan(shared: &Shared, flow: &FlowDefinition, claim: &Claim, order: &WorkOrder
     Ok(Plan {
         command,
         marker: claim.lease.marker(),
+        starts_programs,
         input: Input::Said,
         longest_line: MAX_FRAME_BYTES,
         limits: Limits {
             time: Some(Duration::from_millis(flow.timeout_ms)),
             silence: Some(Duration::from_millis(settings.stall_timeout_ms)),
             memory_bytes: Some(settings.child_memory_mb.saturating_mul(1 << 20)),
-            starts_programs,
         },
         asked: Asked::Leader,
         grace: Duration::from_millis(settings.kill_grace_ms),

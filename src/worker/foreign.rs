@@ -92,6 +92,7 @@ async fn start(claim: &ForeignClaim, grace: Duration) -> Result<(Tree, Option<Te
     let plan = Plan {
         command,
         marker: claim.marker(),
+        starts_programs: true,
         input: Input::Lock(lock),
         longest_line: MAX_LINE_BYTES,
         // Its own platform bounds it.

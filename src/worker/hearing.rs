@@ -224,10 +224,10 @@ mod tests {
             (progress(7.0), &["t 1"]),
             (progress(-1.0), &["t 0"]),
             (
-                json!({"event": "log", "level": "ERROR", "message": "a\u{1b}[2Jb"}),
+                json!({"event": "log", "level": "error", "message": "a\u{1b}[2Jb"}),
                 &["Error 3: a\u{fffd}[2Jb"],
             ),
-            (json!({"event": "log", "level": "INFO", "message": ""}), &[]),
+            (json!({"event": "log", "level": "info", "message": ""}), &[]),
             (
                 json!({"event": "artifact", "key": "k", "artifact_type": "table", "description": null, "data": []}),
                 &["artifact k"],

@@ -67,8 +67,8 @@ pub fn run(options: &WorkerOptions, mut settings: Settings) -> ExitCode {
     settings.grace_ms = options.grace_ms.unwrap_or(settings.grace_ms);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Made when needed: writers of status rows that wait for a lock must not hold up anybody's end.
-        .max_blocking_threads(16)
+        // Made when needed: those that wait for a lock or a dead disk must not hold up anybody's start or end.
+        .max_blocking_threads(256)
         .build()
     {
         Ok(runtime) => runtime,
@@ -463,7 +463,7 @@ impl Worker {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
             match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
                 Ok(end) => {
-                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.")
+                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
                 }
                 Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),
             }

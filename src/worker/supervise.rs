@@ -43,6 +43,8 @@ pub struct Plan {
     pub command: Command,
     /// What all its processes are marked with.
     pub marker: String,
+    /// Whether the leader starts other programs: only then are there others to be looked for.
+    pub starts_programs: bool,
     /// What it reads.
     pub input: Input,
     /// Longest line of its stdout, in bytes; what is longer is cut.
@@ -81,8 +83,6 @@ pub struct Limits {
     pub silence: Option<Duration>,
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// Whether its leader starts other programs, whose memory counts too.
-    pub starts_programs: bool,
 }
 
 /// Which of them was exceeded.
@@ -125,6 +125,7 @@ pub struct Tree {
     /// None: it had ended before anybody looked.
     leader: Option<Handle>,
     marker: String,
+    starts_programs: bool,
     input: Option<ChildStdin>,
     /// What it is yet to be told.
     outgoing: Vec<u8>,
@@ -168,6 +169,7 @@ impl Tree {
         let Plan {
             mut command,
             marker,
+            starts_programs,
             input,
             longest_line,
             limits,
@@ -197,6 +199,7 @@ impl Tree {
             leader: Handle::open(&process),
             process,
             marker,
+            starts_programs,
             input: child.stdin.take(),
             outgoing: Vec::new(),
             lines: Lines::new(child.stdout.take().ok_or_else(missing)?, longest_line),
@@ -326,7 +329,7 @@ impl Tree {
             return Some(Limit::Silence);
         }
         let limit = self.limits.memory_bytes?;
-        if self.limits.starts_programs {
+        if self.starts_programs {
             if self.measuring.is_none() && now >= self.measure_at {
                 let (marker, process) = (self.marker.clone(), self.process.clone());
                 self.measuring = Some(spawn_blocking(move || {
@@ -350,8 +353,13 @@ impl Tree {
     fn leader_ended(&mut self) {
         // What has cleared its mark in the group of the leader.
         signal_group_of_child(&self.process, Signal::KILL);
-        let marker = self.marker.clone();
-        self.phase = Phase::Clearing(tokio::spawn(async move { clear(&marker, None, DEATH_TIMEOUT).await }));
+        let marker = self.starts_programs.then(|| self.marker.clone());
+        self.phase = Phase::Clearing(tokio::spawn(async move {
+            match marker {
+                Some(marker) => clear(&marker, None, DEATH_TIMEOUT).await,
+                None => 0,
+            }
+        }));
     }
 
     async fn clear(&mut self) {
