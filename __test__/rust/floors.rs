@@ -73,7 +73,7 @@ fn no_two_files_need_each_other() {
 #[test]
 fn paths_are_found_in_whatever_form_they_are_written() {
     let text = "use crate::a::{b as x, c::{D, self}};\nmod child;\nfn f() { select! { x = super::e::g() => child::h() } }\n\
-                // crate::no\nconst T: &str = \"crate::no\";\n#[cfg(test)]\nmod tests { use super::*; use crate::no; }";
+                // crate::no\nconst T: &str = \"crate::no\";\n#[cfg(test)]\nmod tests { use super::*; use crate::no; }\npub(in crate::no) fn g() {}";
     let mut found = Vec::new();
     let tokens: TokenStream = text.parse().expect("Rust");
     paths(&tokens, &["child".to_owned()], &mut |path, _| {
@@ -216,6 +216,10 @@ fn paths(tokens: &TokenStream, children: &[String], found: &mut dyn FnMut(&[Stri
     while at < tokens.len() {
         match &tokens[at] {
             TokenTree::Ident(word) if *word == "mod" => at += 3,
+            // Where something may be seen is no use of that place.
+            TokenTree::Ident(word) if *word == "pub" => {
+                at += 1 + usize::from(matches!(tokens.get(at + 1), Some(TokenTree::Group(_))));
+            }
             TokenTree::Ident(word) => {
                 let is_path = is_separator(&tokens, at + 1) && !(at >= 2 && is_separator(&tokens, at - 2));
                 let word = word.to_string();

@@ -6,7 +6,8 @@ use std::thread;
 
 use serde_json::json;
 
-use super::sampling::{Sampled, Sampling, check_before_creating, fraction, observe_video, remarks, sample_video};
+use super::fraction::fraction;
+use super::sampling::{Sampled, Sampling, check_before_creating, observe_video, remarks, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;

@@ -2,6 +2,7 @@
 
 mod command;
 mod crop_frames;
+mod fraction;
 mod full_frames;
 mod sampling;
 mod status;

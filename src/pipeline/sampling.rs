@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::fraction::fraction;
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{AnnotationsError, Staging};
 use crate::domain::asset;
@@ -148,16 +149,6 @@ pub(super) fn remarks(attempt: &Attempt, summary: &SampleSummary) -> String {
         .into_iter()
         .flatten()
         .fold(String::new(), |text, remark| format!("{text}; {remark}"))
-}
-
-/// A share of work as a number for people.
-#[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
-pub(super) fn fraction(done: u64, total: u64) -> f64 {
-    if total == 0 {
-        1.0
-    } else {
-        (done as f64 / total as f64).min(1.0)
-    }
 }
 
 /// Sample `k` on the index clock: `round(t_seconds * index_framerate_hz)`.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::sampling::fraction;
+use super::fraction::fraction;
 use crate::annotations::{Annotations, AnnotationsError, CommitStep, OpenRequest, Stage};
 use crate::domain::flow::StatusTable;
 use crate::engine::{Attempt, FaultKind, TaskError};
