@@ -1,5 +1,5 @@
 /**
- * k) What the web app waits for while a run's frames take the place of a video's: better-sqlite3 writes and reads all the time in a
+ * l) What the web app waits for while a run's frames take the place of a video's: better-sqlite3 writes and reads all the time in a
  * process of its own, as the app does, while another one swaps in a set as large as the one that is there.
  *
  * Sides: as it is, and all in one transaction as it was. The switch is a trigger that does nothing: a table with a trigger is

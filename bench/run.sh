@@ -7,14 +7,15 @@
 #   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
 #   million    a queue of a million runs against an empty one
 #   ocr        time and error rate against RapidOCR and Tesseract
+#   frames     what the web app waits for while a run's frames are swapped in
 . "$(dirname "$0")/../scripts/lib.sh"
 
 name="${1:-}"
 case "$name" in
-  queue | latency | pipelines | ocr | prefect | million) shift ;;
+  queue | latency | pipelines | ocr | prefect | million | frames) shift ;;
   *)
     echo "error: no benchmark ${name:-given}" >&2
-    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:pipelines, bench:ocr or bench:prefect" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:frames, bench:pipelines, bench:ocr or bench:prefect" >&2
     exit 1
     ;;
 esac
@@ -34,7 +35,7 @@ if [ "$name" = million ]; then
 fi
 
 # The Python sides live in an environment of their own, made anew when its requirements change. Prefect has another one.
-if [ "$name" != prefect ]; then
+if [ "$name" != prefect ] && [ "$name" != frames ]; then
   need_command python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
   digest=$(sha256sum bench/python/requirements.txt | cut -c1-12)
   environment="${CAPTIONACC_CACHE:-$PWD/.cache}/bench/python-$digest"
@@ -55,6 +56,11 @@ case "$name" in
     export CAPTIONACC_BENCH_PREFECT
     [ "$name" = queue ] || need_packages postgresql util-linux
     exec bash scripts/with-prefect.sh node "bench/$name.mjs" "$@"
+    ;;
+  frames)
+    # Features as those of the worker's build, so that every crate is there already.
+    prepare_cargo
+    cargo build --release --locked --no-default-features --features worker,addon-dependencies --example swap-frames >&2
     ;;
   pipelines | ocr)
     need_packages ffmpeg fonts-noto-cjk

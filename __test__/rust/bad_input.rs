@@ -308,6 +308,35 @@ fn no_database_is_made_for_a_video_that_can_not_be_read() {
 }
 
 #[test]
+fn no_fault_of_the_input_makes_a_database_where_there_was_none() {
+    let world = world();
+    let worker = world.start_worker();
+    let studio = Studio::new(&world.path("videos"), "v");
+    let missing = studio.folder.join("new.db");
+    let file = studio.folder.join("a-file");
+    fs::write(&file, "").expect("the folder is ours");
+    let before = studio.files();
+    let outside = json!({ "left": 0, "top": 0, "right": 100_000, "bottom": 100_000 }).to_string();
+    let cases = [
+        ("crop-frames", json!({ "crop-bounds": outside })),
+        ("crop-frames", json!({ "output-dir": file })),
+        ("full-frames", json!({ "output-dir": file.join("below") })),
+    ];
+    for (flow, mut changed) in cases {
+        changed["db-path"] = json!(missing);
+        let arguments = match flow {
+            "crop-frames" => with(&studio, changed.clone()),
+            _ => studio.arguments(changed.clone()),
+        };
+        let run = wait_for_the_end(&world, world.queue(flow, arguments));
+        assert_eq!(run.state.name, StateName::Failed, "{flow} {changed}");
+        wait_for_the_rows(&world);
+        assert_eq!(studio.files(), before, "{flow} {changed}");
+    }
+    worker.stop();
+}
+
+#[test]
 fn arguments_that_can_not_be_are_refused_before_anything_is_stored() {
     let world = world();
     let studio = Studio::new(&world.path("videos"), "v");

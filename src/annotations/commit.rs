@@ -17,18 +17,23 @@ use super::attempt::Annotations;
 use super::database::Database;
 use super::error::{AnnotationsError, Fault};
 use super::exchange::{Deleted, Shadow, delete_some, exchange, leftovers};
-use super::pace::{MAX_BATCH_BYTES, Pace, pause};
+use super::pace::{MAX_BATCH_BYTES, Pace, pause_after, wait};
 use super::schema::{columns, insert_lists};
 use super::staging::{RowKind, StagedRows, Staging};
 use crate::domain::database::DatabaseIdentity;
 use crate::domain::flow::{CropBounds, StatusTable};
 
 /// Space that is to be free beyond what the frames take.
-const SPARE_BYTES: u64 = 2 * MAX_BATCH_BYTES;
+const SPARE_BYTES: u64 = 1 << 20;
 /// How often shadows are made anew because the app has changed its tables meanwhile; one transaction writes all then.
 const EXCHANGES: u32 = 3;
 /// How often old rows are tried to be deleted that a lock keeps; the next run of the video deletes what stays.
 const CLEARING_TRIES: u32 = 100;
+/// Pages of the log that a reader may keep from being brought into the file before the commit slows down (4 MB, at the usual
+/// size of a page).
+const LOG_PAGES: u64 = 1024;
+/// The longest pause between two transactions: the status row wants to be written every two seconds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const DOING: &str = "writing the frames";
 
 /// What full-frames found out about the video.
@@ -217,12 +222,12 @@ impl Annotations {
         for table in tables_of(self.table()) {
             left.extend(database.read(DOING, |sqlite| leftovers(sqlite, table))?);
         }
-        let mut pace = Pace::new();
         for shadow in left {
+            let mut pace = Pace::new();
             loop {
                 let bytes = pace.batch_bytes();
                 let (deleted, held) = self.write_some(DOING, 0.0, |sqlite| delete_some(sqlite, &shadow, bytes))?;
-                self.let_others_in()?;
+                self.let_others_in(held)?;
                 match deleted {
                     Deleted::Some(bytes) => pace.learn(bytes, held),
                     Deleted::All => break,
@@ -324,9 +329,10 @@ impl Annotations {
         for target in targets {
             of += staging.totals(target.kind)?.rows;
         }
-        let mut pace = Pace::new();
         let mut rows = 0;
         for (target, shadow) in targets.iter().zip(shadows) {
+            // A byte of text boxes takes longer than one of a picture.
+            let mut pace = Pace::new();
             let mut after = None;
             // Read before the lock is taken: the disk may be slow.
             while let Some(staged) = staging.rows_after(target.kind, after, pace.batch_bytes())? {
@@ -336,7 +342,7 @@ impl Annotations {
                 })?;
                 pace.learn(staged.bytes, held);
                 rows += staged.rows.len() as u64;
-                self.let_others_in()?;
+                self.let_others_in(held)?;
                 observe(CommitStep::Filled { rows, of })?;
             }
         }
@@ -360,28 +366,29 @@ impl Annotations {
             exchange(sqlite, shadows)?;
             Ok(Some(layout))
         });
-        self.database()?.checkpoint();
+        let _ = self.database()?.checkpoint();
         exchanged
     }
 
     /// Removes what the shadows have now: the old rows, or those that did not become visible. What fails here is left to the
     /// next run of the video.
     fn clear<E>(&mut self, shadows: &[Shadow], is_visible: bool, observe: &mut dyn FnMut(CommitStep) -> Result<(), E>) {
-        let mut pace = Pace::new();
         let mut tries = 0;
         for shadow in shadows {
+            let mut pace = Pace::new();
             loop {
                 let bytes = pace.batch_bytes();
                 let Ok(deleted) = self.delete_some(shadow, bytes, is_visible) else {
                     return;
                 };
+                let held = deleted.as_ref().map_or(Duration::ZERO, |(_, held)| *held);
                 match deleted {
-                    Some((Deleted::Some(bytes), held)) => pace.learn(bytes, held),
+                    Some((Deleted::Some(bytes), _)) => pace.learn(bytes, held),
                     Some((Deleted::All, _)) => break,
                     None if tries == CLEARING_TRIES => return,
                     None => tries += 1,
                 }
-                if self.let_others_in().is_err() || (is_visible && observe(CommitStep::OldRemoved).is_err()) {
+                if self.let_others_in(held).is_err() || (is_visible && observe(CommitStep::OldRemoved).is_err()) {
                     return;
                 }
             }
@@ -399,11 +406,16 @@ impl Annotations {
         self.try_write_some(DOING, !is_visible, |sqlite| delete_some(sqlite, shadow.name(), bytes))
     }
 
-    /// Between two transactions.
-    fn let_others_in(&self) -> Result<(), AnnotationsError> {
+    /// After a transaction that has `held` the lock. While a reader keeps the log from being brought into the file, there is no hurry to make it
+    /// longer.
+    fn let_others_in(&self, held: Duration) -> Result<(), AnnotationsError> {
+        let database = self.database()?;
         let free_since = Instant::now();
-        self.database()?.checkpoint();
-        pause(free_since);
+        let pause = pause_after(held);
+        while database.checkpoint() > LOG_PAGES && free_since.elapsed() < LONGEST_PAUSE {
+            wait(Instant::now(), pause);
+        }
+        wait(free_since, pause);
         Ok(())
     }
 
@@ -425,7 +437,7 @@ impl Annotations {
             }
             write(sqlite).map(Some)
         });
-        self.database()?.checkpoint();
+        let _ = self.database()?.checkpoint();
         Ok(layout?.unwrap_or_default())
     }
 }
@@ -463,13 +475,15 @@ fn check_free_space(database: &Database, staging_file: &Path) -> Result<(), Anno
     let Ok(staged) = std::fs::metadata(staging_file) else {
         return Ok(());
     };
-    // The log of WAL takes no more than a transaction, since it is brought into the file after each.
-    let reusable = database.read("looking at its size", |sqlite| {
+    let (is_wal, reusable) = database.read("looking at its size", |sqlite| {
+        let mode: String = sqlite.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
         let free_pages = sqlite.query_row("PRAGMA freelist_count", [], whole_number)?;
         let page_bytes = sqlite.query_row("PRAGMA page_size", [], whole_number)?;
-        Ok(free_pages * page_bytes)
+        Ok((mode.eq_ignore_ascii_case("wal"), free_pages * page_bytes))
     })?;
-    let needed = staged.len().saturating_sub(reusable);
+    // The log takes no more than a transaction, since it is brought into the file after each.
+    let log = if is_wal { staged.len().min(MAX_BATCH_BYTES) } else { 0 };
+    let needed = staged.len().saturating_sub(reusable) + log;
     let Some(free) = free_bytes(database.path()) else {
         return Ok(());
     };
@@ -615,7 +629,7 @@ fn measured(value: f64) -> rusqlite::types::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::annotations::OpenRequest;
+    use crate::annotations::attempt::OpenRequest;
     use crate::domain::flow::StatusTable;
 
     #[test]

@@ -155,12 +155,16 @@ impl Database {
     }
 
     /// Brings the log into the file as far as nobody is in the way, without a lock that anybody waits for (WAL; nothing is
-    /// done in other journal modes). What is left to be brought is paid by whoever commits next, the app for instance.
-    pub(super) fn checkpoint(&self) {
-        // A later one, by whomever, does what this one cannot.
-        let _ = self
-            .sqlite
-            .query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    /// done in other journal modes). Says how many pages are left, because of somebody who still reads what was before them:
+    /// whoever commits once that reader has ended has to bring them, the app for instance.
+    pub(super) fn checkpoint(&self) -> u64 {
+        let pages = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|pages| u64::try_from(pages).unwrap_or(0));
+        self.sqlite
+            .query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| {
+                Ok(pages(row, 1)?.saturating_sub(pages(row, 2)?))
+            })
+            // A later one, by whomever, does what this one cannot.
+            .unwrap_or(0)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -30,7 +30,7 @@ use super::schema::columns;
 /// How the names of our tables begin; eight digits and the name of the app's table follow.
 const PREFIX: &str = "captionacc_";
 /// What a row takes beside its picture, roughly.
-const ROW_BYTES: u64 = 200;
+const ROW_BYTES: u64 = 400;
 
 /// A table that is to take the place of another one.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::error::{AnnotationsError, output_dir_fault, staging_fault};
 
 /// What a row takes beside its text and its picture, roughly.
-const ROW_BYTES: u64 = 200;
+const ROW_BYTES: u64 = 400;
 /// Rows that one transaction takes.
 const BATCH_ROWS: u32 = 64;
 /// Readers and the writer are threads of one process: whoever waits that long has met a fault.

@@ -112,8 +112,8 @@ impl<'a> StatusKeeper<'a> {
                 attempt.check_stop()
             }
             CommitStep::Ready => attempt.may_commit(),
-            CommitStep::Cleared => attempt.check_stop(),
-            // The run is complete, and what is left to do makes the file smaller.
+            // Once the new rows are visible, to stop is to leave old ones to the next run: this one is complete.
+            CommitStep::Cleared | CommitStep::OldRemoved => attempt.check_stop(),
             _ => Ok(()),
         }
     }

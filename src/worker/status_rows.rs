@@ -116,22 +116,22 @@ impl StatusRows {
     }
 }
 
-/// Whether the row is still to say what it is about to. Of a Prefect run, the server may not have heard of its state
-/// yet; what it knows better is that another machine has begun anew. What can not be asked is taken to be as it was.
+/// Whether the row is still to say what it is about to; asked before the row is locked, since a server may take its time.
+/// Of a Prefect run, the server may not have heard of its state yet; what it knows better is that another machine has begun
+/// anew. What can not be asked is taken to be as it was.
 async fn is_still_due(orchestrator: &dyn Claims, due: &StatusRowDue) -> bool {
     let (id, then) = (due.flow_run.flow_run_id, &due.flow_run);
-    if !orchestrator
-        .status_row_is_due(id, due.state_sequence)
-        .await
-        .unwrap_or(true)
-    {
-        return false;
-    }
-    match orchestrator.read_flow_run(id).await {
+    let is_current = match orchestrator.read_flow_run(id).await {
         Ok(now) => now.attempt <= then.attempt,
         Err(OrchestratorError::FlowRunNotFound(_)) => false,
         Err(_) => true,
-    }
+    };
+    // Last, because its answer is from here, and the newest.
+    is_current
+        && orchestrator
+            .status_row_is_due(id, due.state_sequence)
+            .await
+            .unwrap_or(true)
 }
 
 /// Brings one row up to date; `true` if there is nothing more to do about it.
