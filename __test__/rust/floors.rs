@@ -77,7 +77,7 @@ fn paths_are_found_in_whatever_form_they_are_written() {
     let mut found = Vec::new();
     let tokens: TokenStream = text.parse().expect("Rust");
     paths(&tokens, &["child".to_owned()], &mut |path, _| {
-        found.push(path.join("::"))
+        found.push(path.join("::"));
     });
     let expected = [
         "crate::a::b",

@@ -439,7 +439,7 @@ impl Worker {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
             match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
                 Ok(end) => {
-                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.")
+                    info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
                 }
                 Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),
             }

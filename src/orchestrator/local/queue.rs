@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::outbox::Tell;
 use super::peers::{Peer, Peers};
 use super::records;
 use super::rows::{COLUMNS, Step, StoredRun, enter, keep_state, now_ms, parse_id, read_held, read_run, timestamp};
@@ -269,6 +270,7 @@ pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRu
         message: Some("retried on request"),
         scheduled_at: Some(now),
         status_row_due: true,
+        ..Step::default()
     };
     enter(&transaction, id, from, StateName::Scheduled, now, step)?;
     transaction
@@ -385,7 +387,12 @@ pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -
 }
 
 /// See [`crate::orchestrator::claims::Claims::start`].
-pub(super) fn start(connection: &mut Connection, lease: Lease, process: &ProcessIdentity) -> Result<(), Fault> {
+pub(super) fn start(
+    connection: &mut Connection,
+    lease: Lease,
+    process: &ProcessIdentity,
+    tell: Tell<'_>,
+) -> Result<(), Fault> {
     let transaction = begin(connection)?;
     let run = read_held(&transaction, lease)?;
     records::keep_process(&transaction, lease, process)?;
@@ -401,14 +408,22 @@ pub(super) fn start(connection: &mut Connection, lease: Lease, process: &Process
         &[StateType::Pending],
         name,
         now_ms(),
-        Step::default(),
+        Step {
+            tell,
+            ..Step::default()
+        },
     )?;
     transaction.commit()?;
     Ok(())
 }
 
 /// See [`crate::orchestrator::claims::Claims::finish`].
-pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending) -> Result<FlowRun, Fault> {
+pub(super) fn finish(
+    connection: &mut Connection,
+    lease: Lease,
+    ending: &Ending,
+    tell: Tell<'_>,
+) -> Result<FlowRun, Fault> {
     let now = now_ms();
     let transaction = begin(connection)?;
     let run = read_held(&transaction, lease)?;
@@ -420,6 +435,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             StateName::Completed,
             Step {
                 message: Some(message),
+                tell,
                 ..Step::default()
             },
         ),
@@ -431,6 +447,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
                 Step {
                     message: Some(&reason),
                     status_row_due,
+                    tell,
                     ..Step::default()
                 },
             )
@@ -440,6 +457,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             },
         ),
@@ -454,6 +472,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             let step = Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             };
             match retry_after {
@@ -477,6 +496,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             let step = Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             };
             if run.interruptions >= MAX_INTERRUPTIONS {
@@ -495,9 +515,9 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
     if !enter(&transaction, id, from, name, now, step)? {
         return Err(OrchestratorError::Internal(format!("flow run {id} cannot become {}", name.as_str())).into());
     }
-    records::end_task_runs(&transaction, lease, name, now)?;
+    records::end_task_runs(&transaction, lease, name, now, tell)?;
     if let Ending::Completed { materializations, .. } = ending {
-        records::materialize(&transaction, &run, materializations, now)?;
+        records::materialize(&transaction, &run, materializations, now, tell)?;
     }
     let run = read_run(&transaction, id)?.flow_run;
     transaction.commit()?;

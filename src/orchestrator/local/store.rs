@@ -19,7 +19,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 5;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
@@ -27,7 +27,7 @@ const BUSY_TIMEOUT_MS: u64 = 30_000;
 
 /// Why an operation did not happen: SQLite said so, or a rule did.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::orchestrator) enum Fault {
     Sql(rusqlite::Error),
     Refused(OrchestratorError),
 }
@@ -234,6 +234,9 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
             let schema: i64 = transaction.pragma_query_value(None, "schema_version", |row| row.get(0))?;
             transaction.pragma_update(None, "schema_version", schema + 1)?;
         }
+        if found < 5 {
+            transaction.execute_batch(include_str!("schema_5.sql"))?;
+        }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
@@ -342,6 +345,7 @@ mod tests {
             ("SELECT id FROM flow_run", "r"),
             ("SELECT flow_run_id FROM flow_run_state", "r"),
             ("PRAGMA integrity_check", "ok"),
+            ("SELECT count(*) || '' FROM sqlite_schema WHERE type = 'trigger'", "0"),
         ] {
             let found: String = new.query_row(sql, [], |row| row.get(0)).expect("reads");
             assert_eq!(found, expected, "{sql}");
