@@ -23,32 +23,32 @@ use crate::orchestrator::local::store::Fault;
 
 /// Ids and names that the events of a run carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::orchestrator::prefect) struct RunContext {
-    pub(in crate::orchestrator::prefect) run_name: String,
-    pub(in crate::orchestrator::prefect) flow_id: Uuid,
-    pub(in crate::orchestrator::prefect) flow_name: String,
-    pub(in crate::orchestrator::prefect) deployment_id: Uuid,
-    pub(in crate::orchestrator::prefect) deployment_name: String,
-    pub(in crate::orchestrator::prefect) work_pool_id: Option<Uuid>,
-    pub(in crate::orchestrator::prefect) work_pool_name: Option<String>,
-    pub(in crate::orchestrator::prefect) tags: Vec<String>,
+pub(in crate::orchestrator) struct RunContext {
+    pub(in crate::orchestrator) run_name: String,
+    pub(in crate::orchestrator) flow_id: Uuid,
+    pub(in crate::orchestrator) flow_name: String,
+    pub(in crate::orchestrator) deployment_id: Uuid,
+    pub(in crate::orchestrator) deployment_name: String,
+    pub(in crate::orchestrator) work_pool_id: Option<Uuid>,
+    pub(in crate::orchestrator) work_pool_name: Option<String>,
+    pub(in crate::orchestrator) tags: Vec<String>,
     /// A slot of the deployment's limit, to be renewed.
-    pub(in crate::orchestrator::prefect) concurrency_lease_id: Option<Uuid>,
+    pub(in crate::orchestrator) concurrency_lease_id: Option<Uuid>,
 }
 
 /// A run that the server hears of from this process.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orchestrator::prefect) struct ForwardedRun {
-    pub(in crate::orchestrator::prefect) flow_run: FlowRun,
-    pub(in crate::orchestrator::prefect) context: RunContext,
-    pub(in crate::orchestrator::prefect) progress_at: i64,
-    pub(in crate::orchestrator::prefect) progress_sent_at: i64,
-    pub(in crate::orchestrator::prefect) progress_artifact_id: Option<Uuid>,
+pub(in crate::orchestrator) struct ForwardedRun {
+    pub(in crate::orchestrator) flow_run: FlowRun,
+    pub(in crate::orchestrator) context: RunContext,
+    pub(in crate::orchestrator) progress_at: i64,
+    pub(in crate::orchestrator) progress_sent_at: i64,
+    pub(in crate::orchestrator) progress_artifact_id: Option<Uuid>,
 }
 
 /// Runs that the server knows as well.
 #[derive(Clone)]
-pub(in crate::orchestrator::prefect) struct Forwarding(Arc<LocalOrchestrator>);
+pub(in crate::orchestrator) struct Forwarding(Arc<LocalOrchestrator>);
 
 impl Forwarding {
     pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
@@ -56,7 +56,7 @@ impl Forwarding {
     }
 
     /// Notes a run that was queued from this machine, so that its status row is kept while it waits.
-    pub(in crate::orchestrator::prefect) async fn observe(
+    pub(in crate::orchestrator) async fn observe(
         &self,
         run: FlowRun,
         flow: FlowDefinition,
@@ -70,7 +70,7 @@ impl Forwarding {
 
     /// Enters a state that the server has already: it is not told again. `false`: the run is not in a state that
     /// this can follow on, or not known.
-    pub(in crate::orchestrator::prefect) async fn mirror(
+    pub(in crate::orchestrator) async fn mirror(
         &self,
         id: FlowRunId,
         state: StateName,
@@ -112,7 +112,7 @@ impl Forwarding {
     }
 
     /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.
-    pub(in crate::orchestrator::prefect) async fn told_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
+    pub(in crate::orchestrator) async fn told_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
         self.0
             .read(move |connection| {
                 Ok(connection
@@ -128,7 +128,7 @@ impl Forwarding {
     }
 
     /// Makes a run that the server handed over a claimed run of this journal; its intent is fulfilled.
-    pub(in crate::orchestrator::prefect) async fn adopt(
+    pub(in crate::orchestrator) async fn adopt(
         &self,
         run: FlowRun,
         has_status_row: bool,
@@ -164,7 +164,7 @@ impl Forwarding {
     }
 
     /// Runs that wait, as far as this journal knows; the newest.
-    pub(in crate::orchestrator::prefect) async fn waiting(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn waiting(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
         self.0
             .read(move |connection| {
                 Ok(connection
@@ -178,7 +178,7 @@ impl Forwarding {
     }
 
     /// Runs of which this process has something to tell. Takes over those of dead processes.
-    pub(in crate::orchestrator::prefect) async fn with_mail(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn with_mail(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
         self.0
             .change(|transaction, peers| {
                 let all: Vec<(FlowRunId, Peer)> = transaction
@@ -194,7 +194,7 @@ impl Forwarding {
     }
 
     /// Runs at work of which the server hears from this process. Takes over those of dead processes.
-    pub(in crate::orchestrator::prefect) async fn at_work(&self) -> Result<Vec<ForwardedRun>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn at_work(&self) -> Result<Vec<ForwardedRun>, OrchestratorError> {
         self.0
             .change(|transaction, peers| {
                 let all: Vec<(FlowRunId, Peer)> = transaction
@@ -213,15 +213,12 @@ impl Forwarding {
     }
 
     /// The run as the server is to know it, if it was claimed from there.
-    pub(in crate::orchestrator::prefect) async fn run(
-        &self,
-        id: FlowRunId,
-    ) -> Result<Option<ForwardedRun>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn run(&self, id: FlowRunId) -> Result<Option<ForwardedRun>, OrchestratorError> {
         self.0.read(move |connection| forwarded(connection, id)).await
     }
 
     /// The server has the run's progress as of `progress_at`.
-    pub(in crate::orchestrator::prefect) async fn progress_told(
+    pub(in crate::orchestrator) async fn progress_told(
         &self,
         run: FlowRunId,
         progress_at: i64,

@@ -16,17 +16,17 @@ use crate::process::life::bury;
 
 /// A run that a worker is about to claim at the server.
 #[derive(Debug, Clone)]
-pub(in crate::orchestrator::prefect) struct ClaimIntent {
-    pub(in crate::orchestrator::prefect) flow_run_id: FlowRunId,
-    pub(in crate::orchestrator::prefect) transition_id: Uuid,
-    pub(in crate::orchestrator::prefect) flow_name: String,
-    pub(in crate::orchestrator::prefect) video_id: Option<String>,
-    pub(in crate::orchestrator::prefect) db_path: Option<String>,
+pub(in crate::orchestrator) struct ClaimIntent {
+    pub(in crate::orchestrator) flow_run_id: FlowRunId,
+    pub(in crate::orchestrator) transition_id: Uuid,
+    pub(in crate::orchestrator) flow_name: String,
+    pub(in crate::orchestrator) video_id: Option<String>,
+    pub(in crate::orchestrator) db_path: Option<String>,
 }
 
 /// The intents of all workers of this journal.
 #[derive(Clone)]
-pub(in crate::orchestrator::prefect) struct Intents(Arc<LocalOrchestrator>);
+pub(in crate::orchestrator) struct Intents(Arc<LocalOrchestrator>);
 
 impl Intents {
     pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
@@ -35,7 +35,7 @@ impl Intents {
 
     /// Takes a slot for a run before the server is asked for it. `false`: there is none, or a run for the same video
     /// and flow is at work.
-    pub(in crate::orchestrator::prefect) async fn reserve(
+    pub(in crate::orchestrator) async fn reserve(
         &self,
         intent: ClaimIntent,
         limit: u32,
@@ -78,7 +78,7 @@ impl Intents {
     }
 
     /// Gives the slot of this very claim back; one that was taken for the run since is another's.
-    pub(in crate::orchestrator::prefect) async fn release(
+    pub(in crate::orchestrator) async fn release(
         &self,
         id: FlowRunId,
         transition_id: Uuid,
@@ -94,7 +94,7 @@ impl Intents {
     }
 
     /// Claims of workers that died between asking for a run and knowing the answer.
-    pub(in crate::orchestrator::prefect) async fn broken(&self) -> Result<Vec<(FlowRunId, Uuid)>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn broken(&self) -> Result<Vec<(FlowRunId, Uuid)>, OrchestratorError> {
         self.0
             .change(move |transaction, peers| {
                 let all: Vec<(FlowRunId, Uuid, Peer)> = transaction
@@ -117,17 +117,17 @@ impl Intents {
     }
 
     /// How many runs hold a slot here.
-    pub(in crate::orchestrator::prefect) async fn slots_taken(&self) -> Result<u32, OrchestratorError> {
+    pub(in crate::orchestrator) async fn slots_taken(&self) -> Result<u32, OrchestratorError> {
         self.0.read(|connection| Ok(taken(connection)?)).await
     }
 
     /// The file whose lock the processes of a foreign run hold.
-    pub(in crate::orchestrator::prefect) fn foreign_lock(&self, id: FlowRunId, transition_id: Uuid) -> PathBuf {
+    pub(in crate::orchestrator) fn foreign_lock(&self, id: FlowRunId, transition_id: Uuid) -> PathBuf {
         self.0.lock_file(&format!("foreign-{id}.{transition_id}"))
     }
 
     /// Whether none of those processes is left, in whatever container.
-    pub(in crate::orchestrator::prefect) fn bury_foreign(&self, id: FlowRunId, transition_id: Uuid) -> bool {
+    pub(in crate::orchestrator) fn bury_foreign(&self, id: FlowRunId, transition_id: Uuid) -> bool {
         bury(&self.foreign_lock(id, transition_id))
     }
 }

@@ -20,14 +20,14 @@ const FORGOTTEN_AT_ONCE: u32 = 1000;
 
 /// A run that was queued while the server could not be reached.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orchestrator::prefect) struct KeptRun {
-    pub(in crate::orchestrator::prefect) id: FlowRunId,
-    pub(in crate::orchestrator::prefect) flow_name: String,
-    pub(in crate::orchestrator::prefect) idempotency_key: String,
-    pub(in crate::orchestrator::prefect) parameters: Map<String, Value>,
-    pub(in crate::orchestrator::prefect) created_at: Timestamp,
-    pub(in crate::orchestrator::prefect) prefect_id: Option<FlowRunId>,
-    pub(in crate::orchestrator::prefect) problem: Option<String>,
+pub(in crate::orchestrator) struct KeptRun {
+    pub(in crate::orchestrator) id: FlowRunId,
+    pub(in crate::orchestrator) flow_name: String,
+    pub(in crate::orchestrator) idempotency_key: String,
+    pub(in crate::orchestrator) parameters: Map<String, Value>,
+    pub(in crate::orchestrator) created_at: Timestamp,
+    pub(in crate::orchestrator) prefect_id: Option<FlowRunId>,
+    pub(in crate::orchestrator) problem: Option<String>,
 }
 
 const KEPT: &str =
@@ -48,7 +48,7 @@ fn read_kept(row: &rusqlite::Row<'_>) -> rusqlite::Result<KeptRun> {
 
 /// Runs that wait for the server.
 #[derive(Clone)]
-pub(in crate::orchestrator::prefect) struct KeptRuns(Arc<LocalOrchestrator>);
+pub(in crate::orchestrator) struct KeptRuns(Arc<LocalOrchestrator>);
 
 impl KeptRuns {
     pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
@@ -56,7 +56,7 @@ impl KeptRuns {
     }
 
     /// Keeps a run for a server that cannot be reached. A key that is known returns its run.
-    pub(in crate::orchestrator::prefect) async fn keep(
+    pub(in crate::orchestrator) async fn keep(
         &self,
         new: NewFlowRun,
         key: String,
@@ -101,10 +101,7 @@ impl KeptRuns {
     }
 
     /// The run that was kept under this id.
-    pub(in crate::orchestrator::prefect) async fn read(
-        &self,
-        id: FlowRunId,
-    ) -> Result<Option<KeptRun>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn read(&self, id: FlowRunId) -> Result<Option<KeptRun>, OrchestratorError> {
         self.0
             .read(move |connection| {
                 Ok(connection
@@ -116,7 +113,7 @@ impl KeptRuns {
     }
 
     /// A kept run has come to the server, or never will.
-    pub(in crate::orchestrator::prefect) async fn settle(
+    pub(in crate::orchestrator) async fn settle(
         &self,
         id: FlowRunId,
         outcome: Result<FlowRunId, String>,
@@ -190,7 +187,7 @@ impl KeptRuns {
     }
 
     /// Runs that wait for the server, oldest first.
-    pub(in crate::orchestrator::prefect) async fn waiting(&self) -> Result<Vec<KeptRun>, OrchestratorError> {
+    pub(in crate::orchestrator) async fn waiting(&self) -> Result<Vec<KeptRun>, OrchestratorError> {
         self.0
             .read(|connection| {
                 Ok(connection
@@ -204,7 +201,7 @@ impl KeptRuns {
     }
 
     /// Forgets those that were kept before then and no longer wait.
-    pub(in crate::orchestrator::prefect) async fn forget(&self, before: Timestamp) -> Result<u64, OrchestratorError> {
+    pub(in crate::orchestrator) async fn forget(&self, before: Timestamp) -> Result<u64, OrchestratorError> {
         let mut forgotten = 0;
         loop {
             let number = self

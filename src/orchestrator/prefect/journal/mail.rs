@@ -21,25 +21,25 @@ const OUTBOX_PAGE: u32 = 1000;
 
 /// The next of what the server must hear of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orchestrator::prefect) struct NextMail {
+pub(in crate::orchestrator) struct NextMail {
     /// What comes before `state`, at most one page of it.
-    pub(in crate::orchestrator::prefect) head: Vec<OutboxRow>,
+    pub(in crate::orchestrator) head: Vec<OutboxRow>,
     /// The first state that was not told.
-    pub(in crate::orchestrator::prefect) state: Option<OutboxRow>,
+    pub(in crate::orchestrator) state: Option<OutboxRow>,
 }
 
 /// A row of the outbox.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orchestrator::prefect) struct OutboxRow {
-    pub(in crate::orchestrator::prefect) id: i64,
+pub(in crate::orchestrator) struct OutboxRow {
+    pub(in crate::orchestrator) id: i64,
     /// Makes a repeated telling count once.
-    pub(in crate::orchestrator::prefect) token: Uuid,
-    pub(in crate::orchestrator::prefect) message: OutboxMessage,
+    pub(in crate::orchestrator) token: Uuid,
+    pub(in crate::orchestrator) message: OutboxMessage,
 }
 
 /// What the server must hear.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::orchestrator::prefect) enum OutboxMessage {
+pub(in crate::orchestrator) enum OutboxMessage {
     State(StateMessage),
     Labels(Map<String, Value>),
     TaskRun(TaskRunMessage),
@@ -49,59 +49,59 @@ pub(in crate::orchestrator::prefect) enum OutboxMessage {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(in crate::orchestrator::prefect) struct StateMessage {
-    pub(in crate::orchestrator::prefect) name: StateName,
-    pub(in crate::orchestrator::prefect) message: Option<String>,
-    pub(in crate::orchestrator::prefect) due_ms: i64,
-    pub(in crate::orchestrator::prefect) failed_attempts: u32,
-    pub(in crate::orchestrator::prefect) pid: Option<u32>,
+pub(in crate::orchestrator) struct StateMessage {
+    pub(in crate::orchestrator) name: StateName,
+    pub(in crate::orchestrator) message: Option<String>,
+    pub(in crate::orchestrator) due_ms: i64,
+    pub(in crate::orchestrator) failed_attempts: u32,
+    pub(in crate::orchestrator) pid: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(in crate::orchestrator::prefect) struct TaskRunMessage {
-    pub(in crate::orchestrator::prefect) id: Uuid,
-    pub(in crate::orchestrator::prefect) name: String,
-    pub(in crate::orchestrator::prefect) attempt: u32,
-    pub(in crate::orchestrator::prefect) run_count: u32,
-    pub(in crate::orchestrator::prefect) state: StateName,
-    pub(in crate::orchestrator::prefect) message: Option<String>,
-    pub(in crate::orchestrator::prefect) at_ms: i64,
-    pub(in crate::orchestrator::prefect) started_ms: i64,
-    pub(in crate::orchestrator::prefect) ended_ms: Option<i64>,
+pub(in crate::orchestrator) struct TaskRunMessage {
+    pub(in crate::orchestrator) id: Uuid,
+    pub(in crate::orchestrator) name: String,
+    pub(in crate::orchestrator) attempt: u32,
+    pub(in crate::orchestrator) run_count: u32,
+    pub(in crate::orchestrator) state: StateName,
+    pub(in crate::orchestrator) message: Option<String>,
+    pub(in crate::orchestrator) at_ms: i64,
+    pub(in crate::orchestrator) started_ms: i64,
+    pub(in crate::orchestrator) ended_ms: Option<i64>,
     /// The task run before it.
-    pub(in crate::orchestrator::prefect) after: Option<Uuid>,
+    pub(in crate::orchestrator) after: Option<Uuid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(in crate::orchestrator::prefect) struct ArtifactMessage {
-    pub(in crate::orchestrator::prefect) key: String,
+pub(in crate::orchestrator) struct ArtifactMessage {
+    pub(in crate::orchestrator) key: String,
     #[serde(rename = "type")]
-    pub(in crate::orchestrator::prefect) artifact_type: String,
-    pub(in crate::orchestrator::prefect) description: Option<String>,
-    pub(in crate::orchestrator::prefect) data: Value,
+    pub(in crate::orchestrator) artifact_type: String,
+    pub(in crate::orchestrator) description: Option<String>,
+    pub(in crate::orchestrator) data: Value,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(in crate::orchestrator::prefect) struct AssetMessage {
-    pub(in crate::orchestrator::prefect) key: String,
-    pub(in crate::orchestrator::prefect) metadata: Value,
-    pub(in crate::orchestrator::prefect) at_ms: i64,
-    pub(in crate::orchestrator::prefect) version: i64,
+pub(in crate::orchestrator) struct AssetMessage {
+    pub(in crate::orchestrator) key: String,
+    pub(in crate::orchestrator) metadata: Value,
+    pub(in crate::orchestrator) at_ms: i64,
+    pub(in crate::orchestrator) version: i64,
     #[serde(skip)]
-    pub(in crate::orchestrator::prefect) upstream_keys: Vec<String>,
+    pub(in crate::orchestrator) upstream_keys: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(in crate::orchestrator::prefect) struct LogMessage {
-    pub(in crate::orchestrator::prefect) attempt: u32,
-    pub(in crate::orchestrator::prefect) level: String,
-    pub(in crate::orchestrator::prefect) message: String,
-    pub(in crate::orchestrator::prefect) timestamp_ms: i64,
+pub(in crate::orchestrator) struct LogMessage {
+    pub(in crate::orchestrator) attempt: u32,
+    pub(in crate::orchestrator) level: String,
+    pub(in crate::orchestrator) message: String,
+    pub(in crate::orchestrator) timestamp_ms: i64,
 }
 
 /// What the server must still hear.
 #[derive(Clone)]
-pub(in crate::orchestrator::prefect) struct Mail(Arc<LocalOrchestrator>);
+pub(in crate::orchestrator) struct Mail(Arc<LocalOrchestrator>);
 
 impl Mail {
     pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
@@ -109,7 +109,7 @@ impl Mail {
     }
 
     /// What the server must still hear of a run, in order; at most one page.
-    pub(in crate::orchestrator::prefect) async fn of_run(&self, run: FlowRunId) -> Result<NextMail, OrchestratorError> {
+    pub(in crate::orchestrator) async fn of_run(&self, run: FlowRunId) -> Result<NextMail, OrchestratorError> {
         self.0
             .read(move |connection| {
                 let mut rows = connection.prepare_cached(
@@ -139,7 +139,7 @@ impl Mail {
     }
 
     /// The server has heard these.
-    pub(in crate::orchestrator::prefect) async fn told(&self, ids: Vec<i64>) -> Result<(), OrchestratorError> {
+    pub(in crate::orchestrator) async fn told(&self, ids: Vec<i64>) -> Result<(), OrchestratorError> {
         self.0
             .change(move |transaction, _| {
                 let ids = serde_json::to_string(&ids).expect("numbers");
@@ -152,7 +152,7 @@ impl Mail {
     }
 
     /// Forgets what a server was to hear of a run that it no longer knows.
-    pub(in crate::orchestrator::prefect) async fn forget(&self, run: FlowRunId) -> Result<(), OrchestratorError> {
+    pub(in crate::orchestrator) async fn forget(&self, run: FlowRunId) -> Result<(), OrchestratorError> {
         self.0
             .change(move |transaction, _| {
                 transaction.execute("DELETE FROM outbox WHERE flow_run_id = ?1", [run.to_string()])?;
@@ -164,7 +164,7 @@ impl Mail {
 
     /// Displaces the oldest log lines of an outbox that has grown too long, with a line in their place. Everything
     /// else stays. Returns how many went.
-    pub(in crate::orchestrator::prefect) async fn bound(&self) -> Result<u64, OrchestratorError> {
+    pub(in crate::orchestrator) async fn bound(&self) -> Result<u64, OrchestratorError> {
         let count: i64 = self
             .0
             .read(|connection| {
