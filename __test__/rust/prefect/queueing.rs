@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::end_to_end::{FINAL, PrefectWorld};
+use super::end_to_end::{FINAL, PrefectWorld, flow};
 use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::Server;
 use crate::studio::Studio;
@@ -89,4 +89,42 @@ fn a_run_whose_answer_was_lost_is_one_run_also_after_an_equal_one_has_ended() {
     let (second, _) = bed.queue();
     assert_ne!(first, second);
     assert_eq!(bed.runs(), 2);
+}
+
+#[test]
+fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_worker_with_another() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("hello", "echo hello", ""));
+    let video = world.video(0);
+    let folder = world.path("");
+    let as_app = |words: &[&str]| {
+        let url = proxy.api_url().replace("127.0.0.1", "localhost");
+        let mut command = world.command(words);
+        let output = command
+            .env("PREFECT_API_URL", url)
+            .env("CAPTIONACC_WHEN_UNREACHABLE", "store")
+            .output()
+            .expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    proxy.refuse();
+    let folder = folder.to_str().expect("UTF-8");
+    let said = as_app(&["queue", "hello", "--folder", folder, "--video-id", &video]);
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let kept = said["flowRunId"].as_str().expect("an id");
+    proxy.accept();
+    let worker = world.start_worker();
+    proxy.wait_for("it is queued", |exchanges| {
+        let is_queued = |exchange: &Exchange| exchange.path.ends_with("/create_flow_run") && exchange.status == 201;
+        exchanges.iter().any(is_queued)
+    });
+    let shown = as_app(&["runs", "show", kept]);
+    let runs = world.judge.ask("list_runs", json!({ "tag": format!("video:{video}") }));
+    assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs}");
+    let id = runs[0]["id"].as_str().expect("an id").to_owned();
+    assert!(shown.contains(&id), "{shown}");
+    assert_eq!(world.wait(&id, &FINAL)["state"]["type"], "COMPLETED");
+    worker.stop();
 }

@@ -88,3 +88,22 @@ fn python_flows_without_a_pool_are_run_if_their_deployment_asks_for_it() {
     assert!(marked(&format!("foreign:{asked}")).is_empty());
     assert_eq!(world.state_types(&others), ["SCHEDULED"]);
 }
+
+#[test]
+fn a_worker_without_a_pool_finds_deployments_that_were_made_anew() {
+    let server = Server::shared();
+    let cloud = CloudStandIn::free();
+    let proxy = Proxy::cloud(server.address(), cloud.clone());
+    let mut world = PrefectWorld::on_cloud(&server, &proxy, &cloud, &flow("hello", "echo hello", ""));
+    let worker = world.start_worker();
+    let before = world.queue("hello", &world.video(0));
+    assert_eq!(world.wait(&before, &FINAL)["state"]["type"], "COMPLETED");
+    let name = format!("hello/{}", world.name);
+    let id = world.judge.ask("deployment", json!({ "name": name }))["id"].take();
+    let path = format!("/deployments/{}", id.as_str().expect("an id"));
+    world.judge.ask("request", json!({ "method": "DELETE", "path": path }));
+    world.succeed(&["deploy"]);
+    let after = world.queue("hello", &world.video(1));
+    assert_eq!(world.wait(&after, &FINAL)["state"]["type"], "COMPLETED");
+    worker.stop();
+}

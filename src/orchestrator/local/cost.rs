@@ -14,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::outbox::Tell;
 use super::peers::Peers;
 use super::rows::now_ms;
 use super::store::open_connection;
@@ -93,12 +94,12 @@ impl Subject {
 
     fn begin(&mut self) -> Claim {
         let claim = self.claim().expect("a run waits");
-        queue::start(&mut self.connection, claim.lease, &ProcessIdentity::own()).expect("starts");
+        queue::start(&mut self.connection, claim.lease, &ProcessIdentity::own(), Tell::Nobody).expect("starts");
         claim
     }
 
     fn end(&mut self, claim: &Claim, ending: &Ending) {
-        queue::finish(&mut self.connection, claim.lease, ending).expect("ends");
+        queue::finish(&mut self.connection, claim.lease, ending, Tell::Nobody).expect("ends");
     }
 
     /// Before everything else of its queue, whatever waits there.
@@ -327,13 +328,25 @@ fn ask_what_workers_ask(subject: &mut Subject, all: &mut Questions) -> FlowRunId
         all,
         subject,
         "start",
-        queue::start(&mut subject.connection, claim.lease, &ProcessIdentity::own()).expect("starts")
+        queue::start(
+            &mut subject.connection,
+            claim.lease,
+            &ProcessIdentity::own(),
+            Tell::Nobody
+        )
+        .expect("starts")
     );
     ask!(
         all,
         subject,
         "record",
-        records::record(&mut subject.connection, claim.lease, &one_of_each_record()).expect("kept")
+        records::record(
+            &mut subject.connection,
+            claim.lease,
+            &one_of_each_record(),
+            Tell::Nobody
+        )
+        .expect("kept")
     );
     ask!(
         all,
@@ -628,7 +641,13 @@ fn of_many_runs_for_a_busy_video_each_has_its_turn_in_order() {
     };
     let mut claimed = vec![expected[0]];
     while let Some(claim) = subject.claim() {
-        queue::start(&mut subject.connection, claim.lease, &ProcessIdentity::own()).expect("starts");
+        queue::start(
+            &mut subject.connection,
+            claim.lease,
+            &ProcessIdentity::own(),
+            Tell::Nobody,
+        )
+        .expect("starts");
         claimed.push(claim.lease.flow_run_id);
         assert_eq!(subject.claim(), None, "one at a time");
         let ending = match claimed.len() % 3 {

@@ -9,16 +9,17 @@
 pub mod check;
 #[cfg(test)]
 mod cost;
+pub(in crate::orchestrator) mod entries;
 mod inspection;
-pub(in crate::orchestrator) mod journal;
 mod lane;
-mod peers;
+pub(in crate::orchestrator) mod outbox;
+pub(in crate::orchestrator) mod peers;
 pub(in crate::orchestrator) mod queue;
 mod reading;
 mod records;
 mod retention;
-mod rows;
-mod store;
+pub(in crate::orchestrator) mod rows;
+pub(in crate::orchestrator) mod store;
 mod waiting;
 mod workers;
 
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use tokio::sync::OnceCell;
 
 use super::events::EventPage;
@@ -44,6 +45,7 @@ use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, Queue
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
 pub use inspection::StoreInspection;
+use outbox::{Outbox, Tell};
 use peers::Peers;
 use store::{Fault, Store};
 
@@ -59,6 +61,8 @@ pub struct LocalOrchestrator {
     peers: Arc<Peers>,
     bell: Bell,
     ear: OnceCell<Ear>,
+    /// Who else hears what becomes of the runs.
+    outbox: Option<Arc<dyn Outbox>>,
 }
 
 impl LocalOrchestrator {
@@ -67,7 +71,16 @@ impl LocalOrchestrator {
     /// # Errors
     /// The `Store…` errors: not writable, newer schema, another program's file, damaged, locked, disk full.
     pub async fn open(home: &Path) -> Result<Self, OrchestratorError> {
+        Self::open_with(home, None).await
+    }
+
+    /// The same for a queue whose runs belong to another system, which hears what becomes of them through this outbox.
+    pub(in crate::orchestrator) async fn open_with(
+        home: &Path,
+        outbox: Option<Arc<dyn Outbox>>,
+    ) -> Result<Self, OrchestratorError> {
         Ok(Self {
+            outbox,
             home: home.to_owned(),
             store: Store::open(home).await?,
             peers: Arc::new(Peers::new(home)),
@@ -95,6 +108,48 @@ impl LocalOrchestrator {
             inspection::inspect(connection, path)
         })
         .await
+    }
+
+    /// Reads what another system keeps in this file.
+    pub(in crate::orchestrator) async fn read<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        self.store.run(move |connection| operation(connection)).await
+    }
+
+    /// Changes it, in one transaction.
+    pub(in crate::orchestrator) async fn change<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Transaction<'_>, &Peers) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        self.run_with_peers(move |connection, peers| {
+            let transaction = store::begin(connection)?;
+            let outcome = operation(&transaction, peers)?;
+            transaction.commit()?;
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Whoever waits for work looks again.
+    pub(in crate::orchestrator) fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// A file of this queue for a lock.
+    pub(in crate::orchestrator) fn lock_file(&self, name: &str) -> PathBuf {
+        self.peers.lock_file(name)
+    }
+
+    async fn run_telling<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Connection, Tell<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        let outbox = self.outbox.clone();
+        self.store
+            .run(move |connection| operation(connection, outbox.as_deref().map_or(Tell::Nobody, Tell::Reader)))
+            .await
     }
 
     async fn run_with_peers<T: Send + 'static>(
@@ -228,14 +283,12 @@ impl Claims for LocalOrchestrator {
     }
 
     async fn start(&self, lease: Lease, process: ProcessIdentity) -> Result<(), OrchestratorError> {
-        self.store
-            .run(move |connection| queue::start(connection, lease, &process))
+        self.run_telling(move |connection, tell| queue::start(connection, lease, &process, tell))
             .await
     }
 
     async fn record(&self, lease: Lease, records: Vec<Record>) -> Result<(), OrchestratorError> {
-        self.store
-            .run(move |connection| records::record(connection, lease, &records))
+        self.run_telling(move |connection, tell| records::record(connection, lease, &records, tell))
             .await
     }
 
@@ -251,8 +304,7 @@ impl Claims for LocalOrchestrator {
 
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
         let run = self
-            .store
-            .run(move |connection| queue::finish(connection, lease, &ending))
+            .run_telling(move |connection, tell| queue::finish(connection, lease, &ending, tell))
             .await?;
         // Other workers may have waited for the slot.
         self.bell.ring();

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::store::Fault;
 use crate::domain::error::OrchestratorError;
-use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::{Life, bury};
@@ -20,24 +19,24 @@ const ATTEMPT: &str = "attempt-";
 
 /// A process that holds something of the queue: who it is to those of its namespace, and what it is alive by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Peer {
+pub(in crate::orchestrator) struct Peer {
     #[serde(flatten)]
-    pub(super) process: ProcessIdentity,
+    pub(in crate::orchestrator) process: ProcessIdentity,
     /// Names its lock. What an earlier version wrote has none, and its process counts as dead.
     #[serde(default)]
-    pub(super) life: Uuid,
+    pub(in crate::orchestrator) life: Uuid,
 }
 
 impl Peer {
     /// As it is stored.
-    pub(super) fn to_json(&self) -> String {
+    pub(in crate::orchestrator) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain values")
     }
 }
 
 /// The locks of one queue.
 #[derive(Debug)]
-pub(super) struct Peers {
+pub(in crate::orchestrator) struct Peers {
     folder: PathBuf,
     own: Uuid,
     /// Held from the first time that this process takes something.
@@ -54,7 +53,7 @@ impl Peers {
     }
 
     /// This process, whose lock is held from now on: also again, if somebody removed its file.
-    pub(super) fn own(&self) -> Result<Peer, Fault> {
+    pub(in crate::orchestrator) fn own(&self) -> Result<Peer, Fault> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if !held.as_ref().is_some_and(Life::is_in_place) {
             let path = self.process_lock(self.own);
@@ -73,7 +72,7 @@ impl Peers {
     }
 
     /// Whether it lives, in whatever namespace. Of what is dead nothing is left lying.
-    pub(super) fn lives(&self, peer: &Peer) -> bool {
+    pub(in crate::orchestrator) fn lives(&self, peer: &Peer) -> bool {
         !bury(&self.process_lock(peer.life))
     }
 
@@ -83,9 +82,9 @@ impl Peers {
             .join(format!("{ATTEMPT}{}.{}", lease.flow_run_id, lease.fencing_token))
     }
 
-    /// The file whose lock the processes of a run of another program hold, claimed by this transition.
-    pub(super) fn foreign_lock(&self, run: FlowRunId, transition: Uuid) -> PathBuf {
-        self.folder.join(format!("foreign-{run}.{transition}"))
+    /// A file for a lock that another system's bookkeeping names.
+    pub(super) fn lock_file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     fn process_lock(&self, life: Uuid) -> PathBuf {

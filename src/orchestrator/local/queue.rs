@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction};
 
 use super::lane::{self, Next};
+use super::outbox::Tell;
 use super::peers::{Peer, Peers};
 use super::records;
 use super::rows::{
@@ -289,6 +290,7 @@ pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRu
         message: Some("retried on request"),
         scheduled_at: Some(now),
         status_row_due: true,
+        ..Step::default()
     };
     enter(&transaction, id, from, StateName::Scheduled, now, step)?;
     transaction
@@ -399,7 +401,12 @@ pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -
 }
 
 /// See [`crate::orchestrator::claims::Claims::start`].
-pub(super) fn start(connection: &mut Connection, lease: Lease, process: &ProcessIdentity) -> Result<(), Fault> {
+pub(super) fn start(
+    connection: &mut Connection,
+    lease: Lease,
+    process: &ProcessIdentity,
+    tell: Tell<'_>,
+) -> Result<(), Fault> {
     let transaction = begin(connection)?;
     let run = read_held(&transaction, lease)?;
     records::keep_process(&transaction, lease, process)?;
@@ -415,14 +422,22 @@ pub(super) fn start(connection: &mut Connection, lease: Lease, process: &Process
         &[StateType::Pending],
         name,
         now_ms(),
-        Step::default(),
+        Step {
+            tell,
+            ..Step::default()
+        },
     )?;
     transaction.commit()?;
     Ok(())
 }
 
 /// See [`crate::orchestrator::claims::Claims::finish`].
-pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending) -> Result<FlowRun, Fault> {
+pub(super) fn finish(
+    connection: &mut Connection,
+    lease: Lease,
+    ending: &Ending,
+    tell: Tell<'_>,
+) -> Result<FlowRun, Fault> {
     let now = now_ms();
     let transaction = begin(connection)?;
     let run = read_held(&transaction, lease)?;
@@ -434,6 +449,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             StateName::Completed,
             Step {
                 message: Some(message),
+                tell,
                 ..Step::default()
             },
         ),
@@ -445,6 +461,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
                 Step {
                     message: Some(&reason),
                     status_row_due,
+                    tell,
                     ..Step::default()
                 },
             )
@@ -454,6 +471,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             },
         ),
@@ -468,6 +486,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             let step = Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             };
             match retry_after {
@@ -491,6 +510,7 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
             let step = Step {
                 message: Some(message),
                 status_row_due: true,
+                tell,
                 ..Step::default()
             };
             if run.interruptions >= MAX_INTERRUPTIONS {
@@ -509,9 +529,9 @@ pub(super) fn finish(connection: &mut Connection, lease: Lease, ending: &Ending)
     if !enter(&transaction, id, from, name, now, step)? {
         return Err(OrchestratorError::Internal(format!("flow run {id} cannot become {}", name.as_str())).into());
     }
-    records::end_task_runs(&transaction, lease, name, now)?;
+    records::end_task_runs(&transaction, lease, name, now, tell)?;
     if let Ending::Completed { materializations, .. } = ending {
-        records::materialize(&transaction, &run, materializations, now)?;
+        records::materialize(&transaction, &run, materializations, now, tell)?;
     }
     let run = read_run(&transaction, id)?.flow_run;
     transaction.commit()?;

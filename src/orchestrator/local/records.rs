@@ -1,8 +1,10 @@
 //! What workers learn of their runs: processes, task runs, progress, logs, artifacts, assets.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
+use uuid::Uuid;
 
-use super::rows::{StoredRun, now_ms, read_held};
+use super::outbox::{News, Tell};
+use super::rows::{StoredRun, now_ms, read_held, uuid};
 use super::store::{Fault, begin};
 use crate::domain::asset::Materialization;
 use crate::domain::id::FlowRunId;
@@ -15,20 +17,25 @@ use crate::process::identity::ProcessIdentity;
 ///
 /// Which process and which database a run has must survive anything; of logs and progress a power loss may cost
 /// the last moments, which spares the disk a flush each time.
-pub(super) fn record(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result<(), Fault> {
+pub(super) fn record(
+    connection: &mut Connection,
+    lease: Lease,
+    records: &[Record],
+    tell: Tell<'_>,
+) -> Result<(), Fault> {
     let is_vital = records
         .iter()
         .any(|record| matches!(record, Record::Process(_) | Record::Database(_)));
     if is_vital {
-        return keep(connection, lease, records);
+        return keep(connection, lease, records, tell);
     }
     connection.execute_batch("PRAGMA synchronous = NORMAL")?;
-    let outcome = keep(connection, lease, records);
+    let outcome = keep(connection, lease, records, tell);
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     outcome
 }
 
-fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result<(), Fault> {
+fn keep(connection: &mut Connection, lease: Lease, records: &[Record], tell: Tell<'_>) -> Result<(), Fault> {
     let transaction = begin(connection)?;
     read_held(&transaction, lease)?;
     let id = lease.flow_run_id.to_string();
@@ -50,7 +57,7 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result
                 let now = now_ms();
                 let ended_at = state.state_type().is_final().then_some(now);
                 // A task run of another run is not touched, whatever id the child chose.
-                transaction
+                let changed = transaction
                     .prepare_cached(
                         "INSERT INTO task_run (id, flow_run_id, attempt, name, run_count, state_name, message,
                            started_at, state_at, ended_at)
@@ -70,6 +77,9 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result
                         now,
                         ended_at,
                     ))?;
+                if changed == 1 {
+                    tell.post(&transaction, lease.flow_run_id, News::TaskRun(*task_run_id))?;
+                }
             }
             Record::Progress(progress) => {
                 transaction
@@ -94,6 +104,7 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result
                         &line.message,
                         line.timestamp.as_millisecond(),
                     ))?;
+                tell.post(&transaction, lease.flow_run_id, News::Log(line))?;
             }
             Record::Artifact(artifact) => {
                 transaction
@@ -108,6 +119,8 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record]) -> Result
                         artifact.data.to_string(),
                         artifact.timestamp.as_millisecond(),
                     ))?;
+                let row = transaction.last_insert_rowid();
+                tell.post(&transaction, lease.flow_run_id, News::Artifact(row))?;
             }
         }
     }
@@ -144,18 +157,25 @@ pub(super) fn end_task_runs(
     lease: Lease,
     run: StateName,
     now: i64,
+    tell: Tell<'_>,
 ) -> Result<(), Fault> {
     let state = match run {
         StateName::Completed => StateName::Completed,
         StateName::Cancelled => StateName::Cancelled,
         _ => StateName::Crashed,
     };
-    transaction
+    let ended: Vec<Uuid> = transaction
         .prepare_cached(
             "UPDATE task_run SET state_name = ?3, message = 'ended with its flow run''s attempt', state_at = ?4, ended_at = ?4
-             WHERE flow_run_id = ?1 AND attempt = ?2 AND ended_at IS NULL",
+             WHERE flow_run_id = ?1 AND attempt = ?2 AND ended_at IS NULL RETURNING id",
         )?
-        .execute((lease.flow_run_id.to_string(), lease.attempt, state.as_str(), now))?;
+        .query_map((lease.flow_run_id.to_string(), lease.attempt, state.as_str(), now), |row| {
+            uuid(row, "id")
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for task_run in ended {
+        tell.post(transaction, lease.flow_run_id, News::TaskRun(task_run))?;
+    }
     Ok(())
 }
 
@@ -166,6 +186,7 @@ pub(super) fn materialize(
     run: &StoredRun,
     materializations: &[Materialization],
     now: i64,
+    tell: Tell<'_>,
 ) -> Result<(), Fault> {
     let id = run.flow_run.flow_run_id.to_string();
     // What this run looked at and found as it was, also when another run was first to say so: it read that version.
@@ -200,6 +221,7 @@ pub(super) fn materialize(
                     found_unchanged.contains(&upstream),
                 ))?;
         }
+        tell.post(transaction, run.flow_run.flow_run_id, News::Asset(version))?;
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
+use super::outbox::{News, Tell};
 use super::peers::Peer;
 use super::store::Fault;
 use super::waiting;
@@ -20,12 +22,12 @@ use crate::domain::state::{StateName, StateType};
 use crate::process::identity::ProcessIdentity;
 
 /// Milliseconds since the epoch, now.
-pub(super) fn now_ms() -> i64 {
+pub(in crate::orchestrator) fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
 /// A stored time.
-pub(super) fn timestamp(ms: i64) -> Timestamp {
+pub(in crate::orchestrator) fn timestamp(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
@@ -141,18 +143,20 @@ pub(super) fn read_held(connection: &Connection, lease: Lease) -> Result<StoredR
 
 /// What a step changes beside the state.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Step<'a> {
+pub(in crate::orchestrator) struct Step<'a> {
     /// Why, for people.
-    pub(super) message: Option<&'a str>,
+    pub(in crate::orchestrator) message: Option<&'a str>,
     /// New due time.
-    pub(super) scheduled_at: Option<i64>,
+    pub(in crate::orchestrator) scheduled_at: Option<i64>,
     /// Whether annotations.db's status row has to follow.
-    pub(super) status_row_due: bool,
+    pub(in crate::orchestrator) status_row_due: bool,
+    /// Who hears of it.
+    pub(in crate::orchestrator) tell: Tell<'a>,
 }
 
 /// Takes a run from one of the states `from` to `to`; `false` if it is in none of them. The one place where a
 /// state changes, apart from the claim, which has a row of its own to fill.
-pub(super) fn enter(
+pub(in crate::orchestrator) fn enter(
     transaction: &Transaction<'_>,
     id: FlowRunId,
     from: &[StateType],
@@ -193,6 +197,7 @@ pub(super) fn enter(
             step.scheduled_at,
         ))?;
     keep_state(transaction, id)?;
+    step.tell.post(transaction, id, News::State)?;
     match (before.state_type, to.state_type()) {
         (StateType::Scheduled, StateType::Scheduled) => {}
         (StateType::Scheduled, _) => waiting::left(transaction, &before.work_queue)?,
@@ -270,11 +275,11 @@ pub(super) fn keep_state(transaction: &Transaction<'_>, id: FlowRunId) -> Result
 }
 
 /// A stored text that does not say what it should: the file was changed by another program.
-pub(super) fn unreadable(column: &str, problem: &str) -> rusqlite::Error {
+pub(in crate::orchestrator) fn unreadable(column: &str, problem: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, format!("{column}: {problem}").into())
 }
 
-pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+pub(in crate::orchestrator) fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|error| unreadable(column, &error.to_string()))
 }
@@ -290,8 +295,12 @@ pub(super) fn state_name(row: &Row<'_>, column: &str) -> rusqlite::Result<StateN
     StateName::parse(&row.get::<_, String>(column)?).ok_or_else(|| unreadable(column, "no state of ours"))
 }
 
-pub(super) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<FlowRunId> {
+pub(in crate::orchestrator) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<FlowRunId> {
     parse_id(column, &row.get::<_, String>(column)?)
+}
+
+pub(in crate::orchestrator) fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
+    Uuid::parse_str(&row.get::<_, String>(column)?).map_err(|_| unreadable(column, "no UUID"))
 }
 
 pub(super) fn parse_id(column: &str, text: &str) -> rusqlite::Result<FlowRunId> {

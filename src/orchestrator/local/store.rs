@@ -20,14 +20,15 @@ use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// What makes each version of the schema of the one before, the first one of nothing. A few lines of SQL and a loop: a crate
 /// for migrations would not know of the application's id, and its errors would have to be told apart again.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
@@ -35,7 +36,7 @@ const BUSY_TIMEOUT_MS: u64 = 30_000;
 
 /// Why an operation did not happen: SQLite said so, or a rule did.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::orchestrator) enum Fault {
     Sql(rusqlite::Error),
     Refused(OrchestratorError),
 }
@@ -282,7 +283,7 @@ fn migrate(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<()> {
 }
 
 /// A transaction that writes: what it has read stays so until its end.
-pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+pub(in crate::orchestrator) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
@@ -406,6 +407,7 @@ mod tests {
                 "2,3",
             ),
             ("SELECT group_concat(name || ' ' || life) FROM worker", "w l"),
+            ("SELECT count(*) || '' FROM sqlite_schema WHERE type = 'trigger'", "0"),
         ] {
             let found: String = new.query_row(sql, [], |row| row.get(0)).expect("reads");
             assert_eq!(found, expected, "{sql}");

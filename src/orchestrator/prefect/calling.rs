@@ -1,18 +1,21 @@
 //! The callers' half: queueing, reading, cancelling and retrying runs at the server.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::Inner;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
-use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions, superseded_by, superseded_message};
-use super::model::{ApiArtifact, ApiFlowRun, ApiWorkPool, Proposal};
+use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
+use super::journal::Journal;
+use super::journal::kept::KeptRun;
+use super::model::{ApiArtifact, ApiFlowRun, ApiState};
+use super::server::Server;
+use super::steering::Steering;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
@@ -25,8 +28,6 @@ use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, Queue
 use crate::process::identity::ProcessIdentity;
 use crate::settings::prefect::WhenUnreachable;
 
-/// How long what is known of the pool is believed.
-const POOL_FRESHNESS: Duration = Duration::from_secs(30);
 /// Most log lines of one reading.
 const LOG_PAGE: usize = PAGE as usize;
 /// The label of the call that made a run, where equal runs share their key.
@@ -37,7 +38,22 @@ const GENERATED: &str = "call-";
 const EQUALS: Uuid = Uuid::from_u128(0x5b0d_6c1e_77c4_4f6e_9a53_20c8_d9a1_4be7);
 const ACTIVE: [StateType; 3] = [StateType::Pending, StateType::Running, StateType::Cancelling];
 
-impl Inner {
+/// Calls of an application, as requests to the server.
+pub(super) struct Caller {
+    server: Arc<Server>,
+    journal: Journal,
+    steering: Steering,
+}
+
+impl Caller {
+    pub(super) fn new(server: Arc<Server>, journal: Journal) -> Self {
+        Self {
+            steering: Steering::new(server.clone(), journal.clone()),
+            server,
+            journal,
+        }
+    }
+
     /// See [`crate::orchestrator::queue::Queue::create_flow_run`].
     pub(super) async fn create(&self, new: NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, OrchestratorError> {
         if intent.is_given_up() {
@@ -45,7 +61,7 @@ impl Inner {
         }
         check_key(new.idempotency_key.as_deref())?;
         refuse_instructions(&new.arguments.to_parameters())?;
-        let when_unreachable = new.when_unreachable.unwrap_or(self.settings().when_unreachable);
+        let when_unreachable = new.when_unreachable.unwrap_or(self.server.settings().when_unreachable);
         let deadline = Instant::now() + new.patience.unwrap_or(DEFAULT_PATIENCE);
         let key = new
             .idempotency_key
@@ -61,7 +77,7 @@ impl Inner {
                 }
                 intent.commit();
                 let work_queue = new.flow.work_queue;
-                let flow_run_id = self.journal.store_run(new, key).await?;
+                let flow_run_id = self.journal.kept.keep(new, key).await?;
                 Ok(QueuedFlowRun {
                     flow_run_id,
                     work_queue,
@@ -103,7 +119,7 @@ impl Inner {
         let mut is_committed = false;
         let mut is_looked_up_again = false;
         let (run, is_created) = loop {
-            let deployment = self.names.own_deployment(&self.client, &flow.name);
+            let deployment = self.server.names().own_deployment(self.server.client(), &flow.name);
             let deployment = self.within(deadline, deployment).await?;
             if !is_committed && intent.is_some_and(|intent| !intent.commit()) {
                 return Err(OrchestratorError::Aborted);
@@ -111,11 +127,11 @@ impl Inner {
             is_committed = true;
             body["idempotency_key"] = json!(server_key);
             let patience = deadline.saturating_duration_since(Instant::now());
-            let (run, is_created) = match self.client.create_flow_run(deployment, &body, patience).await {
+            let (run, is_created) = match self.server.client().create_flow_run(deployment, &body, patience).await {
                 // Deployed anew since, under another id.
                 Err(PrefectError::NotFound { .. }) if !is_looked_up_again => {
                     is_looked_up_again = true;
-                    self.names.forget_own(&flow.name);
+                    self.server.names().forget_own(&flow.name);
                     continue;
                 }
                 outcome => outcome?,
@@ -129,13 +145,13 @@ impl Inner {
                 Some(run)
             } else {
                 // The key belongs to a run that has begun; later ones have keys of their own.
-                let waiting = self.runs_of_video(flow, video_id, &[StateType::Scheduled]);
+                let waiting = self.steering.runs_of_video(flow, video_id, &[StateType::Scheduled]);
                 self.within(deadline, waiting).await?.into_iter().find(is_equal)
             };
             if let Some(equal) = equal {
                 // Whoever asks again does not want to wait for the rest of a retry's delay.
-                if equal.state.as_ref().map(super::model::ApiState::state_name) == Some(StateName::AwaitingRetry) {
-                    self.schedule_now(equal.id, "queued again").await?;
+                if equal.state.as_ref().map(ApiState::state_name) == Some(StateName::AwaitingRetry) {
+                    self.steering.schedule_now(equal.id, "queued again").await?;
                 }
                 return Ok(queued(equal.id, false));
             }
@@ -162,8 +178,10 @@ impl Inner {
         }
         if flow.latest_wins {
             // The run is queued, whatever happens here; a worker that claims it does the same.
-            if let Ok(superseded) = tokio::time::timeout_at(deadline.into(), self.supersede_older(flow, &run)).await {
-                self.note(&superseded);
+            if let Ok(superseded) =
+                tokio::time::timeout_at(deadline.into(), self.steering.supersede_older(flow, &run)).await
+            {
+                self.server.note(&superseded);
             }
         }
         Ok(queued(run.id, true))
@@ -173,7 +191,7 @@ impl Inner {
     fn key_of_equals(&self, new: &NewFlowRun) -> String {
         let parameters = new.arguments.to_parameters();
         let arguments: BTreeMap<_, _> = parameters.0.iter().collect();
-        let content = json!([new.flow.name, self.settings().deployment_name, arguments]).to_string();
+        let content = json!([new.flow.name, self.server.settings().deployment_name, arguments]).to_string();
         format!("equal-{}", Uuid::new_v5(&EQUALS, content.as_bytes()))
     }
 
@@ -185,115 +203,24 @@ impl Inner {
     ) -> Result<T, PrefectError> {
         tokio::time::timeout_at(deadline.into(), call)
             .await
-            .unwrap_or_else(|_| Err(self.client.unreachable("no answer in time".to_owned())))
+            .unwrap_or_else(|_| Err(self.server.client().unreachable("no answer in time".to_owned())))
     }
 
     async fn observe(&self, run: &ApiFlowRun, flow: &FlowDefinition) -> Result<(), OrchestratorError> {
         let own = conversion::flow_run(run, flow.name.clone(), flow.deployment(), flow.work_queue, None);
-        self.journal.observe(own, flow.clone()).await
-    }
-
-    /// Runs of a flow of ours for a video in one of these states, the newest first.
-    pub(super) async fn runs_of_video(
-        &self,
-        flow: &FlowDefinition,
-        video_id: Option<&str>,
-        state_types: &[StateType],
-    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
-        let Some(video_id) = video_id else {
-            return Ok(Vec::new());
-        };
-        let filter = json!({
-            "flows": { "name": { "any_": [flow.name] } },
-            "deployments": { "name": { "any_": [self.settings().deployment_name] } },
-            "flow_runs": {
-                "tags": { "all_": [format!("video:{video_id}")] },
-                "state": { "type": { "any_": state_types } },
-            },
-            "sort": "EXPECTED_START_TIME_DESC",
-            "limit": PAGE,
-        });
-        self.client.filter_flow_runs(&filter).await
-    }
-
-    /// Cancels the older runs of a flow for the same video: the newest one is the one that counts.
-    pub(super) async fn supersede_older(
-        &self,
-        flow: &FlowDefinition,
-        newer: &ApiFlowRun,
-    ) -> Result<(), OrchestratorError> {
-        let video_id = newer.parameters.get("video-id").and_then(Value::as_str);
-        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
-        let message = superseded_message(FlowRunId::from_uuid(newer.id));
-        for older in self.runs_of_video(flow, video_id, &states).await? {
-            if older.id != newer.id && (older.created, older.id) < (newer.created, newer.id) {
-                self.ask_to_cancel(&older, &message).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks for a run's end: one that waits is cancelled, one that a worker has is to be stopped by it.
-    async fn ask_to_cancel(&self, run: &ApiFlowRun, message: &str) -> Result<(), OrchestratorError> {
-        let id = FlowRunId::from_uuid(run.id);
-        let mut is_waiting = run
-            .state
-            .as_ref()
-            .is_none_or(|state| state.state_type() == StateType::Scheduled);
-        // Once more if it was claimed in this very moment.
-        for _ in 0..2 {
-            let name = if is_waiting {
-                StateName::Cancelled
-            } else {
-                StateName::Cancelling
-            };
-            if is_waiting {
-                // The state was read a moment ago: whether a worker has it now is asked before it is called ended.
-                let now = self.client.read_flow_run(run.id).await?;
-                is_waiting = now.state.is_none_or(|state| state.state_type() == StateType::Scheduled);
-                if !is_waiting {
-                    continue;
-                }
-            }
-            let proposal = Proposal::new(name, Some(message.to_owned()), Uuid::new_v4());
-            let answer = self
-                .client
-                .set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE)
-                .await?;
-            let entered = answer.state.as_ref().map(super::model::ApiState::state_name);
-            if let Some(name @ (StateName::Cancelling | StateName::Cancelled)) = entered {
-                let message = answer
-                    .state
-                    .and_then(|state| state.message)
-                    .unwrap_or_else(|| message.to_owned());
-                let newer = superseded_by(Some(&message));
-                self.journal.mirror(id, name, message, newer).await?;
-            }
-            break;
-        }
-        Ok(())
-    }
-
-    async fn schedule_now(&self, id: Uuid, message: &str) -> Result<(), OrchestratorError> {
-        let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4())
-            .due_at(self.client.server_now());
-        self.client.set_flow_run_state(id, &proposal, DEFAULT_PATIENCE).await?;
-        self.journal
-            .mirror(FlowRunId::from_uuid(id), StateName::Scheduled, message.to_owned(), None)
-            .await?;
-        Ok(())
+        self.journal.forwarding.observe(own, flow.clone()).await
     }
 
     /// The run at the server; its id there, if it was kept here while the server was away.
     async fn find(&self, id: FlowRunId) -> Result<Found, OrchestratorError> {
-        match self.client.read_flow_run(id.as_uuid()).await {
+        match self.server.client().read_flow_run(id.as_uuid()).await {
             Ok(run) => Ok(Found::AtServer(Box::new(run))),
             Err(error @ (PrefectError::NotFound { .. } | PrefectError::Unreachable { .. })) => {
                 let is_missing = matches!(error, PrefectError::NotFound { .. });
-                match self.journal.stored_run(id).await? {
+                match self.journal.kept.read(id).await? {
                     Some(stored) => match stored.prefect_id {
                         Some(prefect_id) => {
-                            let run = self.client.read_flow_run(prefect_id.as_uuid()).await;
+                            let run = self.server.client().read_flow_run(prefect_id.as_uuid()).await;
                             Ok(Found::AtServer(Box::new(run.map_err(|error| missing(error, id))?)))
                         }
                         None => Ok(Found::Stored(stored)),
@@ -324,18 +251,19 @@ impl Inner {
         run: &ApiFlowRun,
         artifacts: &[ApiArtifact],
     ) -> Result<FlowRun, OrchestratorError> {
-        let flow_name = self.names.flow(&self.client, run.flow_id).await?;
+        let flow_name = self.server.names().flow(self.server.client(), run.flow_id).await?;
         let deployment = match run.deployment_id {
-            Some(id) => match self.names.deployment(&self.client, id).await {
+            Some(id) => match self.server.names().deployment(self.server.client(), id).await {
                 Ok(deployment) => format!("{flow_name}/{}", deployment.name),
                 // Deleted since.
-                Err(PrefectError::NotFound { .. }) => format!("{flow_name}/{}", self.settings().deployment_name),
+                Err(PrefectError::NotFound { .. }) => format!("{flow_name}/{}", self.server.settings().deployment_name),
                 Err(error) => return Err(error.into()),
             },
             None => flow_name.clone(),
         };
         let queue = self
-            .flows
+            .server
+            .flows()
             .get(&flow_name)
             .map_or(WorkQueue::Background, |flow| flow.work_queue);
         Ok(conversion::flow_run(
@@ -363,18 +291,18 @@ impl Inner {
         }
     }
 
-    fn stored_as_run(
-        &self,
-        stored: &crate::orchestrator::local::journal::StoredRun,
-    ) -> Result<FlowRun, OrchestratorError> {
-        let flow = self.flows.get(&stored.flow_name)?;
+    fn stored_as_run(&self, stored: &KeptRun) -> Result<FlowRun, OrchestratorError> {
+        let flow = self.server.flows().get(&stored.flow_name)?;
         let parameters = Parameters(stored.parameters.clone());
         let subject = Subject::of(&parameters);
         let (name, message) = match &stored.problem {
             Some(problem) => (StateName::Failed, problem.clone()),
             None => (
                 StateName::Scheduled,
-                format!("waits for Prefect's API at {} to answer", self.client.address()),
+                format!(
+                    "waits for Prefect's API at {} to answer",
+                    self.server.client().address()
+                ),
             ),
         };
         Ok(FlowRun {
@@ -411,7 +339,7 @@ impl Inner {
             "sort": "CREATED_DESC",
             "limit": PAGE,
         });
-        let mut artifacts = self.client.filter_artifacts(&filter).await?;
+        let mut artifacts = self.server.client().filter_artifacts(&filter).await?;
         artifacts.reverse();
         Ok(artifacts)
     }
@@ -430,10 +358,10 @@ impl Inner {
                 });
             }
         };
-        let states = self.client.read_flow_run_states(run.id).await?;
+        let states = self.server.client().read_flow_run_states(run.id).await?;
         let artifacts = self.artifacts(run.id).await?;
         let filter = json!({ "flow_runs": { "id": { "any_": [run.id] } }, "sort": "ID_DESC", "limit": PAGE });
-        let mut task_runs = self.client.filter_task_runs(&filter).await?;
+        let mut task_runs = self.server.client().filter_task_runs(&filter).await?;
         task_runs.sort_by_key(|task_run| (task_run.flow_run_run_count, task_run.start_time, task_run.created));
         let mut states: Vec<State> = states.iter().map(conversion::state).collect();
         states.sort_by_key(|state| state.timestamp);
@@ -466,7 +394,7 @@ impl Inner {
                 conditions["expected_start_time"] = json!({ "before_": time });
             }
             let mut query = json!({
-                "deployments": { "name": { "any_": [self.settings().deployment_name] } },
+                "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
                 "flow_runs": conditions,
                 "sort": "EXPECTED_START_TIME_DESC",
                 "offset": offset,
@@ -475,7 +403,7 @@ impl Inner {
             if let Some(flow_name) = &filter.flow_name {
                 query["flows"] = json!({ "name": { "any_": [flow_name] } });
             }
-            let page = self.client.filter_flow_runs(&query).await?;
+            let page = self.server.client().filter_flow_runs(&query).await?;
             let is_last = page.len() < PAGE.min(filter.limit.saturating_add(1)) as usize;
             offset += page.len();
             for run in page {
@@ -506,7 +434,8 @@ impl Inner {
             "limit": LOG_PAGE,
         });
         let lines: Vec<LogLine> = self
-            .client
+            .server
+            .client()
             .filter_logs(&filter)
             .await?
             .into_iter()
@@ -542,12 +471,12 @@ impl Inner {
         let mut states: Vec<State> = if newest.is_some() && newest == cursor.state_at {
             Vec::new()
         } else {
-            let states = self.client.read_flow_run_states(run.id).await?;
+            let states = self.server.client().read_flow_run_states(run.id).await?;
             states.iter().map(conversion::state).collect()
         };
         states.sort_by_key(|state| state.timestamp);
         // What never began has said nothing.
-        let name = run.state.as_ref().map(super::model::ApiState::state_name);
+        let name = run.state.as_ref().map(ApiState::state_name);
         let is_begun = run.run_count > 0 || !matches!(name, None | Some(StateName::Scheduled | StateName::Late));
         let (lines, log) = if is_begun && !cursor.without_logs {
             self.log_page(run.id, cursor.log).await?
@@ -582,7 +511,8 @@ impl Inner {
             Found::AtServer(run) => run,
             Found::Stored(stored) if stored.problem.is_none() => {
                 self.journal
-                    .stored_run_settled(id, Err("cancelled on request".to_owned()))
+                    .kept
+                    .settle(id, Err("cancelled on request".to_owned()))
                     .await?;
                 return self.read(id).await;
             }
@@ -600,7 +530,7 @@ impl Inner {
             }
             StateType::Scheduled | StateType::Pending | StateType::Running => {}
         }
-        self.ask_to_cancel(&run, "cancelled on request").await?;
+        self.steering.ask_to_cancel(&run, "cancelled on request").await?;
         self.read(id).await
     }
 
@@ -619,7 +549,7 @@ impl Inner {
             (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
             _ => return Err(refused("it has not ended: cancel it first, or wait")),
         }
-        if let Ok(flow) = self.flows.get(&run.flow_name) {
+        if let Ok(flow) = self.server.flows().get(&run.flow_name) {
             let alive = [
                 StateType::Scheduled,
                 StateType::Pending,
@@ -628,6 +558,7 @@ impl Inner {
                 StateType::Completed,
             ];
             let newer = self
+                .steering
                 .runs_of_video(flow, run.video_id.as_deref(), &alive)
                 .await?
                 .into_iter()
@@ -641,70 +572,23 @@ impl Inner {
         }
         let labels = json!({ FAILED_ATTEMPTS: 0 });
         let labels = labels.as_object().expect("an object");
-        self.client.label_flow_run(api.id, labels, DEFAULT_PATIENCE).await?;
+        self.server
+            .client()
+            .label_flow_run(api.id, labels, DEFAULT_PATIENCE)
+            .await?;
         // A run with a process would not be cancelled while it waits.
-        self.client
+        self.server
+            .client()
             .update_flow_run(api.id, &json!({ "infrastructure_pid": null }), DEFAULT_PATIENCE)
             .await?;
-        self.schedule_now(api.id, "retried on request").await?;
+        self.steering.schedule_now(api.id, "retried on request").await?;
         self.read(id).await
-    }
-
-    /// The pool as the server has it, at most 30 s old; none in runner mode.
-    pub(super) async fn pool(&self) -> Result<Option<ApiWorkPool>, PrefectError> {
-        if self.settings().runner_mode {
-            return Ok(None);
-        }
-        let known = self.clocks().pool.clone();
-        if let Some((at, pool)) = known
-            && at.elapsed() < POOL_FRESHNESS
-        {
-            return Ok(Some(pool));
-        }
-        self.refresh_pool().await.map(Some)
-    }
-
-    async fn refresh_pool(&self) -> Result<ApiWorkPool, PrefectError> {
-        let pool = self.client.read_work_pool(&self.settings().work_pool).await?;
-        self.clocks().pool = Some((Instant::now(), pool.clone()));
-        Ok(pool)
-    }
-
-    /// Waits for the server and its pool, for ever, and sets the pool's limit.
-    pub(super) async fn wait_for_server(&self, limit: Option<u32>) -> Result<(), OrchestratorError> {
-        let mut wait = Duration::from_millis(250);
-        loop {
-            let ready = self.set_limit(limit).await;
-            self.note(&ready);
-            if ready.is_ok() {
-                return Ok(());
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(10));
-        }
-    }
-
-    async fn set_limit(&self, limit: Option<u32>) -> Result<(), PrefectError> {
-        if self.settings().runner_mode {
-            for flow in self.flows.iter() {
-                self.names.own_deployment(&self.client, &flow.name).await?;
-            }
-            return Ok(());
-        }
-        let pool = self.refresh_pool().await?;
-        if limit.is_some() && pool.concurrency_limit != limit {
-            self.client
-                .update_work_pool(&pool.name, &json!({ "concurrency_limit": limit }))
-                .await?;
-            self.refresh_pool().await?;
-        }
-        Ok(())
     }
 
     /// See [`crate::orchestrator::queue::Queue::read_work_pool`].
     pub(super) async fn work_pool(&self) -> Result<WorkPool, OrchestratorError> {
-        let journal = self.journal.read_work_pool().await?;
-        let deployments = json!({ "name": { "any_": [self.settings().deployment_name] } });
+        let journal = self.journal.local.read_work_pool().await?;
+        let deployments = json!({ "name": { "any_": [self.server.settings().deployment_name] } });
         let mut waiting = Vec::new();
         for queue in WorkQueue::ALL {
             let filter = json!({
@@ -714,19 +598,19 @@ impl Inner {
                     "tags": { "all_": [queue.as_str()] },
                 },
             });
-            waiting.push((queue, self.client.count_flow_runs(&filter).await?));
+            waiting.push((queue, self.server.client().count_flow_runs(&filter).await?));
         }
-        if self.settings().runner_mode {
+        if self.server.settings().runner_mode {
             return Ok(WorkPool { waiting, ..journal });
         }
-        let pool = self.refresh_pool().await?;
+        let pool = self.server.refresh_pool().await?;
         let filter = json!({
             "work_pools": { "name": { "any_": [pool.name] } },
             "flow_runs": { "state": { "type": { "any_": ACTIVE } } },
         });
-        let active = self.client.count_flow_runs(&filter).await?;
+        let active = self.server.client().count_flow_runs(&filter).await?;
         let mut workers = journal.workers;
-        for worker in self.client.read_workers(&pool.name).await? {
+        for worker in self.server.client().read_workers(&pool.name).await? {
             // Of others only those that live: their processes are not of this machine.
             let is_online = worker.status.as_deref() == Some("ONLINE");
             if is_online && workers.iter().all(|known| known.name != worker.name) {
@@ -757,19 +641,20 @@ impl Inner {
     /// See [`crate::orchestrator::queue::Queue::set_paused`]. In runner mode there is no pool to pause: it concerns
     /// the workers of this machine.
     pub(super) async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError> {
-        if self.settings().runner_mode {
-            return self.journal.set_paused(is_paused).await;
+        if self.server.settings().runner_mode {
+            return self.journal.local.set_paused(is_paused).await;
         }
-        self.client
-            .update_work_pool(&self.settings().work_pool, &json!({ "is_paused": is_paused }))
+        self.server
+            .client()
+            .update_work_pool(&self.server.settings().work_pool, &json!({ "is_paused": is_paused }))
             .await?;
-        self.refresh_pool().await?;
-        self.check_wanted.store(true, Ordering::Relaxed);
+        self.server.refresh_pool().await?;
         Ok(())
     }
 }
 
 /// The key that a caller gave to a run that was kept here; none, if it gave none.
+#[cfg(feature = "worker")]
 pub(super) fn given_key(key: &str) -> Option<String> {
     (!key.starts_with(GENERATED)).then(|| key.to_owned())
 }
@@ -781,7 +666,7 @@ fn is_waiting(run: &ApiFlowRun) -> bool {
 
 enum Found {
     AtServer(Box<ApiFlowRun>),
-    Stored(crate::orchestrator::local::journal::StoredRun),
+    Stored(KeptRun),
 }
 
 fn missing(error: PrefectError, id: FlowRunId) -> OrchestratorError {

@@ -23,6 +23,8 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::prefect_error::PrefectError;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
+pub use super::segment::segment;
+
 /// The version of the REST API that this client speaks (that of Prefect 3.9.1).
 pub const API_VERSION: &str = "0.8.4";
 /// The version of Prefect that this client was written against.
@@ -108,22 +110,6 @@ impl Call {
 
 fn json_of(body: &impl Serialize) -> Value {
     serde_json::to_value(body).expect("what this program sends is JSON")
-}
-
-/// A segment of a path with everything escaped that could change the path's meaning.
-pub fn segment(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::with_capacity(text.len()), |mut path, byte| {
-        if byte.is_ascii_alphanumeric()
-            || b"-_~".contains(&byte)
-            || (byte == b'.' && !text.trim_matches('.').is_empty())
-        {
-            path.push(char::from(byte));
-        } else {
-            write!(path, "%{byte:02X}").expect("writing to a String cannot fail");
-        }
-        path
-    })
 }
 
 /// An answer: whether something was made by the call (201), and its JSON (`null` where there is none).
@@ -545,8 +531,7 @@ fn backoff_of_locked(tries: u32) -> Duration {
 
 fn jittered(doublings: u32) -> Duration {
     let base_ms = 5_u64 << doublings;
-    let jitter = u64::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
-    Duration::from_millis(base_ms * (500 + jitter) / 1000)
+    Duration::from_millis(fastrand::u64(base_ms / 2..base_ms + base_ms / 2))
 }
 
 fn setback(error: &reqwest::Error) -> Setback {
@@ -614,13 +599,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_segment_cannot_leave_its_place() {
-        assert_eq!(segment("a/b ?#%"), "a%2Fb%20%3F%23%25");
-        assert_eq!(segment(".."), "%2E%2E");
-        assert_eq!(segment("v1.2"), "v1.2");
-    }
 
     #[test]
     fn an_error_is_one_line_of_what_the_api_said() {

@@ -1,6 +1,6 @@
 //! Names behind the API's ids, asked for once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use crate::domain::prefect_error::PrefectError;
 /// A deployment without a pool that carries this tag is served by workers in runner mode, whatever program it is of.
 /// Others have a program of their own that serves them.
 pub(super) const SERVED_TAG: &str = "captionacc";
+/// How long our deployments are believed to be there: deleted and deployed again, they have other ids.
+const OWN_FRESHNESS: Duration = Duration::from_secs(20);
 /// How long what is known of those deployments is believed.
 const SERVED_FRESHNESS: Duration = Duration::from_mins(1);
 /// More are not kept: a workspace has some dozens.
@@ -27,6 +29,8 @@ pub(super) struct Names {
     deployments: Mutex<HashMap<Uuid, ApiDeployment>>,
     /// Deployments of ours by their flow.
     own: Mutex<HashMap<String, Uuid>>,
+    /// All of them that are there, and since when they are known.
+    all_own: Mutex<Option<(Instant, Vec<Uuid>)>>,
     /// Deployments that ask for our workers, and since when they are known.
     served: Mutex<Option<(Instant, Vec<Uuid>)>>,
 }
@@ -72,6 +76,29 @@ impl Names {
         lock(&self.own).insert(flow.to_owned(), id);
         self.keep(deployment);
         Ok(id)
+    }
+
+    /// Our deployments of these flows, as of some seconds ago.
+    pub(super) async fn own_deployments(
+        &self,
+        client: &PrefectClient,
+        flow_names: &BTreeSet<String>,
+    ) -> Result<Vec<Uuid>, PrefectError> {
+        let known = lock(&self.all_own).clone();
+        if let Some((at, ids)) = known
+            && at.elapsed() < OWN_FRESHNESS
+        {
+            return Ok(ids);
+        }
+        let filter = json!({
+            "flows": { "name": { "any_": flow_names } },
+            "deployments": { "name": { "any_": [client.settings().deployment_name] } },
+            "limit": PAGE,
+        });
+        let found = client.filter_deployments(&filter).await?;
+        let ids: Vec<Uuid> = found.into_iter().map(|deployment| deployment.id).collect();
+        *lock(&self.all_own) = Some((Instant::now(), ids.clone()));
+        Ok(ids)
     }
 
     /// Deployments without a pool that ask to be served by our workers, as of at most a minute ago.

@@ -3,8 +3,8 @@
 //! A hint only. It is connected anew for ever, a dead connection is found by its silence, and what it may have missed
 //! is asked for by the safety polls.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -17,8 +17,12 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tracing::{debug, info};
+use uuid::Uuid;
 
-use super::Inner;
+use super::hints::Hints;
+use super::server::Server;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
 use crate::settings::prefect::Credentials;
 
 /// How often the other side is asked whether it is there.
@@ -31,12 +35,47 @@ const SECOND_LOOK: Duration = Duration::from_millis(150);
 /// Events are small.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
+/// Ends whose event has not come are forgotten beyond so many.
+const MAX_EXPECTED_ENDS: usize = 100;
+
+/// Runs whose end this process tells: it needs no event for that.
+#[derive(Debug, Default)]
+pub(super) struct ExpectedEnds(Mutex<VecDeque<Uuid>>);
+
+impl ExpectedEnds {
+    /// An event will tell of the run's end, of which this process knows.
+    pub(super) fn expect(&self, id: FlowRunId) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() >= MAX_EXPECTED_ENDS {
+            ends.pop_front();
+        }
+        ends.push_back(id.as_uuid());
+    }
+
+    /// Whether this process told of the end itself.
+    fn take(&self, resource: &str) -> bool {
+        let id: Option<Uuid> = resource
+            .strip_prefix("prefect.flow-run.")
+            .and_then(|id| id.parse().ok());
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = ends.iter().position(|known| Some(*known) == id);
+        at.and_then(|at| ends.remove(at)).is_some()
+    }
+}
+
+/// Hears what happens at the server.
+pub(super) struct Listener {
+    pub(super) server: Arc<Server>,
+    pub(super) hints: Arc<Hints>,
+    pub(super) ends: Arc<ExpectedEnds>,
+}
+
 /// Connects, listens, and connects again, until it is dropped.
-pub(super) async fn run(inner: Arc<Inner>) {
+pub(super) async fn run(listener: Listener) {
     let mut wait = Duration::from_millis(500);
     loop {
         let connected = tokio::time::Instant::now();
-        match listen(&inner).await {
+        match listen(&listener).await {
             Ok(()) => debug!("The event stream was closed."),
             Err(problem) => debug!(problem, "The event stream was lost."),
         }
@@ -48,15 +87,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-async fn listen(inner: &Arc<Inner>) -> Result<(), String> {
-    let resources = resources(inner).await?;
-    let mut stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(inner, &resources))
+async fn listen(listener: &Listener) -> Result<(), String> {
+    let resources = resources(&listener.server).await?;
+    let mut stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(&listener.server, &resources))
         .await
         .map_err(|_| "no handshake in time".to_owned())??;
     info!("Listening to the server's events.");
     // What happened before is asked for.
-    inner.check_wanted.store(true, Ordering::Relaxed);
-    inner.want_poll();
+    listener.hints.want_check();
+    listener.hints.want_poll();
     let mut ping = tokio::time::interval(PING_INTERVAL);
     let mut silent_since = tokio::time::Instant::now();
     let mut second_look: Option<tokio::time::Instant> = None;
@@ -68,7 +107,7 @@ async fn listen(inner: &Arc<Inner>) -> Result<(), String> {
                     None | Some(Ok(Message::Close(_))) => return Ok(()),
                     Some(Err(error)) => return Err(error.to_string()),
                     Some(Ok(Message::Text(text))) => {
-                        if hear(inner, text.as_str()) {
+                        if hear(listener, text.as_str()) {
                             second_look = Some(tokio::time::Instant::now() + SECOND_LOOK);
                         }
                     }
@@ -83,11 +122,15 @@ async fn listen(inner: &Arc<Inner>) -> Result<(), String> {
                     .send(Message::Ping(Vec::new().into()))
                     .await
                     .map_err(|error| error.to_string())?;
+                // Made anew since, under other ids.
+                if self::resources(&listener.server).await.is_ok_and(|now| now != resources) {
+                    return Ok(());
+                }
             }
             () = sleep_until(second_look) => {
                 second_look = None;
-                if inner.announced.swap(0, Ordering::Relaxed) > 0 {
-                    inner.want_poll();
+                if listener.hints.take_announced() {
+                    listener.hints.want_poll();
                 }
             }
         }
@@ -102,30 +145,26 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
 }
 
 /// The pool, or our deployments where there is none.
-async fn resources(inner: &Inner) -> Result<Vec<String>, String> {
-    if let Some(pool) = inner.pool().await.map_err(|error| error.to_string())? {
+async fn resources(server: &Server) -> Result<Vec<String>, String> {
+    let said = |error: PrefectError| error.to_string();
+    if let Some(pool) = server.pool().await.map_err(said)? {
         return Ok(vec![format!("prefect.work-pool.{}", pool.id)]);
     }
-    let mut resources = Vec::new();
-    for flow in inner.flows.iter() {
-        if let Ok(id) = inner.names.own_deployment(&inner.client, &flow.name).await {
-            resources.push(format!("prefect.deployment.{id}"));
-        }
-    }
-    // One that asks later is polled for until the next connection.
-    let served = inner.names.served_deployments(&inner.client).await;
-    let served = served.map_err(|error| error.to_string())?;
-    resources.extend(served.iter().map(|id| format!("prefect.deployment.{id}")));
-    Ok(resources)
+    let (client, names) = (server.client(), server.names());
+    let flow_names = server.flows().iter().map(|flow| flow.name.clone()).collect();
+    let mut ids = names.own_deployments(client, &flow_names).await.map_err(said)?;
+    ids.extend(names.served_deployments(client).await.map_err(said)?);
+    ids.sort_unstable();
+    Ok(ids.iter().map(|id| format!("prefect.deployment.{id}")).collect())
 }
 
 type Stream = WebSocketStream<reqwest::Upgraded>;
 
 /// The handshake goes through the same client as every call: its TLS, proxy, headers and credentials.
-async fn connect(inner: &Inner, resources: &[String]) -> Result<Stream, String> {
+async fn connect(server: &Server, resources: &[String]) -> Result<Stream, String> {
     let key = generate_key();
-    let response = inner
-        .client
+    let response = server
+        .client()
         .request(Method::GET, "/events/out")
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
@@ -150,7 +189,7 @@ async fn connect(inner: &Inner, resources: &[String]) -> Result<Stream, String> 
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     let mut stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(limits)).await;
-    let token = match &inner.settings().credentials {
+    let token = match &server.settings().credentials {
         Credentials::None => Value::Null,
         Credentials::ApiKey(secret) | Credentials::AuthString(secret) => json!(secret.reveal()),
     };
@@ -169,7 +208,7 @@ async fn connect(inner: &Inner, resources: &[String]) -> Result<Stream, String> 
             Some(Err(error)) => return Err(error.to_string()),
         }
     }
-    let now = inner.client.server_now();
+    let now = server.client().server_now();
     let far = now + jiff::SignedDuration::from_hours(24 * 365);
     let filter = json!({
         "type": "filter",
@@ -211,7 +250,7 @@ struct HeardResource {
 }
 
 /// Takes an event for what it may mean; whether a run may be ready that a poll does not see yet.
-fn hear(inner: &Inner, text: &str) -> bool {
+fn hear(listener: &Listener, text: &str) -> bool {
     let Ok(Heard {
         kind,
         event: Some(event),
@@ -225,33 +264,21 @@ fn hear(inner: &Inner, text: &str) -> bool {
     match event.event.strip_prefix("prefect.flow-run.").unwrap_or_default() {
         "Pending" | "Running" | "Retrying" | "heartbeat" | "Submitting" | "InfrastructurePending" | "" => false,
         "Cancelling" => {
-            inner.check_wanted.store(true, Ordering::Relaxed);
-            inner.wake.notify_one();
+            listener.hints.want_check();
             false
         }
         "Scheduled" | "Late" | "AwaitingRetry" | "AwaitingConcurrencySlot" | "Resuming" => {
-            inner.announced.fetch_add(1, Ordering::Relaxed);
-            inner.want_poll();
+            listener.hints.announce();
             true
         }
-        "Completed" | "Failed" | "Crashed" | "Cancelled" | "TimedOut" if is_known_end(inner, &event.resource.id) => {
+        "Completed" | "Failed" | "Crashed" | "Cancelled" | "TimedOut" if listener.ends.take(&event.resource.id) => {
             false
         }
         // An end: a slot is free, or one of ours was ended from elsewhere.
         _ => {
-            inner.check_wanted.store(true, Ordering::Relaxed);
-            inner.want_poll();
+            listener.hints.want_check();
+            listener.hints.want_poll();
             false
         }
     }
-}
-
-/// Whether this process told of the end itself.
-fn is_known_end(inner: &Inner, resource: &str) -> bool {
-    let mut ended = inner.ended.lock().unwrap_or_else(PoisonError::into_inner);
-    let id = resource
-        .strip_prefix("prefect.flow-run.")
-        .and_then(|id| id.parse().ok());
-    let at = ended.iter().position(|known| Some(*known) == id);
-    at.and_then(|at| ended.remove(at)).is_some()
 }

@@ -7,20 +7,26 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::Inner;
+use super::api::PAGE;
+use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS};
+use super::events::{asset_events, heartbeat_event, task_run_event};
+use super::journal::Journal;
+use super::journal::forwarding::RunContext;
+use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
+use super::rounds::Rounds;
+use super::server::Server;
+use super::stopping::Stopping;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::LogLevel;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
-use crate::orchestrator::local::journal::{
-    ArtifactMessage, AssetMessage, OutboxMessage, OutboxRow, RunContext, StateMessage, TaskRunMessage,
-};
 
 /// A server takes ever longer for a line the more there are in a batch.
 const LOG_BATCH: usize = 250;
@@ -48,7 +54,7 @@ pub(super) enum Scope {
 
 /// What is being told by this process.
 #[derive(Debug, Default)]
-pub(super) struct Mailroom {
+struct Mailroom {
     /// One teller a run, so that it hears things in their order.
     locks: Mutex<BTreeMap<FlowRunId, Arc<tokio::sync::Mutex<()>>>>,
     /// Artifacts that may be there already: the answer was lost.
@@ -110,7 +116,53 @@ enum Told {
     After(Duration),
 }
 
-impl Inner {
+/// Tells the server what the journal's outbox holds.
+pub(super) struct Courier {
+    server: Arc<Server>,
+    journal: Journal,
+    stopping: Stopping,
+    mailroom: Mailroom,
+    rounds: Mutex<Rounds>,
+}
+
+impl Courier {
+    pub(super) fn new(server: Arc<Server>, journal: Journal, stopping: Stopping) -> Self {
+        Self {
+            server,
+            journal,
+            stopping,
+            mailroom: Mailroom::default(),
+            rounds: Mutex::default(),
+        }
+    }
+
+    fn rounds(&self) -> std::sync::MutexGuard<'_, Rounds> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One round: tells the mail of some runs side by side, so that one that the server is slow with does not hold up the
+    /// others.
+    pub(super) async fn go_round(self: &Arc<Self>) -> Result<(), OrchestratorError> {
+        let with_mail = self.journal.forwarding.with_mail().await?;
+        let mut tellers = JoinSet::new();
+        let turn = self.rounds().begin(&with_mail, Instant::now());
+        for id in turn {
+            let courier = self.clone();
+            tellers.spawn(async move {
+                let told = courier.deliver(id, Scope::Everything, DEFAULT_PATIENCE).await;
+                let is_its_fault = matches!(&told, Err(error) if !is_everybodys(error));
+                courier.rounds().end(id, is_its_fault, Instant::now());
+                told
+            });
+        }
+        while let Some(told) = tellers.join_next().await {
+            if let Ok(told) = told {
+                self.server.note(&told);
+            }
+        }
+        Ok(())
+    }
+
     /// Tells what the server must hear of a run, for at most about `patience`.
     pub(super) async fn deliver(
         &self,
@@ -123,13 +175,14 @@ impl Inner {
         let Ok(_alone) = tokio::time::timeout(patience, lock.lock()).await else {
             return Ok(());
         };
-        let Some(context) = self.journal.run_context(id).await? else {
+        let Some(run) = self.journal.forwarding.run(id).await? else {
             return Ok(());
         };
+        let context = run.context;
         // What is not a state, once it could not be told.
         let mut postponed = (scope == Scope::States).then_some(Ok(()));
         loop {
-            let mail = self.journal.outbox(id).await?;
+            let mail = self.journal.mail.of_run(id).await?;
             let (head, state) = (mail.head, mail.state);
             let is_start = state.as_ref().is_some_and(is_start);
             if !head.is_empty() && postponed.is_none() && !is_start {
@@ -156,34 +209,35 @@ impl Inner {
                 return Ok(());
             };
             match self.tell_state(id, message, row.token, remaining(deadline)).await {
-                Ok(Told::Done) => self.journal.told(vec![row.id]).await?,
+                Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),
                 Err(PrefectError::NotFound { .. }) if self.is_gone(id).await? => return self.forget(id).await,
                 Err(error @ PrefectError::Rejected { .. }) if !self.mailroom.may_be_tried_again(row.token) => {
                     error!(flow_run_id = %id, state = message.name.as_str(), "A state is refused again and again, and is left out: {error}.");
-                    self.journal.told(vec![row.id]).await?;
+                    self.journal.mail.told(vec![row.id]).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Tells everything of every run that is this process's to tell.
-    pub(super) async fn forward_all(&self, patience: Duration) -> Result<(), OrchestratorError> {
-        self.forward_stored().await?;
-        for run in self.journal.forwarded_runs().await? {
-            if run.has_mail {
-                self.deliver(run.flow_run.flow_run_id, Scope::Everything, patience)
-                    .await?;
+    /// Tells everything of every run that is this process's to tell. One that can not be told is in nobody's way.
+    pub(super) async fn tell_all(&self, patience: Duration) -> Result<(), OrchestratorError> {
+        let mut outcome = Ok(());
+        for id in self.journal.forwarding.with_mail().await? {
+            match self.deliver(id, Scope::Everything, patience).await {
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => outcome = Err(error),
+                Ok(()) => {}
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Whether the server says of the run itself that it has none: a 404 of one call may come from what stands before it.
     async fn is_gone(&self, id: FlowRunId) -> Result<bool, PrefectError> {
-        match self.client.read_flow_run(id.as_uuid()).await {
+        match self.server.client().read_flow_run(id.as_uuid()).await {
             Ok(_) => Ok(false),
             Err(PrefectError::NotFound { .. }) => Ok(true),
             Err(error) => Err(error),
@@ -192,8 +246,10 @@ impl Inner {
 
     async fn forget(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
         debug!(flow_run_id = %id, "The server no longer knows the run.");
-        self.stop_here(id, "its run was deleted at the server".to_owned()).await;
-        self.journal.forget_mail(id).await
+        self.stopping
+            .stop(id, "its run was deleted at the server".to_owned())
+            .await;
+        self.journal.mail.forget(id).await
     }
 
     async fn tell_state(
@@ -206,12 +262,13 @@ impl Inner {
         let run = id.as_uuid();
         let name = message.name;
         let proposal = Proposal::new(name, message.message.clone(), token);
-        let propose = async |proposal: Proposal| self.client.set_flow_run_state(run, &proposal, patience).await;
+        let propose =
+            async |proposal: Proposal| self.server.client().set_flow_run_state(run, &proposal, patience).await;
         match name.state_type() {
             StateType::Running => {
                 // A run that waits for its retry without a process would be cancelled behind its worker's back.
                 let changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
-                self.client.update_flow_run(run, &changes, patience).await?;
+                self.server.client().update_flow_run(run, &changes, patience).await?;
                 let answer = propose(proposal).await?;
                 if is_heard(&answer, token) {
                     return Ok(Told::Done);
@@ -231,12 +288,12 @@ impl Inner {
                     .as_ref()
                     .is_some_and(|state| state.state_type() != StateType::Running)
                 {
-                    self.stop_here(id, reason).await;
+                    self.stopping.stop(id, reason).await;
                 }
                 Ok(Told::Done)
             }
             StateType::Scheduled => {
-                let now = self.client.read_flow_run(run).await?;
+                let now = self.server.client().read_flow_run(run).await?;
                 let current = now.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
                 match current {
                     StateType::Cancelling => return self.tell_cancelled(id, now.state, token, patience).await,
@@ -246,10 +303,12 @@ impl Inner {
                     _ => {}
                 }
                 let labels = json!({ FAILED_ATTEMPTS: message.failed_attempts });
-                self.client
+                self.server
+                    .client()
                     .label_flow_run(run, labels.as_object().expect("an object"), patience)
                     .await?;
-                self.client
+                self.server
+                    .client()
                     .update_flow_run(run, &json!({ "infrastructure_pid": null }), patience)
                     .await?;
                 let due = Timestamp::from_millisecond(message.due_ms).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -287,7 +346,8 @@ impl Inner {
     ) -> Result<Told, PrefectError> {
         let message = cancelling.and_then(|state| state.message);
         let proposal = Proposal::new(StateName::Cancelled, message, token);
-        self.client
+        self.server
+            .client()
             .set_flow_run_state(id.as_uuid(), &proposal, patience)
             .await?;
         Ok(Told::Done)
@@ -340,14 +400,15 @@ impl Inner {
         }
         if !labels.is_empty() {
             let told = self
-                .client
+                .server
+                .client()
                 .label_flow_run(id.as_uuid(), &labels, remaining(deadline))
                 .await;
             self.settle(id, label_rows, told).await?;
         }
         for batch in events.chunks(EVENT_BATCH) {
             let (rows, bodies): (Vec<i64>, Vec<Value>) = batch.iter().cloned().unzip();
-            let told = self.client.create_events(&bodies).await;
+            let told = self.server.client().create_events(&bodies).await;
             self.settle(id, rows, told).await?;
         }
         for (row, token, artifact) in artifacts {
@@ -357,17 +418,17 @@ impl Inner {
         let mut rest = &lines[..];
         while !rest.is_empty() {
             let wanted = rest.len().min(LOG_BATCH);
-            let allowed = self.mailroom.allowance(self.settings().is_cloud, wanted);
+            let allowed = self.mailroom.allowance(self.server.settings().is_cloud, wanted);
             if allowed == 0 {
                 return Err(PrefectError::RateLimited {
-                    address: self.client.address().to_owned(),
+                    address: self.server.client().address().to_owned(),
                     retry_after_ms: 2000,
                 }
                 .into());
             }
             let (batch, more) = rest.split_at(allowed);
             let (rows, bodies): (Vec<i64>, Vec<ApiLog>) = batch.iter().cloned().unzip();
-            let told = self.client.create_logs(&bodies).await;
+            let told = self.server.client().create_logs(&bodies).await;
             self.settle(id, rows, told).await?;
             rest = more;
         }
@@ -393,7 +454,7 @@ impl Inner {
             }
             warn!(flow_run_id = %id, "Something that the run left was refused and is left out: {error}.");
         }
-        self.journal.told(rows).await
+        self.journal.mail.told(rows).await
     }
 
     async fn tell_artifact(&self, id: FlowRunId, token: Uuid, artifact: &ArtifactMessage) -> Result<(), PrefectError> {
@@ -402,15 +463,20 @@ impl Inner {
             action(&mut self.mailroom.doubtful.lock().unwrap_or_else(PoisonError::into_inner))
         };
         if doubtful(&|tokens| tokens.contains(&token)) {
-            let filter =
-                json!({ "artifacts": { "flow_run_id": { "any_": [id.as_uuid()] } }, "limit": super::api::PAGE });
-            let is_there = self.client.filter_artifacts(&filter).await?.iter().any(|known| {
-                let known = known
-                    .metadata_
-                    .as_ref()
-                    .and_then(|metadata| metadata.get("captionacc.token"));
-                known.and_then(Value::as_str) == Some(&text)
-            });
+            let filter = json!({ "artifacts": { "flow_run_id": { "any_": [id.as_uuid()] } }, "limit": PAGE });
+            let is_there = self
+                .server
+                .client()
+                .filter_artifacts(&filter)
+                .await?
+                .iter()
+                .any(|known| {
+                    let known = known
+                        .metadata_
+                        .as_ref()
+                        .and_then(|metadata| metadata.get("captionacc.token"));
+                    known.and_then(Value::as_str) == Some(&text)
+                });
             if is_there {
                 doubtful(&|tokens| tokens.remove(&token));
                 return Ok(());
@@ -419,7 +485,7 @@ impl Inner {
         let mut body = conversion::artifact_body(&artifact.key, &artifact.artifact_type, &artifact.data, &text);
         body["description"] = json!(artifact.description);
         body["flow_run_id"] = json!(id);
-        match self.client.create_artifact(&body).await {
+        match self.server.client().create_artifact(&body).await {
             Ok(_) => {
                 doubtful(&|tokens| tokens.remove(&token));
                 Ok(())
@@ -433,7 +499,7 @@ impl Inner {
 
     /// Shows how far the runs at work are.
     pub(super) async fn tell_progress(&self) -> Result<(), OrchestratorError> {
-        for run in self.journal.forwarded_runs().await? {
+        for run in self.journal.forwarding.at_work().await? {
             if run.progress_at > run.progress_sent_at {
                 let id = run.flow_run.flow_run_id;
                 let lock = self.mailroom.lock_of(id);
@@ -448,8 +514,7 @@ impl Inner {
 
     /// Shows how far a run is, if it came further. For the one who tells its mail.
     async fn tell_progress_of(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
-        let runs = self.journal.forwarded_runs().await?;
-        let Some(run) = runs.into_iter().find(|run| run.flow_run.flow_run_id == id) else {
+        let Some(run) = self.journal.forwarding.run(id).await? else {
             return Ok(());
         };
         let Some(progress) = run.flow_run.progress.filter(|_| run.progress_at > run.progress_sent_at) else {
@@ -457,40 +522,34 @@ impl Inner {
         };
         let mut body = conversion::progress_body(&progress);
         let artifact = if let Some(artifact) = run.progress_artifact_id {
-            self.client.update_artifact(artifact, &body).await?;
+            self.server.client().update_artifact(artifact, &body).await?;
             artifact
         } else {
             let key = format!("progress-{}", run.context.flow_name);
             body["key"] = json!(conversion::artifact_key(&key));
             body["type"] = json!("progress");
             body["flow_run_id"] = json!(id);
-            self.client.create_artifact(&body).await?.id
+            self.server.client().create_artifact(&body).await?.id
         };
-        self.journal.progress_told(id, run.progress_at, artifact).await
+        self.journal
+            .forwarding
+            .progress_told(id, run.progress_at, artifact)
+            .await
     }
 
     /// Says that the runs at work live, and keeps their deployments' slots.
     pub(super) async fn tell_heartbeats(&self) -> Result<(), OrchestratorError> {
         let mut events = Vec::new();
-        for run in self.journal.forwarded_runs().await? {
+        for run in self.journal.forwarding.at_work().await? {
             if run.flow_run.state.state_type != StateType::Running {
                 continue;
             }
             let id = run.flow_run.flow_run_id;
-            events.push(json!({
-                "id": Uuid::new_v4(),
-                "occurred": Timestamp::now(),
-                "event": "prefect.flow-run.heartbeat",
-                "resource": {
-                    "prefect.resource.id": format!("prefect.flow-run.{id}"),
-                    "prefect.resource.name": run.context.run_name,
-                },
-                "related": related(&run.context),
-                "payload": {},
-            }));
+            events.push(heartbeat_event(id, &run.context));
             if let Some(lease) = run.context.concurrency_lease_id {
                 let renewed = self
-                    .client
+                    .server
+                    .client()
                     .renew_concurrency_lease(lease, CONCURRENCY_LEASE_SECONDS)
                     .await;
                 if let Err(error) = renewed {
@@ -499,10 +558,20 @@ impl Inner {
             }
         }
         if !events.is_empty() {
-            self.client.create_events(&events).await?;
+            self.server.client().create_events(&events).await?;
         }
         Ok(())
     }
+}
+
+/// Whether the mail of others would have fared no better.
+const fn is_everybodys(error: &OrchestratorError) -> bool {
+    is_outage(error) || matches!(error, OrchestratorError::Prefect(PrefectError::RateLimited { .. }))
+}
+
+/// Whether nothing could be told to anybody.
+const fn is_outage(error: &OrchestratorError) -> bool {
+    matches!(error, OrchestratorError::Prefect(PrefectError::Unreachable { .. }))
 }
 
 fn remaining(deadline: Instant) -> Duration {
@@ -524,164 +593,6 @@ fn is_heard(answer: &Orchestration, token: Uuid) -> bool {
             .is_some_and(|state| state.state_details.transition_id == Some(token))
 }
 
-/// What belongs to a run, as its events say it.
-fn related(context: &RunContext) -> Vec<Value> {
-    let mut related = vec![
-        json!({
-            "prefect.resource.id": format!("prefect.flow.{}", context.flow_id),
-            "prefect.resource.role": "flow",
-            "prefect.resource.name": context.flow_name,
-        }),
-        json!({
-            "prefect.resource.id": format!("prefect.deployment.{}", context.deployment_id),
-            "prefect.resource.role": "deployment",
-            "prefect.resource.name": context.deployment_name,
-        }),
-    ];
-    if let (Some(id), Some(name)) = (context.work_pool_id, &context.work_pool_name) {
-        related.push(json!({
-            "prefect.resource.id": format!("prefect.work-pool.{id}"),
-            "prefect.resource.role": "work-pool",
-            "prefect.resource.name": name,
-        }));
-    }
-    related.extend(
-        context
-            .tags
-            .iter()
-            .take(20)
-            .map(|tag| json!({ "prefect.resource.id": format!("prefect.tag.{tag}"), "prefect.resource.role": "tag" })),
-    );
-    related
-}
-
-fn related_run(id: FlowRunId, context: &RunContext) -> Value {
-    json!({
-        "prefect.resource.id": format!("prefect.flow-run.{id}"),
-        "prefect.resource.role": "flow-run",
-        "prefect.resource.name": context.run_name,
-    })
-}
-
-/// A task run's state as Prefect's own client tells it: the server makes the row from the event.
-fn task_run_event(id: FlowRunId, context: &RunContext, task_run: &TaskRunMessage, token: Uuid) -> Value {
-    let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
-    let state_type = task_run.state.state_type();
-    // Two states of one moment would be one row to the server, which then refuses every event of the batch for ever:
-    // microseconds tell them apart, in the order of a task run's states.
-    let order = i64::from(task_run.run_count.min(400)) * 2 + i64::from(state_type.is_final());
-    let at = time(task_run.at_ms) + jiff::SignedDuration::from_micros(order);
-    let inputs = match task_run.after {
-        Some(before) => json!({ "after": [{ "input_type": "task_run", "id": before }] }),
-        None => json!({}),
-    };
-    let state = json!({
-        "type": state_type,
-        "name": task_run.state.as_str(),
-        "message": task_run.message,
-        "state_details": { "flow_run_id": id, "task_run_id": task_run.id },
-        "data": null,
-        "timestamp": at,
-    });
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of hours")]
-    let seconds = task_run
-        .ended_ms
-        .unwrap_or(task_run.at_ms)
-        .saturating_sub(task_run.started_ms) as f64
-        / 1000.0;
-    let mut related = related(context);
-    related.insert(0, related_run(id, context));
-    json!({
-        "id": token,
-        "occurred": at,
-        "event": format!("prefect.task-run.{}", task_run.state.as_str()),
-        "resource": {
-            "prefect.resource.id": format!("prefect.task-run.{}", task_run.id),
-            "prefect.resource.name": task_run.name,
-            "prefect.run-count": task_run.run_count.to_string(),
-            "prefect.state-message": task_run.message.clone().unwrap_or_default(),
-            "prefect.state-type": state_type,
-            "prefect.state-name": task_run.state.as_str(),
-            "prefect.state-timestamp": at,
-            "prefect.orchestration": "client",
-        },
-        "related": related,
-        "payload": {
-            "intended": { "from": null, "to": state_type },
-            "initial_state": null,
-            "validated_state": state,
-            "task_run": {
-                "name": task_run.name,
-                "task_key": task_run.name,
-                // One row an attempt.
-                "dynamic_key": task_run.id,
-                "tags": [],
-                "task_inputs": inputs,
-                "empirical_policy": {},
-                "run_count": task_run.run_count,
-                "flow_run_run_count": task_run.attempt,
-                "start_time": time(task_run.started_ms),
-                "end_time": task_run.ended_ms.map(time),
-                "total_run_time": seconds.max(0.0),
-            },
-        },
-    })
-}
-
-/// Keys of ours escape with `%`, which Prefect's keys may not hold.
-fn asset_key(key: &str) -> String {
-    key.chars()
-        .map(|c| match c {
-            '%' => '~',
-            c if c.is_whitespace() || "#?&\"'<>[]{}|\\^`".contains(c) => '-',
-            c => c,
-        })
-        .take(512)
-        .collect()
-}
-
-fn asset_events(id: FlowRunId, context: &RunContext, asset: &AssetMessage, token: Uuid) -> Vec<Value> {
-    let occurred = Timestamp::from_millisecond(asset.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-    let event = |number: u128, name: &str, key: &str, more: Vec<Value>, payload: &Value| {
-        let mut related_to = more;
-        related_to.push(related_run(id, context));
-        related_to.extend(related(context));
-        // Each has an id that is the same when it is told again.
-        json!({
-            "id": Uuid::from_u128(token.as_u128() ^ number),
-            "occurred": occurred,
-            "event": name,
-            "resource": { "prefect.resource.id": asset_key(key), "prefect.resource.name": asset_key(key) },
-            "related": related_to,
-            "payload": payload,
-        })
-    };
-    let mut more: Vec<Value> = asset
-        .upstream_keys
-        .iter()
-        .take(50)
-        .map(|key| json!({ "prefect.resource.id": asset_key(key), "prefect.resource.role": "asset" }))
-        .collect();
-    more.push(json!({ "prefect.resource.id": "captionacc", "prefect.resource.role": "asset-materialized-by" }));
-    let payload = match &asset.metadata {
-        Value::Object(_) => asset.metadata.clone(),
-        other => json!({ "metadata": other }),
-    };
-    let mut events = Vec::new();
-    for (number, key) in asset.upstream_keys.iter().take(50).enumerate() {
-        let number = number as u128 + 1;
-        events.push(event(number, "prefect.asset.referenced", key, Vec::new(), &json!({})));
-    }
-    events.push(event(
-        0,
-        "prefect.asset.materialization.succeeded",
-        &asset.key,
-        more,
-        &payload,
-    ));
-    events
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -693,11 +604,5 @@ mod tests {
         assert!((1500..2000).contains(&first), "{first}");
         assert!(mailroom.allowance(true, 5000) < 10);
         assert_eq!(mailroom.allowance(false, 5000), 5000);
-    }
-
-    #[test]
-    fn an_asset_key_is_one_that_prefect_takes() {
-        assert_eq!(asset_key("video://a%20b"), "video://a~20b");
-        assert_eq!(asset_key("models://x y?"), "models://x-y-");
     }
 }

@@ -1,0 +1,289 @@
+//! Runs of the journal that the server knows as well, and by which process it hears of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::flow_run::FlowRun;
+use crate::domain::id::FlowRunId;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::Claim;
+use crate::orchestrator::local::LocalOrchestrator;
+use crate::orchestrator::local::entries;
+use crate::orchestrator::local::outbox::Tell;
+use crate::orchestrator::local::peers::{Peer, Peers};
+use crate::orchestrator::local::rows::{Step, enter, now_ms};
+use crate::orchestrator::local::rows::{id, json, uuid};
+use crate::orchestrator::local::store::Fault;
+
+/// Ids and names that the events of a run carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::orchestrator) struct RunContext {
+    pub(in crate::orchestrator) run_name: String,
+    pub(in crate::orchestrator) flow_id: Uuid,
+    pub(in crate::orchestrator) flow_name: String,
+    pub(in crate::orchestrator) deployment_id: Uuid,
+    pub(in crate::orchestrator) deployment_name: String,
+    pub(in crate::orchestrator) work_pool_id: Option<Uuid>,
+    pub(in crate::orchestrator) work_pool_name: Option<String>,
+    pub(in crate::orchestrator) tags: Vec<String>,
+    /// A slot of the deployment's limit, to be renewed.
+    pub(in crate::orchestrator) concurrency_lease_id: Option<Uuid>,
+}
+
+/// A run that the server hears of from this process.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::orchestrator) struct ForwardedRun {
+    pub(in crate::orchestrator) flow_run: FlowRun,
+    pub(in crate::orchestrator) context: RunContext,
+    pub(in crate::orchestrator) progress_at: i64,
+    pub(in crate::orchestrator) progress_sent_at: i64,
+    pub(in crate::orchestrator) progress_artifact_id: Option<Uuid>,
+}
+
+/// Runs that the server knows as well.
+#[derive(Clone)]
+pub(in crate::orchestrator) struct Forwarding(Arc<LocalOrchestrator>);
+
+impl Forwarding {
+    pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
+        Self(local)
+    }
+
+    /// Notes a run that was queued from this machine, so that its status row is kept while it waits.
+    pub(in crate::orchestrator) async fn observe(
+        &self,
+        run: FlowRun,
+        flow: FlowDefinition,
+    ) -> Result<(), OrchestratorError> {
+        self.0
+            .change(move |transaction, _| entries::note_waiting(transaction, &run, flow.status_table.is_some()))
+            .await?;
+        self.0.ring();
+        Ok(())
+    }
+
+    /// Enters a state that the server has already: it is not told again. `false`: the run is not in a state that
+    /// this can follow on, or not known.
+    pub(in crate::orchestrator) async fn mirror(
+        &self,
+        id: FlowRunId,
+        state: StateName,
+        message: String,
+        superseded_by: Option<FlowRunId>,
+    ) -> Result<bool, OrchestratorError> {
+        let from: &[StateType] = match state.state_type() {
+            StateType::Cancelling => &[StateType::Pending, StateType::Running],
+            // What is at work here ends by its own attempt.
+            StateType::Cancelled => &[StateType::Scheduled],
+            StateType::Scheduled => &[
+                StateType::Scheduled,
+                StateType::Cancelled,
+                StateType::Failed,
+                StateType::Crashed,
+            ],
+            _ => return Ok(false),
+        };
+        let changed = self
+            .0
+            .change(move |transaction, _| {
+                if let Some(newer) = superseded_by {
+                    entries::note_superseded(transaction, id, newer)?;
+                }
+                let step = Step {
+                    message: Some(&message),
+                    scheduled_at: (state.state_type() == StateType::Scheduled).then(now_ms),
+                    // The status row is left to the newer run.
+                    status_row_due: superseded_by.is_none() && state.state_type() != StateType::Cancelling,
+                    tell: Tell::Nobody,
+                };
+                enter(transaction, id, from, state, now_ms(), step)
+            })
+            .await?;
+        if changed {
+            self.0.ring();
+        }
+        Ok(changed)
+    }
+
+    /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.
+    pub(in crate::orchestrator) async fn told_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
+        self.0
+            .read(move |connection| {
+                Ok(connection
+                    .prepare_cached(
+                        "SELECT coalesce((SELECT state_sequence FROM flow_run WHERE id = ?1), 0)
+                           - (SELECT count(*) FROM outbox WHERE flow_run_id = ?1 AND kind = 'state')
+                           + EXISTS (SELECT 1 FROM stored_flow_run
+                                     WHERE id = ?1 AND (prefect_id IS NOT NULL OR problem IS NOT NULL))",
+                    )?
+                    .query_row([id.to_string()], |row| row.get(0))?)
+            })
+            .await
+    }
+
+    /// Makes a run that the server handed over a claimed run of this journal; its intent is fulfilled.
+    pub(in crate::orchestrator) async fn adopt(
+        &self,
+        run: FlowRun,
+        has_status_row: bool,
+        context: RunContext,
+        worker_name: String,
+    ) -> Result<Claim, OrchestratorError> {
+        self.0
+            .change(move |transaction, peers| {
+                let own = peers.own()?;
+                let key = run.flow_run_id.to_string();
+                transaction.execute("DELETE FROM claim_intent WHERE flow_run_id = ?1", [&key])?;
+                let claim = entries::hold(transaction, &own, &run, has_status_row, &worker_name)?;
+                transaction.execute(
+                    "INSERT OR REPLACE INTO prefect_run (flow_run_id, context, forwarder) VALUES (?1, ?2, ?3)",
+                    (
+                        &key,
+                        serde_json::to_string(&context).expect("plain values"),
+                        own.to_json(),
+                    ),
+                )?;
+                let labels = serde_json::json!({
+                    "prefect.worker.name": worker_name,
+                    "prefect.worker.type": "process",
+                    "captionacc.attempt": claim.flow_run.attempt,
+                });
+                transaction.execute(
+                    "INSERT INTO outbox (flow_run_id, kind, content) VALUES (?1, 'labels', ?2)",
+                    (&key, labels.to_string()),
+                )?;
+                Ok(claim)
+            })
+            .await
+    }
+
+    /// Runs that wait, as far as this journal knows; the newest.
+    pub(in crate::orchestrator) async fn waiting(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
+        self.0
+            .read(move |connection| {
+                Ok(connection
+                    .prepare_cached(
+                        "SELECT id FROM flow_run WHERE state_type = 'SCHEDULED' ORDER BY state_at DESC LIMIT 200",
+                    )?
+                    .query_map([], |row| id(row, "id"))?
+                    .collect::<rusqlite::Result<_>>()?)
+            })
+            .await
+    }
+
+    /// Runs of which this process has something to tell. Takes over those of dead processes.
+    pub(in crate::orchestrator) async fn with_mail(&self) -> Result<Vec<FlowRunId>, OrchestratorError> {
+        self.0
+            .change(|transaction, peers| {
+                let all: Vec<(FlowRunId, Peer)> = transaction
+                    .prepare_cached(
+                        "SELECT flow_run_id, forwarder FROM prefect_run
+                         WHERE EXISTS (SELECT 1 FROM outbox WHERE outbox.flow_run_id = prefect_run.flow_run_id)",
+                    )?
+                    .query_map([], |row| Ok((id(row, "flow_run_id")?, json(row, "forwarder")?)))?
+                    .collect::<rusqlite::Result<_>>()?;
+                own_of(transaction, peers, all)
+            })
+            .await
+    }
+
+    /// Runs at work of which the server hears from this process. Takes over those of dead processes.
+    pub(in crate::orchestrator) async fn at_work(&self) -> Result<Vec<ForwardedRun>, OrchestratorError> {
+        self.0
+            .change(|transaction, peers| {
+                let all: Vec<(FlowRunId, Peer)> = transaction
+                    .prepare_cached(
+                        "SELECT flow_run_id, forwarder FROM prefect_run WHERE flow_run_id IN
+                           (SELECT id FROM flow_run WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))",
+                    )?
+                    .query_map([], |row| Ok((id(row, "flow_run_id")?, json(row, "forwarder")?)))?
+                    .collect::<rusqlite::Result<_>>()?;
+                own_of(transaction, peers, all)?
+                    .into_iter()
+                    .filter_map(|id| forwarded(transaction, id).transpose())
+                    .collect()
+            })
+            .await
+    }
+
+    /// The run as the server is to know it, if it was claimed from there.
+    pub(in crate::orchestrator) async fn run(&self, id: FlowRunId) -> Result<Option<ForwardedRun>, OrchestratorError> {
+        self.0.read(move |connection| forwarded(connection, id)).await
+    }
+
+    /// The server has the run's progress as of `progress_at`.
+    pub(in crate::orchestrator) async fn progress_told(
+        &self,
+        run: FlowRunId,
+        progress_at: i64,
+        artifact_id: Uuid,
+    ) -> Result<(), OrchestratorError> {
+        self.0
+            .change(move |transaction, _| {
+                transaction
+                    .prepare_cached(
+                        "UPDATE prefect_run SET progress_sent_at = ?2, progress_artifact_id = ?3 WHERE flow_run_id = ?1",
+                    )?
+                    .execute((run.to_string(), progress_at, artifact_id.to_string()))?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Those that are this process's to tell, with those whose teller has died.
+fn own_of(transaction: &Transaction<'_>, peers: &Peers, all: Vec<(FlowRunId, Peer)>) -> Result<Vec<FlowRunId>, Fault> {
+    let own = peers.own()?;
+    let mut alive: BTreeMap<Uuid, bool> = BTreeMap::new();
+    let mut runs = Vec::new();
+    for (id, forwarder) in all {
+        if forwarder != own {
+            if *alive.entry(forwarder.life).or_insert_with(|| peers.lives(&forwarder)) {
+                continue;
+            }
+            transaction
+                .prepare_cached("UPDATE prefect_run SET forwarder = ?2 WHERE flow_run_id = ?1")?
+                .execute((id.to_string(), own.to_json()))?;
+        }
+        runs.push(id);
+    }
+    Ok(runs)
+}
+
+fn forwarded(connection: &Connection, id: FlowRunId) -> Result<Option<ForwardedRun>, Fault> {
+    struct Parts {
+        context: RunContext,
+        progress_at: i64,
+        progress_sent_at: i64,
+        progress_artifact_id: Option<Uuid>,
+    }
+    let parts = connection
+        .prepare_cached(
+            "SELECT context, progress_artifact_id, progress_sent_at, progress_at
+             FROM prefect_run JOIN flow_run ON flow_run.id = prefect_run.flow_run_id WHERE flow_run_id = ?1",
+        )?
+        .query_row([id.to_string()], |row| {
+            let artifact: Option<String> = row.get("progress_artifact_id")?;
+            Ok(Parts {
+                context: json(row, "context")?,
+                progress_at: row.get("progress_at")?,
+                progress_sent_at: row.get("progress_sent_at")?,
+                progress_artifact_id: artifact.map(|_| uuid(row, "progress_artifact_id")).transpose()?,
+            })
+        })
+        .optional()?;
+    let Some(parts) = parts else { return Ok(None) };
+    Ok(Some(ForwardedRun {
+        flow_run: entries::read(connection, id)?,
+        context: parts.context,
+        progress_at: parts.progress_at,
+        progress_sent_at: parts.progress_sent_at,
+        progress_artifact_id: parts.progress_artifact_id,
+    }))
+}

@@ -1,0 +1,128 @@
+//! Runs at the server that are to take another course: older ones of a video, those that are to end or to wait anew.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::api::PAGE;
+use super::client::DEFAULT_PATIENCE;
+use super::conversion::{superseded_by, superseded_message};
+use super::journal::Journal;
+use super::model::{ApiFlowRun, ApiState, Proposal};
+use super::server::Server;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+
+/// Steers runs at the server, and what the journal knows of them.
+#[derive(Clone)]
+pub(super) struct Steering {
+    server: Arc<Server>,
+    journal: Journal,
+}
+
+impl Steering {
+    pub(super) const fn new(server: Arc<Server>, journal: Journal) -> Self {
+        Self { server, journal }
+    }
+
+    /// Runs of a flow of ours for a video in one of these states, the newest first.
+    pub(super) async fn runs_of_video(
+        &self,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+        state_types: &[StateType],
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let Some(video_id) = video_id else {
+            return Ok(Vec::new());
+        };
+        let filter = json!({
+            "flows": { "name": { "any_": [flow.name] } },
+            "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
+            "flow_runs": {
+                "tags": { "all_": [format!("video:{video_id}")] },
+                "state": { "type": { "any_": state_types } },
+            },
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": PAGE,
+        });
+        self.server.client().filter_flow_runs(&filter).await
+    }
+
+    /// Cancels the older runs of a flow for the same video: the newest one is the one that counts.
+    pub(super) async fn supersede_older(
+        &self,
+        flow: &FlowDefinition,
+        newer: &ApiFlowRun,
+    ) -> Result<(), OrchestratorError> {
+        let video_id = newer.parameters.get("video-id").and_then(Value::as_str);
+        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
+        let message = superseded_message(FlowRunId::from_uuid(newer.id));
+        for older in self.runs_of_video(flow, video_id, &states).await? {
+            if older.id != newer.id && (older.created, older.id) < (newer.created, newer.id) {
+                self.ask_to_cancel(&older, &message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a run's end: one that waits is cancelled, one that a worker has is to be stopped by it.
+    pub(super) async fn ask_to_cancel(&self, run: &ApiFlowRun, message: &str) -> Result<(), OrchestratorError> {
+        let id = FlowRunId::from_uuid(run.id);
+        let mut is_waiting = run
+            .state
+            .as_ref()
+            .is_none_or(|state| state.state_type() == StateType::Scheduled);
+        // Once more if it was claimed in this very moment.
+        for _ in 0..2 {
+            let name = if is_waiting {
+                StateName::Cancelled
+            } else {
+                StateName::Cancelling
+            };
+            if is_waiting {
+                // The state was read a moment ago: whether a worker has it now is asked before it is called ended.
+                let now = self.server.client().read_flow_run(run.id).await?;
+                is_waiting = now.state.is_none_or(|state| state.state_type() == StateType::Scheduled);
+                if !is_waiting {
+                    continue;
+                }
+            }
+            let proposal = Proposal::new(name, Some(message.to_owned()), Uuid::new_v4());
+            let answer = self
+                .server
+                .client()
+                .set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE)
+                .await?;
+            let entered = answer.state.as_ref().map(ApiState::state_name);
+            if let Some(name @ (StateName::Cancelling | StateName::Cancelled)) = entered {
+                let message = answer
+                    .state
+                    .and_then(|state| state.message)
+                    .unwrap_or_else(|| message.to_owned());
+                let newer = superseded_by(Some(&message));
+                self.journal.forwarding.mirror(id, name, message, newer).await?;
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// It is due now.
+    pub(super) async fn schedule_now(&self, id: Uuid, message: &str) -> Result<(), OrchestratorError> {
+        let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4())
+            .due_at(self.server.client().server_now());
+        self.server
+            .client()
+            .set_flow_run_state(id, &proposal, DEFAULT_PATIENCE)
+            .await?;
+        self.journal
+            .forwarding
+            .mirror(FlowRunId::from_uuid(id), StateName::Scheduled, message.to_owned(), None)
+            .await?;
+        Ok(())
+    }
+}
