@@ -66,7 +66,6 @@ fn bounds(studio: &Studio, left: u32, top: u32, right: u32, bottom: u32) -> Valu
 }
 
 /// Faults of the video and of the arguments: the status row can say them.
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<Case> {
     vec![
         crop(
@@ -286,20 +285,70 @@ fn a_db_path_that_is_no_database_is_named_and_left_as_it_is() {
 }
 
 #[test]
-fn no_database_is_made_for_a_video_that_can_not_be_read() {
+fn no_database_is_made_for_a_run_that_can_not_be() {
     let world = world();
     let worker = world.start_worker();
     let studio = Studio::new(&world.path("videos"), "v");
     let missing = studio.folder.join("new.db");
+    let unsupported = studio.folder.join("snow.mkv");
+    ffmpeg(&[
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=320x240:d=1",
+        "-c:v",
+        "snow",
+        "-strict",
+        "-2",
+        text(&unsupported),
+    ]);
+    let garbage = studio.folder.join("garbage.avi");
+    ffmpeg(&[
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=320x240:d=1",
+        "-c:v",
+        "mjpeg",
+        text(&garbage),
+    ]);
+    let mut bytes = fs::read(&garbage).expect("made");
+    let length = bytes.len();
+    for at in (0..length - 4)
+        .filter(|at| bytes[*at..].starts_with(b"00dc"))
+        .collect::<Vec<_>>()
+    {
+        bytes[at + 8..(at + 2008).min(length)].fill(0x55);
+    }
+    fs::write(&garbage, bytes).expect("written");
     let before = studio.files();
-    let arguments = with(
-        &studio,
-        json!({ "db-path": missing, "video-path": studio.folder.join("no.mp4") }),
-    );
-    let run = wait_for_the_end(&world, world.queue("crop-frames", arguments));
-    assert_refused(&run, "no video, no database", "VIDEO_NOT_FOUND", "no.mp4");
-    wait_for_the_rows(&world);
-    assert_eq!(studio.files(), before);
+    for (changed, code, names) in [
+        (
+            json!({ "video-path": studio.folder.join("no.mp4") }),
+            "VIDEO_NOT_FOUND",
+            "no.mp4",
+        ),
+        (json!({ "video-path": unsupported }), "UNSUPPORTED_CODEC", "snow"),
+        (json!({ "video-path": garbage }), "CORRUPT_VIDEO", "garbage.avi"),
+        (
+            json!({ "crop-bounds": { "left": 0, "top": 0, "right": 321, "bottom": 9 } }),
+            "CROP_OUTSIDE_FRAME",
+            "320",
+        ),
+        (json!({ "frame-rate": 11 }), "INVALID_ARGUMENT", "11 Hz"),
+        (
+            json!({ "output-dir": studio.folder.join("video.mp4") }),
+            "OUTPUT_DIR_NOT_WRITABLE",
+            "video.mp4",
+        ),
+    ] {
+        let mut changed = changed;
+        changed["db-path"] = json!(missing);
+        let run = wait_for_the_end(&world, world.queue("crop-frames", with(&studio, changed)));
+        assert_refused(&run, names, code, names);
+        wait_for_the_rows(&world);
+        assert_eq!(studio.files(), before, "{code}");
+    }
     // For one that can, it is.
     let id = world.queue("crop-frames", with(&studio, json!({ "db-path": missing })));
     world.wait_for(id, StateName::Completed);
@@ -333,6 +382,43 @@ fn no_fault_of_the_input_makes_a_database_where_there_was_none() {
         wait_for_the_rows(&world);
         assert_eq!(studio.files(), before, "{flow} {changed}");
     }
+    worker.stop();
+}
+
+#[test]
+fn a_film_that_is_damaged_in_places_is_done_and_the_run_says_so() {
+    let world = world();
+    let worker = world.start_worker();
+    let studio = Studio::new(&world.path("videos"), "v");
+    let film = studio.folder.join("damaged.avi");
+    let made = "-f lavfi -i testsrc=s=320x240:r=10:d=6 -c:v mjpeg";
+    ffmpeg(&[&made.split(' ').collect::<Vec<_>>()[..], &[text(&film)]].concat());
+    let mut bytes = fs::read(&film).expect("made");
+    let chunks: Vec<usize> = (0..bytes.len() - 4)
+        .filter(|at| bytes[*at..].starts_with(b"00dc"))
+        .collect();
+    // Pictures 30 and 31, from 3.0 to 3.2 s.
+    for chunk in &chunks[30..32] {
+        bytes[chunk + 1000..chunk + 3000].fill(0x55);
+    }
+    fs::write(&film, bytes).expect("written");
+    let id = world.queue("crop-frames", with(&studio, json!({ "video-path": film })));
+    let run = world.wait_for(id, StateName::Completed);
+    let message = run.state.message.unwrap_or_default();
+    assert!(
+        message.contains("60 cropped frames; 0.2 s damaged: 00:00:03.0-00:00:03.2"),
+        "{message}"
+    );
+    assert_eq!(studio.frames("cropped_frames").len(), 60);
+    let details = world.block_on(world.store.read_flow_run_details(id)).expect("known");
+    let damage = details.artifacts.iter().find(|artifact| artifact.key == "damage");
+    let damage = &damage.expect("an artifact").data[0];
+    assert_eq!(damage["frames"], 2, "{damage}");
+    let (lines, _) = world.block_on(world.store.read_logs(id, 0)).expect("reads");
+    let warned = lines
+        .iter()
+        .any(|line| line.message.contains("2 frames show an earlier picture"));
+    assert!(warned, "{lines:?}");
     worker.stop();
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use captionacc::domain::flow::OnDamage;
 use captionacc::picture::RgbPicture;
-use captionacc::video::{SampleRequest, SampledFrame, VideoError, decode_jpeg, probe, sample};
+use captionacc::video::{Damage, SampleRequest, SampledFrame, VideoError, decode_jpeg, probe, sample};
 
 use crate::clips::{Clip, cached, number_of, reference};
 
@@ -35,42 +35,63 @@ fn ffmpeg(arguments: &str, output: &Path) {
     );
 }
 
-fn sampled(path: &Path, frame_rate_hz: f64) -> Result<Vec<SampledFrame>, VideoError> {
-    let request = SampleRequest {
+fn request(frame_rate_hz: f64) -> SampleRequest {
+    SampleRequest {
         frame_rate_hz,
         crop: None,
         worker_threads: 2,
         memory_bytes: 4 << 30,
         jpeg_qscale: 6,
         on_damage: OnDamage::Keep,
-    };
+    }
+}
+
+fn sampled(path: &Path, frame_rate_hz: f64) -> Result<Vec<SampledFrame>, VideoError> {
     let mut frames = Vec::new();
-    sample(path, &request, &AtomicBool::new(false), &mut |frame, _| {
-        frames.push(frame);
+    sample(
+        path,
+        &request(frame_rate_hz),
+        &AtomicBool::new(false),
+        &mut |frame, _| {
+            frames.push(frame);
+            Ok(())
+        },
+    )?;
+    Ok(frames)
+}
+
+fn number(jpeg: &[u8]) -> Option<usize> {
+    number_of(&decode_jpeg(jpeg).expect("a JPEG of ours"))
+}
+
+/// The numbers at 10 Hz of a film that is damaged in places, and where.
+fn kept(path: &Path, worker_threads: usize) -> Result<(Vec<Option<usize>>, Damage), VideoError> {
+    let request = SampleRequest {
+        worker_threads,
+        ..request(10.0)
+    };
+    let mut numbers = Vec::new();
+    let summary = sample(path, &request, &AtomicBool::new(false), &mut |frame, _| {
+        numbers.push(number(&frame.jpeg));
         Ok(())
     })?;
-    Ok(frames)
+    assert_eq!(summary.samples, numbers.len() as u64);
+    Ok((numbers, summary.damage))
 }
 
 fn numbers(path: &Path, frame_rate_hz: f64) -> Vec<Option<usize>> {
     let frames = sampled(path, frame_rate_hz).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
-    frames
-        .iter()
-        .map(|frame| number_of(&decode_jpeg(&frame.jpeg).expect("a JPEG of ours")))
+    // Those of one picture are alike, and looked at once.
+    let of_one = frames.chunk_by(|one, other| one.jpeg == other.jpeg);
+    of_one
+        .flat_map(|alike| vec![number(&alike[0].jpeg); alike.len()])
         .collect()
 }
 
 /// The numbers at 10 Hz of 25 pictures a second, of which the first is on display from `start_seconds` on.
 fn expected(start_tenths: usize, pictures: usize) -> Vec<Option<usize>> {
-    (0..start_tenths)
-        .map(|_| Some(0))
-        .chain(
-            (0..)
-                .map(|sample| sample * 25 / 10)
-                .take_while(|number| *number < pictures)
-                .map(Some),
-        )
-        .collect()
+    let shown = (0..(pictures * 10).div_ceil(25)).map(|sample| sample * 25 / 10);
+    vec![0; start_tenths].into_iter().chain(shown).map(Some).collect()
 }
 
 /// Red to grey, as patches of 80x80 pixels.
@@ -113,6 +134,7 @@ fn furthest(one: [u8; 3], other: [u8; 3]) -> u8 {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_stored_picture_has_the_colours_of_the_film() {
     let yuv = |matrix: &str, range: &str, format: &str, codec: &str| {
         format!(
@@ -229,13 +251,8 @@ fn a_stored_picture_has_the_colours_of_the_film() {
         (
             "prores-709",
             "mov",
-            yuv(
-                "bt709",
-                "tv",
-                "yuv422p10le",
-                "-c:v prores_ks -colorspace bt709 -color_primaries bt709 -color_trc bt709 -movflags +write_colr",
-            ),
-            true,
+            yuv("bt709", "tv", "yuv422p10le", "-c:v prores_ks -colorspace bt709"),
+            false,
         ),
         ("mpeg4", "avi", yuv("bt601", "tv", "yuv420p", "-c:v mpeg4 -q:v 1"), true),
         (
@@ -346,6 +363,10 @@ fn the_first_picture_may_come_late_where_packets_have_no_presentation_times() {
                 "-vf setpts=PTS+2/TB -fps_mode passthrough -t 8 -output_ts_offset 3",
             ),
         ] {
+            if extension == "avi" && kind != "with-sound" {
+                // ffmpeg writes the first picture at 0 there, and a gap behind it.
+                continue;
+            }
             let clip = Clip {
                 name: format!("{kind}-{name}").leak(),
                 extension,
@@ -369,6 +390,34 @@ fn the_first_picture_may_come_late_where_packets_have_no_presentation_times() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_stream_of_an_avi_may_start_late_by_its_header() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for codec in ["mpeg4", "h264"] {
+        let video = if codec == "h264" {
+            X264
+        } else {
+            "-c:v mpeg4 -q:v 3 -g 24 -bf 2"
+        };
+        let clip = Clip {
+            name: format!("late-{codec}").leak(),
+            extension: "avi",
+            arguments: format!("-f lavfi -i sine=440 -map 0:v -map 1:a -t 6 {video} -c:a pcm_s16le").leak(),
+            ..H264
+        };
+        let mut bytes = fs::read(clip.path()).expect("made");
+        let header = bytes
+            .windows(8)
+            .position(|window| &window[..4] == b"strh")
+            .expect("a stream's header");
+        // Its start, in units of a picture here: 50 of them are 2 s.
+        bytes[header + 8 + 28] = 50;
+        let path = folder.path().join(format!("{codec}.avi"));
+        fs::write(&path, bytes).expect("written");
+        assert_eq!(numbers(&path, 10.0), expected(20, 150), "{codec}");
     }
 }
 
@@ -673,6 +722,335 @@ fn any_rate_is_sampled_on_any_film() {
 
 fn still_picture() -> PathBuf {
     cached("still-1.png", |path| {
-        ffmpeg("-f lavfi -i testsrc2=s=320x240 -frames:v 1", path)
+        ffmpeg("-f lavfi -i testsrc2=s=320x240 -frames:v 1", path);
     })
+}
+
+/// A film of 150 pictures whose key pictures are 12 apart, and where the packet of each picture begins.
+fn ivf(name: &'static str, codec: &'static str) -> (Vec<u8>, Vec<usize>) {
+    let clip = Clip {
+        name,
+        extension: "ivf",
+        arguments: codec,
+        ..H264
+    };
+    let bytes = fs::read(clip.path()).expect("made");
+    let mut packets = Vec::new();
+    // A header of 32 bytes; a picture's size and time, 12 bytes; the picture.
+    let mut at = 32;
+    while at < bytes.len() {
+        packets.push(at + 12);
+        let size = u32::from_le_bytes(*bytes[at..].first_chunk().expect("a picture"));
+        at += 12 + usize::try_from(size).expect("it is in memory");
+    }
+    (bytes, packets)
+}
+
+const VP9: &str = "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 12 -b:v 2M";
+
+/// The film with these pictures' packets made unreadable.
+fn damaged(bytes: &[u8], packets: &[usize], pictures: &[usize], path: &Path) {
+    let mut bytes = bytes.to_vec();
+    for picture in pictures {
+        bytes[packets[*picture]..][..4].fill(0xff);
+    }
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn what_cannot_be_decoded_shows_the_last_good_picture_and_is_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, codec) in [
+        ("every-12-vp9", VP9),
+        (
+            "every-12-vp8",
+            "-c:v libvpx -deadline realtime -cpu-used 8 -g 12 -b:v 2M",
+        ),
+        (
+            "every-12-av1",
+            "-c:v libsvtav1 -preset 12 -g 12 -svtav1-params pred-struct=1",
+        ),
+    ] {
+        let (bytes, packets) = ivf(name, codec);
+        let path = folder.path().join("damaged.ivf");
+        // From 3.00 s to the next key picture at 3.36 s.
+        damaged(&bytes, &packets, &[75], &path);
+        for threads in [1, 2, 5] {
+            let (found, damage) = kept(&path, threads).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut wanted = expected(0, 150);
+            wanted[30..34].fill(Some(74));
+            assert_eq!(found, wanted, "{name}");
+            assert_eq!(damage.samples, 4, "{name}: {damage:?}");
+            assert_eq!(damage.stretches.len(), 1, "{name}: {damage:?}");
+            let summary = damage.summary().expect("damage");
+            assert_eq!(summary, "0.4 s damaged: 00:00:03.0-00:00:03.4", "{name}");
+            assert!(!damage.stretches[0].reason.is_empty(), "{name}: {damage:?}");
+        }
+        let refusing = SampleRequest {
+            on_damage: OnDamage::Fail,
+            ..request(10.0)
+        };
+        let error = sample(&path, &refusing, &AtomicBool::new(false), &mut |_, _| Ok(())).expect_err("damaged");
+        assert_eq!(error.code(), "CORRUPT_VIDEO", "{name}: {error}");
+        assert!(error.to_string().contains("damaged at 3.000 s"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn at_the_start_it_is_the_first_good_picture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bytes, packets) = ivf("every-12-vp9", VP9);
+    let path = folder.path().join("damaged.ivf");
+    damaged(&bytes, &packets, &[0], &path);
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    let mut wanted = expected(0, 150);
+    wanted[..5].fill(Some(12));
+    assert_eq!(found, wanted);
+    assert_eq!(damage.samples, 5, "{damage:?}");
+}
+
+#[test]
+fn at_the_end_it_is_the_last_good_picture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bytes, packets) = ivf("every-12-vp9", VP9);
+    let path = folder.path().join("damaged.ivf");
+    damaged(&bytes, &packets, &[146], &path);
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    let mut wanted = expected(0, 150);
+    wanted[59] = Some(145);
+    assert_eq!(found, wanted);
+    assert_eq!(damage.samples, 1, "{damage:?}");
+    let end = damage.stretches[0].to_seconds;
+    assert!((end - 6.0).abs() < 1e-6, "{damage:?}");
+}
+
+#[test]
+fn several_places_are_told_apart_and_too_many_are_too_many() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bytes, packets) = ivf("every-12-vp9", VP9);
+    let path = folder.path().join("damaged.ivf");
+    // Two pictures before the key pictures 24 and 132: from 0.88 and 5.20 s, 0.08 s each.
+    damaged(&bytes, &packets, &[22, 130], &path);
+    let (found, damage) = kept(&path, 2).expect("a tenth and no more");
+    let mut wanted = expected(0, 150);
+    (wanted[9], wanted[52]) = (Some(21), Some(129));
+    assert_eq!(found, wanted);
+    assert_eq!((damage.samples, damage.stretches.len()), (2, 2), "{damage:?}");
+    damaged(&bytes, &packets, &[1, 61], &path);
+    let error = kept(&path, 2).expect_err("9 of 60");
+    assert_eq!((error.code(), error.is_input_fault()), ("CORRUPT_VIDEO", true));
+    assert!(
+        error
+            .to_string()
+            .contains("of 60 samples cannot be shown, more than a tenth"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_picture_that_is_hit_within_a_group_hides_those_that_refer_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = Clip {
+        name: "every-12",
+        extension: "mkv",
+        arguments: "-c:v libx264 -preset veryfast -g 12 -bf 2 -pix_fmt yuv420p -x264-params scenecut=0",
+        ..H264
+    };
+    let mut bytes = fs::read(clip.path()).expect("made");
+    // Garbage over a thousand bytes in the middle: its cluster's checksum tells, and the decoder.
+    let middle = bytes.len() / 2;
+    for byte in &mut bytes[middle..middle + 1000] {
+        *byte ^= 0x5a;
+    }
+    let path = folder.path().join("damaged.mkv");
+    fs::write(&path, bytes).expect("written");
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    assert!(damage.samples > 0 && damage.samples <= 6, "{damage:?}");
+    for (sample, (found, own)) in found.iter().zip(expected(0, 150)).enumerate() {
+        #[expect(clippy::cast_precision_loss, reason = "a time in a film of 6 s")]
+        let time = sample as f64 / 10.0;
+        let is_hit = damage
+            .stretches
+            .iter()
+            .any(|hit| hit.from_seconds <= time && time < hit.to_seconds);
+        assert!(*found == own || is_hit, "sample {sample}: {found:?}, {damage:?}");
+    }
+}
+
+#[test]
+fn packets_that_a_capture_lost_are_reported_and_the_rest_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = Clip {
+        name: "every-12",
+        extension: "ts",
+        arguments: "-c:v libx264 -preset veryfast -g 12 -bf 0 -pix_fmt yuv420p",
+        ..H264
+    };
+    let whole = fs::read(clip.path()).expect("made");
+    // One packet of the picture in the middle: with bytes of a picture, without the start of one.
+    let is_middle = |packet: &[u8]| packet[1] & 0x5f == 1 && packet[2] == 0 && packet[3] & 0x30 == 0x10;
+    let packets: Vec<&[u8]> = whole.chunks(188).collect();
+    let lost = packets.len() / 2
+        + packets[packets.len() / 2..]
+            .iter()
+            .position(|packet| is_middle(packet))
+            .expect("one");
+    let path = folder.path().join("capture.ts");
+    let bytes: Vec<u8> = [&packets[..lost], &packets[lost + 1..]].concat().concat();
+    fs::write(&path, bytes).expect("written");
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    assert_eq!(damage.stretches.len(), 1, "{damage:?}");
+    assert!((1..=5).contains(&damage.samples), "{damage:?}");
+    let wrong = found
+        .iter()
+        .zip(expected(0, 150))
+        .filter(|(found, own)| **found != *own)
+        .count();
+    assert!(wrong as u64 <= damage.samples, "{found:?}, {damage:?}");
+    assert_eq!(found.len(), 60);
+}
+
+#[test]
+fn pictures_that_are_missing_from_a_file_are_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = Clip {
+        name: "clusters",
+        extension: "mkv",
+        arguments: "-c:v libx264 -preset veryfast -g 12 -pix_fmt yuv420p -cluster_time_limit 400",
+        ..H264
+    };
+    let mut bytes = fs::read(clip.path()).expect("made");
+    let clusters: Vec<usize> = (0..bytes.len() - 4)
+        .filter(|at| bytes[*at..].starts_with(&[0x1f, 0x43, 0xb6, 0x75]))
+        .collect();
+    let broken = clusters[clusters.len() / 2];
+    bytes[broken..broken + 4].fill(0);
+    let path = folder.path().join("broken.mkv");
+    fs::write(&path, bytes).expect("written");
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    assert_eq!(found.len(), 60);
+    assert_eq!(damage.stretches.len(), 1, "{damage:?}");
+    assert!((1..=6).contains(&damage.samples), "{damage:?}");
+    let says = format!("its structure is broken at byte {broken}");
+    assert_eq!(damage.stretches[0].reason, says);
+    let wrong = found
+        .iter()
+        .zip(expected(0, 150))
+        .filter(|(found, own)| **found != *own)
+        .count();
+    assert!(wrong as u64 <= damage.samples, "{found:?}, {damage:?}");
+}
+
+#[test]
+fn a_film_that_does_not_fit_into_the_memory_is_refused_and_others_get_fewer_decoders() {
+    let with = |memory_bytes| {
+        let request = SampleRequest {
+            memory_bytes,
+            worker_threads: 8,
+            ..request(10.0)
+        };
+        let mut frames = Vec::new();
+        sample(&H264.path(), &request, &AtomicBool::new(false), &mut |frame, _| {
+            frames.push(frame);
+            Ok(())
+        })?;
+        Ok::<_, VideoError>(frames)
+    };
+    let all = with(4 << 30).expect("plenty");
+    assert!(with(245 << 20).expect("enough for one or two") == all);
+    let error = with(241 << 20).expect_err("too little");
+    assert_eq!((error.code(), error.is_input_fault()), ("VIDEO_TOO_LARGE", true));
+    assert!(
+        error.to_string().contains("241 MB are allowed: raise child-memory-mb"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_the_file_says_of_its_length_is_told_where_its_end_is_not_known() {
+    let of = |extension: &'static str, arguments: &'static str| {
+        let clip = Clip {
+            name: "open-end",
+            extension,
+            arguments,
+            ..H264
+        };
+        probe(&clip.path()).expect("a video").open_end()
+    };
+    assert_eq!(of("mp4", X264), None);
+    assert_eq!(of("flv", X264), None);
+    let nothing = Some("pictures until 6.0 s, the file does not say how long it is".to_owned());
+    assert_eq!(of("ts", X264), nothing);
+    assert_eq!(
+        of(
+            "webm",
+            "-c:v libvpx -deadline realtime -cpu-used 8 -g 24 -b:v 2M -live 1"
+        ),
+        nothing
+    );
+}
+
+/// The pictures of an AVI file, and what comes before the list of them.
+fn avi_pictures(bytes: &[u8]) -> (&[u8], Vec<Vec<u8>>) {
+    let word = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("a size"));
+    let size = |at: usize| usize::try_from(word(at)).expect("it is in memory");
+    let movi = bytes.windows(4).position(|word| word == b"movi").expect("its pictures");
+    let end = movi + size(movi - 4);
+    let mut at = movi + 4;
+    let mut pictures = Vec::new();
+    while at < end {
+        let length = size(at + 4);
+        if bytes[at..].starts_with(b"00dc") {
+            pictures.push(bytes[at + 8..at + 8 + length].to_vec());
+        }
+        at += 8 + length.next_multiple_of(2);
+    }
+    (&bytes[..movi - 8], pictures)
+}
+
+#[test]
+fn b_frames_that_old_writers_packed_into_other_packets_are_shown() {
+    const PICTURE: [u8; 4] = [0, 0, 1, 0xb6];
+    let clip = Clip {
+        name: "to-be-packed",
+        extension: "avi",
+        arguments: "-c:v mpeg4 -vtag DX50 -bf 1 -q:v 3 -g 24",
+        ..H264
+    };
+    let bytes = fs::read(clip.path()).expect("made");
+    let (head, pictures) = avi_pictures(&bytes);
+    let start = |picture: &[u8]| picture.windows(4).position(|word| word == PICTURE).expect("a picture");
+    let is_b = |picture: &Vec<u8>| picture[start(picture) + 4] >> 6 == 2;
+    // As DivX 5 did: a P-frame with the B-frame that is shown before it, and then a packet that says "no new picture".
+    let mut packed: Vec<Vec<u8>> = Vec::new();
+    for picture in &pictures {
+        if is_b(picture) {
+            packed.last_mut().expect("a B-frame is not the first").extend(picture);
+            packed.push([&PICTURE[..], &[0b0101_0000, 0b0100_1111, 0x7f]].concat());
+        } else {
+            packed.push(picture.clone());
+        }
+    }
+    assert!(packed.iter().filter(|packet| packet.len() == 7).count() > 50);
+    let first = &mut packed[0];
+    let at = start(first);
+    first.splice(at..at, *b"\0\0\x01\xb2DivX503b1393p");
+    let mut list = b"movi".to_vec();
+    for packet in packed {
+        list.extend(b"00dc");
+        list.extend(u32::try_from(packet.len()).expect("a picture").to_le_bytes());
+        list.extend(&packet);
+        list.resize(list.len().next_multiple_of(2), 0);
+    }
+    let mut film = head.to_vec();
+    film.extend(b"LIST");
+    film.extend(u32::try_from(list.len()).expect("a short film").to_le_bytes());
+    film.extend(list);
+    let length = u32::try_from(film.len() - 8).expect("a short film");
+    film[4..8].copy_from_slice(&length.to_le_bytes());
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("packed.avi");
+    fs::write(&path, film).expect("written");
+    assert_eq!(numbers(&path, 25.0), (0..150).map(Some).collect::<Vec<_>>());
+    assert_eq!(numbers(&path, 10.0), expected(0, 150));
 }

@@ -501,15 +501,9 @@ const fn is_enough(free_bytes: u64, needed_bytes: u64) -> bool {
 }
 
 /// What this user may still write beside `path`; `None` where the system does not tell.
-#[cfg(unix)]
 fn free_bytes(path: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(path).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-#[cfg(not(unix))]
-const fn free_bytes(_path: &Path) -> Option<u64> {
-    None
 }
 
 /// A count or a size: SQLite's numbers are signed, these are not negative.

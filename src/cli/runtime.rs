@@ -34,7 +34,10 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
         .enable_all()
         .build()
         .map_err(|error| OrchestratorError::Internal(format!("the system gives no event loop: {error}")))?;
-    runtime.block_on(work)
+    let outcome = runtime.block_on(work);
+    // A thread that waits for a dead disk is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Takes what may be the limit of flow runs at once.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::sampling::{Sampled, Sampling, check_before_creating, observe_video, remarks, sample_video};
+use super::sampling::{Sampled, Sampling, observe_video, remarks, sample_video};
 use super::status::StatusKeeper;
 use crate::domain::asset;
 use crate::domain::flow::{CropFrames, StatusTable};
@@ -27,7 +27,6 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         on_damage: *on_damage,
         share: SAMPLING_SHARE,
     };
-    check_before_creating(attempt, files, &sampling)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),

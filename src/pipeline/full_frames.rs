@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::json;
 
 use super::fraction::fraction;
-use super::sampling::{Sampled, Sampling, check_before_creating, observe_video, remarks, sample_video};
+use super::sampling::{Sampled, Sampling, observe_video, remarks, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
@@ -47,7 +47,6 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         on_damage: *on_damage,
         share: SAMPLING_SHARE,
     };
-    check_before_creating(attempt, files, &sampling)?;
     let keeper = StatusKeeper::begin(
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::ProcessingStatus),

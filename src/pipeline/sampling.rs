@@ -9,7 +9,7 @@ use crate::domain::asset;
 use crate::domain::flow::{CropBounds, OnDamage, VideoFiles};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::video::{SampleRequest, SampleSummary, VideoError, check, sample};
+use crate::video::{SampleRequest, SampleSummary, VideoError, sample};
 
 /// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
 const JPEG_QSCALE: i32 = 6;
@@ -48,19 +48,6 @@ impl Sampling {
             on_damage: self.on_damage,
         }
     }
-}
-
-/// Refuses a video that can not be sampled before a database is made for it. One that is there gets its status row first,
-/// and learns of the fault by it.
-pub(super) fn check_before_creating(
-    attempt: &Attempt,
-    files: &VideoFiles,
-    sampling: &Sampling,
-) -> Result<(), TaskError> {
-    if attempt.order().database.is_none() && !files.db_path.exists() {
-        check(&files.video_path, &sampling.request(attempt), attempt.stop_flag())?;
-    }
-    Ok(())
 }
 
 /// Frames of the video, staged.

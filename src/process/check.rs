@@ -1,10 +1,10 @@
 //! What `captionacc doctor` says of this machine: its disks, memory and processors.
 
-use std::fs;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
+use super::machine::{not_guaranteed, total_memory_bytes};
 use crate::domain::finding::{Findings, bytes_text};
 
 /// Free space below which a queue is soon in trouble.
@@ -30,6 +30,9 @@ pub fn check(home: &Path, allowance: Allowance) -> Findings {
     let mut findings = Findings::default();
     space(home, &mut findings);
     limits(allowance, &mut findings);
+    for guarantee in not_guaranteed() {
+        findings.warning("system", guarantee.what, guarantee.instead);
+    }
     findings
 }
 
@@ -100,11 +103,4 @@ fn limits(allowance: Allowance, findings: &mut Findings) {
             format!("ulimit -n {OPEN_FILES}, or more"),
         );
     }
-}
-
-fn total_memory_bytes() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
 }

@@ -62,10 +62,10 @@ pub(super) struct Matrix {
     luma: u16,
     luma_offset: i16,
     /// What a step of Cb and of Cr adds to luma.
-    to_luma: [i32; 2],
+    to_luma: [i16; 2],
     /// What they add to Cb, and to Cr.
-    to_cb: [i32; 2],
-    to_cr: [i32; 2],
+    to_cb: [i16; 2],
+    to_cr: [i16; 2],
 }
 
 impl Matrix {
@@ -81,16 +81,16 @@ impl Matrix {
             (219.0, 16.0, 224.0)
         };
         // A step of chroma is this much of the whole.
-        let (of_cb_luma, of_cb) = JPEG.yuv(from.rgb([255.0 / chroma_range, 0.0]));
-        let (of_cr_luma, of_cr) = JPEG.yuv(from.rgb([0.0, 255.0 / chroma_range]));
+        let (blue_luma, blue_step) = JPEG.yuv(from.rgb([255.0 / chroma_range, 0.0]));
+        let (red_luma, red_step) = JPEG.yuv(from.rgb([0.0, 255.0 / chroma_range]));
         let scale = f64::from(1 << CHROMA_BITS);
         let luma = 255.0 / luma_range;
         Some(Self {
             luma: whole(luma * 8192.0),
             luma_offset: whole(luma * luma_black * f64::from(1 << LUMA_BITS)),
-            to_luma: [whole(of_cb_luma * scale), whole(of_cr_luma * scale)],
-            to_cb: [whole(of_cb[0] * scale), whole(of_cr[0] * scale)],
-            to_cr: [whole(of_cb[1] * scale), whole(of_cr[1] * scale)],
+            to_luma: [whole(blue_luma * scale), whole(red_luma * scale)],
+            to_cb: [whole(blue_step[0] * scale), whole(red_step[0] * scale)],
+            to_cr: [whole(blue_step[1] * scale), whole(red_step[1] * scale)],
         })
     }
 
@@ -115,14 +115,10 @@ impl Matrix {
         let factor = u32::from(self.luma);
         for (luma, correction) in luma.iter_mut().zip(corrections) {
             // In 16 bits, which is what a processor has many lanes of: 7 bits up, 13 of the factor, 16 down.
-            #[expect(clippy::cast_possible_truncation, reason = "below 255 * 1.17 * 16")]
+            // Below 255 * 1.17 * 16.
             let wide = (u32::from(u16::from(*luma) << 7).wrapping_mul(factor) >> 16) as u16;
             let value = wide.cast_signed().wrapping_add(*correction) >> LUMA_BITS;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "clamped to a byte"
-            )]
+            #[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
             let value = value.clamp(0, 255) as u8;
             *luma = value;
         }
@@ -133,13 +129,9 @@ impl Matrix {
         let half = 1 << (CHROMA_BITS - 1);
         for (cb_byte, cr_byte) in cb.iter_mut().zip(cr) {
             let chroma = [centred(*cb_byte), centred(*cr_byte)];
-            let byte = |factors: [i32; 2]| {
+            let byte = |factors: [i16; 2]| {
                 let value = (products(chroma, factors).wrapping_add(half) >> CHROMA_BITS).wrapping_add(128);
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "clamped to a byte"
-                )]
+                #[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
                 let value = value.clamp(0, 255) as u8;
                 value
             };
@@ -148,15 +140,15 @@ impl Matrix {
     }
 }
 
-fn centred(chroma: u8) -> i32 {
-    i32::from(chroma).wrapping_sub(128)
+fn centred(chroma: u8) -> i16 {
+    i16::from(chroma).wrapping_sub(128)
 }
 
-/// Far from the ends of 32 bits; wrapping, so that no check stands between the lanes of a vector.
-fn products(chroma: [i32; 2], factors: [i32; 2]) -> i32 {
-    chroma[0]
-        .wrapping_mul(factors[0])
-        .wrapping_add(chroma[1].wrapping_mul(factors[1]))
+/// Of 16 bits each, for which processors have an instruction that does many; far from the ends of 32 bits, and wrapping, so
+/// that no check stands between the lanes of a vector.
+fn products(chroma: [i16; 2], factors: [i16; 2]) -> i32 {
+    let product = |at: usize| i32::from(chroma[at]).wrapping_mul(i32::from(factors[at]));
+    product(0).wrapping_add(product(1))
 }
 
 /// A factor as a whole number.

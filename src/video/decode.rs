@@ -12,6 +12,9 @@ use super::facts::StreamFacts;
 use super::picture::MAX_PIXELS;
 use super::timeline::{Needed, PacketFacts, SampleClock};
 
+/// Pictures that a decoder may be behind its packets.
+const MAX_DELAY: i64 = 32;
+
 /// Why a group of pictures did not come out.
 #[derive(Debug)]
 pub(super) enum DecodeFailure {
@@ -100,6 +103,20 @@ pub(super) fn can_skip(facts: &StreamFacts) -> bool {
     }
 }
 
+/// Shows a decoder the film's first packet, of which nothing is kept but what it says of its writer: for films of some
+/// encoders libav's decoders have to know that (x264 before build 151 with 4:4:4), and it stands nowhere else.
+pub(super) fn introduce(decoder: &mut decoder::Video, first: Option<&Packet>, facts: &StreamFacts) {
+    let Some(first) = first.filter(|_| matches!(facts.header.codec.as_str(), "h264" | "mpeg4")) else {
+        return;
+    };
+    let mut picture = frame::Video::empty();
+    // What goes wrong here goes wrong where the packet is decoded for its picture.
+    if decoder.send_packet(first).is_ok() && decoder.send_eof().is_ok() {
+        while decoder.receive_frame(&mut picture).is_ok() {}
+    }
+    decoder.flush();
+}
+
 /// Whether a decoder can start at any packet that the container calls a key packet. Codecs of old files replace parts of the
 /// picture only, and their writers call packets as they like.
 pub(super) fn starts_at_key_packets(facts: &StreamFacts) -> bool {
@@ -114,17 +131,9 @@ pub(super) fn starts_at_key_packets(facts: &StreamFacts) -> bool {
                 | "mpeg4"
                 | "mpeg1video"
                 | "mpeg2video"
-                | "msmpeg4v1"
                 | "msmpeg4v2"
                 | "msmpeg4v3"
-                | "h263"
-                | "flv1"
-                | "wmv1"
-                | "wmv2"
-                | "wmv3"
-                | "vc1"
                 | "theora"
-                | "ffv1"
         )
 }
 
@@ -231,6 +240,9 @@ pub(super) struct Sequence<'a> {
     pub(super) clock: SampleClock,
     pub(super) origin: Option<i64>,
     pub(super) lead: i64,
+    /// Where the origin is not known: the time that the first picture has with a decoder that waits for no more packets
+    /// than the container says.
+    pub(super) first_time: Option<i64>,
     pub(super) interval: i64,
     /// The samples that are wanted.
     pub(super) samples: Range<u64>,
@@ -277,8 +289,9 @@ struct Trouble {
     /// The time of the earliest picture that is hit.
     from: i64,
     reason: String,
-    /// The key packet from which on pictures are good again: its number and its time.
-    recovery: Option<Option<i64>>,
+    /// The time of the key picture from which on pictures are good again, once its packet has come; the least there is if
+    /// it has none.
+    recovery: Option<i64>,
 }
 
 /// A sequence on its way through a decoder.
@@ -302,7 +315,7 @@ impl Way<'_, '_> {
             // Nothing of what was damaged is left in the decoder.
             self.drain(decoder)?;
             if let Some(trouble) = &mut self.trouble {
-                trouble.recovery = Some(facts.pts);
+                trouble.recovery = Some(facts.pts.unwrap_or(i64::MIN));
             }
         }
         if let (Some(pts), false) = (facts.pts, leading) {
@@ -380,7 +393,13 @@ impl Way<'_, '_> {
             return Ok(());
         }
         let time = picture.timestamp().unwrap_or_else(|| self.display.following());
-        self.display.origin.get_or_insert(time.saturating_sub(self.of.lead));
+        if self.display.origin.is_none() {
+            // A decoder gives the first picture the time of the packet with which it comes out. If that is long after its own,
+            // the second one is late.
+            let is_own = |own: &i64| time.saturating_sub(*own) <= MAX_DELAY.saturating_mul(self.of.interval);
+            let first = self.of.first_time.filter(|own| !is_own(own)).unwrap_or(time);
+            self.display.origin = Some(first.saturating_sub(self.of.lead));
+        }
         let index = pts.and_then(|pts| self.waiting.remove(&pts));
         if is_damaged(picture) {
             self.hit(index.unwrap_or(0), Some(time), &Error::InvalidData.to_string());
@@ -388,9 +407,8 @@ impl Way<'_, '_> {
         }
         if let Some(trouble) = &mut self.trouble {
             let is_before = index.is_some_and(|index| index < trouble.index);
-            let is_recovered = trouble
-                .recovery
-                .is_some_and(|key_pts| key_pts.is_none_or(|key_pts| pts.is_none_or(|pts| pts >= key_pts)));
+            let is_behind = |key_pts: i64| pts.is_none_or(|pts| pts >= key_pts);
+            let is_recovered = trouble.recovery.is_some_and(is_behind);
             if is_recovered {
                 self.report(time)?;
             } else if !is_before {

@@ -16,7 +16,7 @@ pub struct MediaDescription {
 }
 
 /// The containers that are read: libav's demuxer, its name for people, and the names that its files have.
-pub const CONTAINERS: [(&str, &str, &str); 13] = [
+pub(super) const CONTAINERS: [(&str, &str, &str); 14] = [
     ("mov", "MP4, QuickTime, 3GP", "mp4, m4v, mov, 3gp"),
     ("matroska", "Matroska, WebM", "mkv, webm"),
     ("avi", "AVI", "avi"),
@@ -29,11 +29,12 @@ pub const CONTAINERS: [(&str, &str, &str); 13] = [
     ("m4v", "MPEG-4 without a container", "m4v"),
     ("h264", "H.264 without a container", "h264, 264"),
     ("hevc", "HEVC without a container", "h265, hevc"),
-    ("ivf", "IVF, and AV1 as OBU", "ivf, obu"),
+    ("ivf", "IVF", "ivf"),
+    ("obu", "AV1 without a container", "obu"),
 ];
 
 /// The codecs that are read: a name for people, and libav's decoders of them.
-pub const CODECS: [(&str, &[&str]); 34] = [
+pub(super) const CODECS: [(&str, &[&str]); 34] = [
     ("H.264", &["h264"]),
     ("HEVC (H.265)", &["hevc"]),
     ("AV1", &["libdav1d"]),
@@ -72,6 +73,13 @@ pub const CODECS: [(&str, &[&str]); 34] = [
     ("Indeo 3, 4, 5", &["indeo3", "indeo4", "indeo5"]),
     ("Microsoft Video 1, RLE", &["msvideo1", "msrle"]),
 ];
+
+/// What files of the containers are called, first of all: `mp4, mkv, …`.
+pub(super) fn extensions() -> String {
+    let first = |files: &'static str| files.split(',').next().unwrap_or(files);
+    let extensions: Vec<&str> = CONTAINERS.iter().map(|(_, _, files)| first(files)).collect();
+    extensions.join(", ")
+}
 
 /// Describes the media libraries that are linked.
 pub fn media_description() -> MediaDescription {
@@ -155,7 +163,6 @@ mod tests {
         codecs.sort_unstable();
         assert_eq!(codecs, enabled("--enable-decoder="));
         let mut containers: Vec<String> = CONTAINERS.iter().map(|(name, ..)| configured(name)).collect();
-        containers.push("obu".to_owned());
         containers.sort_unstable();
         assert_eq!(containers, enabled("--enable-demuxer="));
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::description::extensions;
 use super::request::SinkError;
 use crate::domain::flow::CropBounds;
 
@@ -50,8 +51,9 @@ pub enum VideoError {
     },
     /// `NOT_A_VIDEO`: none of the known containers.
     #[error(
-        "{path} is not a video that can be read ({detail}): give an mp4, mov, mkv, webm, avi, ts, mpg, flv, ogv or wmv file",
-        path = path.display()
+        "{path} is not a video that can be read ({detail}): give one of these: {extensions}",
+        path = path.display(),
+        extensions = extensions()
     )]
     NotAVideo {
         /// The file.

@@ -19,7 +19,8 @@
 //! shown, and what cannot is reported.
 //!
 //! Files of this folder use one another downwards only, in this order: `sampler`; `taken`, `memory`; `scan`; `decode`, `jpeg`;
-//! `picture`; `source`; `structure`, `file`, `colour`, `facts`, `libav`; `timeline`, `sys`; `error`; `request`; `damage`.
+//! `picture`; `source`; `structure`, `file`, `colour`, `facts`, `libav`; `timeline`, `sys`; `error`; `request`,
+//! `description`; `damage`.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -45,10 +46,10 @@ mod taken;
 mod timeline;
 
 pub use damage::{Damage, DamagedStretch};
-pub use description::{CODECS, CONTAINERS, MediaDescription, check as check_libraries, media_description};
+pub use description::{MediaDescription, check as check_libraries, media_description};
 pub use error::VideoError;
 pub use jpeg::decode_jpeg;
-pub use request::{MAX_RATE_HZ, SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
+pub use request::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
 
 /// Samples the video at `path`: hands `sink` the picture on display at t = k / rate for every k from 0 up to the
 /// video's end, in order of k, on the calling thread, together with the number of all samples.
@@ -74,18 +75,6 @@ pub fn sample(
     sink: &mut dyn FnMut(SampledFrame, u64) -> Result<(), SinkError>,
 ) -> Result<SampleSummary, VideoError> {
     sampler::sample(path, request, stop, sink)
-}
-
-/// Whether the video at `path` can be sampled so, as far as the first picture tells: for a look before anything is
-/// written anywhere.
-///
-/// # Errors
-/// As those of [`sample`].
-pub fn check(path: &Path, request: &SampleRequest, stop: &AtomicBool) -> Result<(), VideoError> {
-    match sampler::sample(path, request, stop, &mut |_, _| Err("one is enough".into())) {
-        Ok(_) | Err(VideoError::Sink { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// What the video at `path` is, without decoding it: reads its packets once.

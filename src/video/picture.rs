@@ -195,6 +195,15 @@ impl Axis {
     }
 }
 
+impl Axis {
+    /// Where the positions are in order, whether the first one is the second of the two that share a chroma sample, as 1 or
+    /// 0.
+    fn odd_start(&self) -> Option<usize> {
+        let first = *self.luma.first()?;
+        (self.luma.len() == 1 || self.luma.last() > self.luma.first()).then_some(first & 1)
+    }
+}
+
 /// Cuts one part out of every picture of a video.
 pub(super) struct Cutter {
     geometry: Geometry,
@@ -357,7 +366,8 @@ impl Cutter {
         };
         let mut beside = [vec![0; along.beside.len()], vec![0; along.beside.len()]];
         let mut of_chroma = vec![0; along.beside.len()];
-        let mut of_luma = vec![0; along.luma.len()];
+        // Room for two of every chroma sample, also of the first and the last.
+        let mut of_luma = vec![0; along.beside.len() * 2];
         let mut last = None;
         let stride = output.stride(0);
         for (luma, at) in output.data_mut(0).chunks_mut(stride).zip(&across.luma) {
@@ -367,11 +377,21 @@ impl Cutter {
                     plane.gather(at / 2, &along.beside, transpose, beside);
                 }
                 matrix.corrections(&beside[0], &beside[1], &mut of_chroma);
-                for (of_luma, beside) in of_luma.iter_mut().zip(&along.beside_of) {
-                    *of_luma = of_chroma[*beside];
+                match along.odd_start() {
+                    Some(_) => {
+                        for (pair, correction) in of_luma.chunks_exact_mut(2).zip(&of_chroma) {
+                            pair.fill(*correction);
+                        }
+                    }
+                    None => {
+                        for (of_luma, beside) in of_luma.iter_mut().zip(&along.beside_of) {
+                            *of_luma = of_chroma[*beside];
+                        }
+                    }
                 }
             }
-            matrix.luma(&mut luma[..along.luma.len()], &of_luma);
+            let begins = along.odd_start().unwrap_or(0);
+            matrix.luma(&mut luma[..along.luma.len()], &of_luma[begins..]);
         }
         let mut cb = output.data(1).to_vec();
         matrix.chroma(&mut cb, output.data_mut(2));

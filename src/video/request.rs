@@ -6,7 +6,7 @@ use crate::domain::flow::{CropBounds, OnDamage};
 /// What to sample.
 #[derive(Debug, Clone)]
 pub struct SampleRequest {
-    /// Samples a second: above 0, at most [`MAX_RATE_HZ`], above the video's own as well.
+    /// Samples a second: above 0, at most 1000, above the video's own as well.
     pub frame_rate_hz: f64,
     /// Only this part of each frame; the whole frame if `None`.
     pub crop: Option<CropBounds>,
@@ -21,7 +21,7 @@ pub struct SampleRequest {
 }
 
 /// The highest rate that is taken: more is a mistake.
-pub const MAX_RATE_HZ: f64 = 1000.0;
+pub(super) const MAX_RATE_HZ: f64 = 1000.0;
 
 /// What a video is. Sizes are those of display: rotation and pixel aspect are applied.
 #[derive(Debug, Clone, PartialEq)]

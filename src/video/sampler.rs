@@ -13,7 +13,7 @@ use ffmpeg_next::{Packet, Rational};
 use super::decode::{self, DecodeFailure, Seen, Sequence};
 use super::error::VideoError;
 use super::jpeg::JpegEncoder;
-use super::memory::{PICTURES_AHEAD_BYTES, Plan, READ_AHEAD_BYTES};
+use super::memory::{PICTURES_AHEAD_BYTES, Plan, READ_AHEAD_BYTES, Tasks};
 use super::picture::{Cutter, Geometry};
 use super::request::{MAX_RATE_HZ, SampleRequest, SampleSummary, SampledFrame, SinkError};
 use super::scan::Scan;
@@ -35,6 +35,8 @@ const MAX_REPAIRS: usize = 20;
 
 /// A group on its way from the reader to a decoder.
 struct Work {
+    /// It does not begin with the film's first packet.
+    begins_within: bool,
     packets: Receiver<(usize, Packet)>,
     order: Order,
     pictures: SyncSender<Result<Stored, DecodeFailure>>,
@@ -75,6 +77,7 @@ enum Part<'a> {
         last: usize,
         samples: Range<u64>,
         until: i64,
+        is_repair: bool,
     },
 }
 
@@ -82,6 +85,8 @@ enum Part<'a> {
 struct Way<'a> {
     run: &'a Run<'a>,
     part: Part<'a>,
+    /// The first packet of the film that can be decoded, once it has been read.
+    first_packet: Mutex<Option<Packet>>,
     /// Set once nobody wants the rest.
     abandoned: AtomicBool,
     budget: Budget,
@@ -200,6 +205,7 @@ impl Run<'_> {
                 last: failed.last,
                 samples: taken.next()..end,
                 until: next_start.unwrap_or(scan.timeline.length),
+                is_repair: true,
             };
             let damage_before = taken.damage_seen();
             self.follow(repair, taken, stop, sink)?;
@@ -222,6 +228,7 @@ impl Run<'_> {
             last: usize::MAX,
             samples: taken.next()..self.samples,
             until: self.scan.timeline.length,
+            is_repair: false,
         }
     }
 
@@ -235,6 +242,7 @@ impl Run<'_> {
         let way = Way {
             run: self,
             part,
+            first_packet: Mutex::new(None),
             abandoned: AtomicBool::new(false),
             budget: Budget::new(),
         };
@@ -247,12 +255,13 @@ impl Way<'_> {
     fn follow(&self, taken: &mut Taken<'_>, stop: &AtomicBool, sink: &mut Sink<'_>) -> Result<(), DecodeFailure> {
         let run = self.run;
         let source = Source::open(run.path)?;
-        let groups = match self.part {
-            Part::Groups(groups) => groups.len(),
-            Part::Sequence { .. } => 1,
+        let tasks = match self.part {
+            Part::Groups(groups) => Tasks::Groups(groups.len()),
+            Part::Sequence { is_repair: true, .. } => Tasks::DamagedSequence,
+            Part::Sequence { .. } => Tasks::Sequence,
         };
         let (width, height) = (run.bounds.right - run.bounds.left, run.bounds.bottom - run.bounds.top);
-        let Plan { workers, threads_each } = Plan::of(run.path, &run.scan.facts, &run.geometry, run.request, groups)?;
+        let Plan { workers, threads_each } = Plan::of(run.path, &run.scan.facts, &run.geometry, run.request, tasks)?;
         let open_codecs = || {
             let decoder = decode::open(source.parameters(), source.time_base(), threads_each, run.path)?;
             let encoder = JpegEncoder::open(width, height, run.request.jpeg_qscale)?;
@@ -271,9 +280,14 @@ impl Way<'_> {
             for (mut decoder, mut encoder) in codecs {
                 scope.spawn(move || {
                     let mut cutter = Cutter::new(run.geometry, run.bounds);
+                    let mut is_new = true;
                     loop {
                         let next_work = lock(work).recv();
                         let Ok(next_work) = next_work else { return };
+                        if std::mem::take(&mut is_new) && next_work.begins_within {
+                            let first = lock(&self.first_packet).clone();
+                            decode::introduce(&mut decoder, first.as_ref(), &run.scan.facts);
+                        }
                         self.decode(next_work, &mut decoder, &mut cutter, &mut encoder);
                     }
                 });
@@ -310,6 +324,7 @@ impl Way<'_> {
                 last,
                 samples,
                 until,
+                ..
             } => vec![(
                 *first,
                 *last,
@@ -342,6 +357,9 @@ impl Way<'_> {
             packet.set_pts(known.pts);
             packet.set_dts(known.dts);
             sys::carry(&mut carried, &packet);
+            if index == self.run.scan.timeline.first_packet {
+                *lock(&self.first_packet) = Some(packet.clone());
+            }
             if let Some((_, last, order)) = waiting.next_if(|(first, ..)| *first == index) {
                 sys::add_carried(&mut packet, &carried).map_err(|source| VideoError::Libav {
                     step: "read a packet",
@@ -351,6 +369,7 @@ impl Way<'_> {
                 let (pictures, stored) = mpsc::sync_channel(ahead);
                 if work
                     .send(Work {
+                        begins_within: index != self.run.scan.timeline.first_packet,
                         packets: received,
                         order,
                         pictures,
@@ -393,6 +412,7 @@ impl Way<'_> {
             packets,
             order,
             pictures,
+            ..
         } = work;
         let scan = self.run.scan;
         let mut packets = PacketFlow { packets, way: self };
@@ -416,6 +436,7 @@ impl Way<'_> {
                 clock: self.run.clock,
                 origin: scan.timeline.origin,
                 lead: scan.timeline.lead,
+                first_time: scan.first_time(),
                 interval: scan.timeline.interval,
                 samples,
                 until,

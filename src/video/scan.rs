@@ -138,6 +138,16 @@ impl Scan {
         }
     }
 
+    /// The time that a decoder gives the first picture, by the container.
+    pub(super) fn first_time(&self) -> Option<i64> {
+        let first = self.packets.get(self.timeline.first_packet)?;
+        Some(
+            first
+                .dts?
+                .saturating_add(self.facts.header.delay.saturating_mul(self.timeline.interval)),
+        )
+    }
+
     fn length_seconds(&self) -> f64 {
         seconds(self.timeline.length, self.facts.time_base)
     }

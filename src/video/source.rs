@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, codec, decoder, ffi, format, media};
 
+use super::description::CONTAINERS;
 use super::error::VideoError;
 use super::file::{open_file, playlist_kind};
 use super::sys;
 use super::timeline::Fraction;
 use super::{libav, structure};
 
-/// The demuxers that may be used: containers that hold their own data. No playlist, no `concat`, no image sequence.
-const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,m4v,h264,hevc,ivf,obu";
 /// Bytes that libav reads at a time.
 const READ_BYTES: usize = 1 << 18;
 
@@ -46,7 +45,8 @@ impl Source {
         }
 
         let mut options = Dictionary::new();
-        options.set("format_whitelist", CONTAINERS);
+        // Containers that hold their own data: no playlist, no `concat`, no image sequence.
+        options.set("format_whitelist", &CONTAINERS.map(|(demuxer, ..)| demuxer).join(","));
         // No protocol has this name: whatever a file refers to, it is not opened.
         options.set("protocol_whitelist", "none");
         let stream_io =

@@ -29,8 +29,6 @@ pub(super) struct StreamHeader {
     /// The rate that pictures have unless some are missing, as libav guesses it, in Hz as a fraction: what the `ffmpeg`
     /// command takes for a picture's length when the container does not have it.
     pub(super) usual_rate: (c_int, c_int),
-    /// A still picture that comes with a sound file.
-    pub(super) cover_art: bool,
     /// libav's name, `h264`.
     pub(super) codec: String,
     pub(super) extradata: Vec<u8>,
@@ -40,6 +38,8 @@ pub(super) struct StreamHeader {
     pub(super) bits_per_pixel: u32,
     /// Light coded as PQ or HLG.
     pub(super) is_hdr: bool,
+    /// Pictures by which a decoder is behind its packets.
+    pub(super) delay: i64,
     /// The stream's number in the file, a transport stream's packet identifier.
     pub(super) id: c_int,
 }
@@ -79,7 +79,6 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
             pixel_aspect: (aspect.num, aspect.den),
             interlaced: field_order > ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE as c_int,
             usual_rate: (rate.num, rate.den),
-            cover_art: (*raw).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             codec: CStr::from_ptr(ffi::avcodec_get_name(parameters.codec_id))
                 .to_string_lossy()
                 .into_owned(),
@@ -88,6 +87,7 @@ pub(super) fn stream_header(input: &mut Input, stream: usize) -> StreamHeader {
             bits_per_pixel: u32::try_from(bits_per_pixel).unwrap_or(0),
             is_hdr: transfer == ffi::AVColorTransferCharacteristic::AVCOL_TRC_SMPTE2084 as c_int
                 || transfer == ffi::AVColorTransferCharacteristic::AVCOL_TRC_ARIB_STD_B67 as c_int,
+            delay: i64::from(parameters.video_delay),
             id: (*raw).id,
         }
     }
@@ -121,8 +121,12 @@ pub(super) fn best_video_stream(input: &Input) -> Option<usize> {
 
 /// Whether times may start again in files of this container: where recordings are joined by their bytes.
 pub(super) fn may_start_again(input: &Input) -> bool {
-    // SAFETY: an opened context has its format set, a static description.
-    unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT as c_int != 0 }
+    // SAFETY: an opened context has its format set, a static description with a name.
+    unsafe {
+        let format = &*(*input.as_ptr()).iformat;
+        // libav says so of live FLV only; servers append one push to the other in a file as well.
+        format.flags & ffi::AVFMT_TS_DISCONT as c_int != 0 || CStr::from_ptr(format.name) == c"flv"
+    }
 }
 
 /// Data beside a packet's that a decoder keeps for the packets to come.

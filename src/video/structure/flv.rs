@@ -73,7 +73,11 @@ pub(super) fn inspect(walk: &Walk<'_>, head: &[u8]) -> io::Result<Findings> {
     }
     #[expect(clippy::cast_precision_loss, reason = "milliseconds and bytes of a file")]
     let (last_seconds, length) = ((earlier_ms + u64::from(last_ms)) as f64 / 1000.0, walk.length as f64);
-    findings.compare_length(stated_seconds, Some(last_seconds));
+    // Behind a break nobody knows what there is.
+    findings.compare_length(
+        stated_seconds,
+        Some(last_seconds).filter(|_| findings.breaks.is_empty()),
+    );
     if let Some(stated) = stated_bytes.filter(|stated| *stated > 0.0) {
         findings.end_is_known = true;
         if stated > length && findings.cut_off.is_none() {

@@ -148,7 +148,9 @@ pub(super) fn inspect(walk: &Walk<'_>, start: u64, end: Option<u64>) -> io::Resu
     let seconds = |ticks: i64| ticks as f64 * tick_ns / 1e9;
     let stated = duration_ticks.map(|ticks: f64| ticks * tick_ns / 1e9);
     // A file of known size has had its length written once it was whole; its sound may be of another length.
-    let last = last_ticks.map(seconds).filter(|_| end.is_none());
+    let last = last_ticks
+        .map(seconds)
+        .filter(|_| end.is_none() && findings.breaks.is_empty());
     findings.compare_length(stated, last);
     Ok(findings)
 }

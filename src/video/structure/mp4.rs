@@ -1,4 +1,4 @@
-//! MP4 and QuickTime: boxes.
+//! MP4 and `QuickTime`: boxes.
 
 use std::fs::File;
 use std::io;

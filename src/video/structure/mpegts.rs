@@ -69,7 +69,7 @@ pub(in crate::video) fn lost_packets(file: &File, pid: u16, stop: &AtomicBool) -
     let Some(layout) = Layout::of(&head_of(file)?) else {
         return Ok(None);
     };
-    let (mut last, mut last_of_table) = (None, None);
+    let (mut number_before, mut table_number) = (None, None);
     let mut new_table_since = false;
     let mut at = layout.first as u64;
     loop {
@@ -95,17 +95,18 @@ pub(in crate::video) fn lost_packets(file: &File, pid: u16, stop: &AtomicBool) -
             let follows =
                 |last: Option<u8>| last.is_none_or(|last| number == if has_payload { (last + 1) & 15 } else { last });
             if id == 0 {
-                new_table_since |= number == 0 || !follows(last_of_table);
-                last_of_table = Some(number);
+                new_table_since |= number == 0 || !follows(table_number);
+                table_number = Some(number);
             }
             if id != pid {
                 continue;
             }
             let is_error = packet[1] & 0x80 != 0;
-            if is_error || !follows(last) && !is_announced && !(begins && new_table_since) {
+            let is_expected = follows(number_before) || is_announced || begins && new_table_since;
+            if is_error || !is_expected {
                 lost.push(position);
             }
-            last = Some(number);
+            number_before = Some(number);
             new_table_since = false;
         }
         at += used.max(1) as u64;
