@@ -3,7 +3,7 @@
  * process of its own, as the app does, while another one swaps in a set as large as the one that is there.
  *
  * Sides: as it is, and all in one transaction as it was. The switch is a trigger that does nothing: a table with a trigger is
- * written in one transaction still. "idle" is the app alone on the same file.
+ * written in one transaction still. "The app alone" has the same file to itself.
  *
  * Options: --frames N, --bytes N (of each), --turns N.
  */
@@ -66,7 +66,7 @@ await withFolder(async (folder) => {
   const report = await Report.begin('frames', options, columns);
   const sides = { 'short transactions, exchange': false, 'one transaction': true };
   for (const mode of ['wal', 'delete']) {
-    const all = Object.fromEntries(['idle', ...Object.keys(sides)].map((side) => [side, { visible: [], whole: [], writes: [], reads: [], failures: {} }]));
+    const all = Object.fromEntries(['the app alone', ...Object.keys(sides)].map((side) => [side, { visible: [], whole: [], writes: [], reads: [], failures: {} }]));
     const note = (side, app, took) => {
       const of = all[side];
       of.writes.push(...app.writesMs);
@@ -91,7 +91,7 @@ await withFolder(async (folder) => {
         if (!isOne) {
           const idle = await begun(process.execPath, [join(root, 'bench/lib/app.mjs'), path], 'writing');
           await passing(IDLE_MS);
-          note('idle', await idle());
+          note('the app alone', await idle());
         }
         const { took, app } = await measured(path, folder, isOne);
         note(side, app, took);
