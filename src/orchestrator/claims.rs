@@ -210,8 +210,6 @@ pub struct Claim {
 /// What a worker learned of a run and wants kept.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// The child's process; before it does anything.
-    Process(ProcessIdentity),
     /// The annotations.db of this run.
     Database(DatabaseIdentity),
     /// A task run's state.

@@ -483,7 +483,6 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
 fn one_of_each_record() -> Vec<Record> {
     let timestamp = Timestamp::now();
     vec![
-        Record::Process(ProcessIdentity::own()),
         Record::TaskRun {
             task_run_id: Uuid::now_v7(),
             name: "task".to_owned(),

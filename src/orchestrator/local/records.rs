@@ -15,7 +15,7 @@ use crate::process::identity::ProcessIdentity;
 
 /// See [`crate::orchestrator::claims::Claims::record`].
 ///
-/// Which process and which database a run has must survive anything; of logs and progress a power loss may cost
+/// Which database a run has must survive anything; of logs and progress a power loss may cost
 /// the last moments, which spares the disk a flush each time.
 pub(super) fn record(
     connection: &mut Connection,
@@ -23,9 +23,7 @@ pub(super) fn record(
     records: &[Record],
     tell: Tell<'_>,
 ) -> Result<(), Fault> {
-    let is_vital = records
-        .iter()
-        .any(|record| matches!(record, Record::Process(_) | Record::Database(_)));
+    let is_vital = records.iter().any(|record| matches!(record, Record::Database(_)));
     if is_vital {
         return keep(connection, lease, records, tell);
     }
@@ -41,7 +39,6 @@ fn keep(connection: &mut Connection, lease: Lease, records: &[Record], tell: Tel
     let id = lease.flow_run_id.to_string();
     for record in records {
         match record {
-            Record::Process(process) => keep_process(&transaction, lease, process)?,
             Record::Database(identity) => {
                 transaction
                     .prepare_cached("UPDATE flow_run SET database = ?2 WHERE id = ?1")?
