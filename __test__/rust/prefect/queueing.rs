@@ -98,7 +98,7 @@ fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_work
     let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("hello", "echo hello", ""));
     let video = world.video(0);
     let folder = world.path("");
-    let as_app = |words: &[&str]| {
+    let as_app = |world: &PrefectWorld, words: &[&str]| {
         let url = proxy.api_url().replace("127.0.0.1", "localhost");
         let mut command = world.command(words);
         let output = command
@@ -111,7 +111,7 @@ fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_work
     };
     proxy.refuse();
     let folder = folder.to_str().expect("UTF-8");
-    let said = as_app(&["queue", "hello", "--folder", folder, "--video-id", &video]);
+    let said = as_app(&world, &["queue", "hello", "--folder", folder, "--video-id", &video]);
     let said: Value = serde_json::from_str(&said).expect("JSON");
     let kept = said["flowRunId"].as_str().expect("an id");
     proxy.accept();
@@ -120,11 +120,12 @@ fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_work
         let is_queued = |exchange: &Exchange| exchange.path.ends_with("/create_flow_run") && exchange.status == 201;
         exchanges.iter().any(is_queued)
     });
-    let shown = as_app(&["runs", "show", kept]);
     let runs = world.judge.ask("list_runs", json!({ "tag": format!("video:{video}") }));
     assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs}");
     let id = runs[0]["id"].as_str().expect("an id").to_owned();
-    assert!(shown.contains(&id), "{shown}");
     assert_eq!(world.wait(&id, &FINAL)["state"]["type"], "COMPLETED");
+    // It is known here as what it was kept as once its worker has noted that, at the latest when it stops.
     worker.stop();
+    let shown = as_app(&world, &["runs", "show", kept]);
+    assert!(shown.contains(&id), "{shown}");
 }

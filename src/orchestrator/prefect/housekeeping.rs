@@ -87,12 +87,14 @@ pub(super) struct Housekeeping {
 impl Housekeeping {
     /// Forwards runs and tells what the outbox holds once, now.
     pub(super) async fn forward_all(&self, patience: Duration) -> Result<(), OrchestratorError> {
-        self.forward_kept().await?;
-        self.courier.tell_all(patience).await
+        let forwarded = self.forward_kept().await;
+        self.courier.tell_all(patience).await?;
+        forwarded
     }
 
-    /// Queues at the server what was kept while it was away, once each.
+    /// Queues at the server what was kept while it was away, once each. One that can not be queued yet is in nobody's way.
     async fn forward_kept(&self) -> Result<(), OrchestratorError> {
+        let mut done = Ok(());
         for kept in self.journal.kept.waiting().await? {
             let id = kept.id;
             let outcome = match self.queue_kept(kept).await {
@@ -104,14 +106,18 @@ impl Housekeeping {
                 Err(error @ (OrchestratorError::InvalidArgument { .. } | OrchestratorError::UnknownFlow { .. })) => {
                     Err(error.to_string())
                 }
-                Err(error) => return Err(error),
+                Err(error @ OrchestratorError::Prefect(PrefectError::Unreachable { .. })) => return Err(error),
+                Err(error) => {
+                    done = Err(error);
+                    continue;
+                }
             };
             if let Err(problem) = &outcome {
                 warn!(flow_run_id = %id, "A run that was kept here can not be queued: {problem}.");
             }
             self.journal.kept.settle(id, outcome).await?;
         }
-        Ok(())
+        done
     }
 
     async fn queue_kept(&self, kept: KeptRun) -> Result<FlowRunId, OrchestratorError> {

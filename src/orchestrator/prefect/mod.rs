@@ -165,12 +165,20 @@ impl PrefectOrchestrator {
     }
 
     /// A worker of this process looks for runs.
+    #[cfg_attr(
+        not(feature = "worker"),
+        expect(clippy::unused_self, reason = "an application works on no runs")
+    )]
     fn want_poll(&self) {
         #[cfg(feature = "worker")]
         self.working.hints.want_poll();
     }
 
     /// What this process has not told yet of a run is told, so that it can be read.
+    #[cfg_attr(
+        not(feature = "worker"),
+        expect(clippy::unused_async, reason = "an application works on no runs")
+    )]
     async fn flush(&self, id: FlowRunId) {
         #[cfg(feature = "worker")]
         if self.working.is_at_work() {

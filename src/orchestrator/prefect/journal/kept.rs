@@ -266,4 +266,31 @@ mod tests {
         assert_eq!(kept.read(there).await.expect("read"), None);
         assert!(kept.read(waiting).await.expect("read").is_some());
     }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_kept_in_another_folder_is_brought_once() {
+        let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let open = async |folder: &tempfile::TempDir| {
+            KeptRuns::of(Arc::new(LocalOrchestrator::open(folder.path()).await.expect("opens")))
+        };
+        let id = open(&folders[0]).await.keep(new(), "a".to_owned()).await.expect("kept");
+        let here = open(&folders[1]).await;
+        let bring = || here.bring_from(folders[0].path().to_owned());
+        bring().await.expect("brought");
+        assert_eq!(
+            here.read(id).await.expect("read").map(|kept| kept.idempotency_key),
+            Some("a".to_owned())
+        );
+        here.settle(id, Ok(FlowRunId::generate())).await.expect("settled");
+        bring().await.expect("nothing is left");
+        assert_eq!(here.waiting().await.expect("read"), []);
+        here.forget(Timestamp::now() + jiff::SignedDuration::from_hours(1))
+            .await
+            .expect("forgotten");
+        bring().await.expect("nothing is left");
+        assert_eq!(here.read(id).await.expect("read"), None);
+        here.bring_from(folders[0].path().join("none"))
+            .await
+            .expect("nothing is there");
+    }
 }

@@ -73,3 +73,90 @@ impl Outbox for Posting {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::super::forwarding::{Forwarding, RunContext};
+    use super::super::mail::{Mail, OutboxMessage};
+    use super::*;
+    use crate::domain::flow::Flows;
+    use crate::domain::flow_run::LogLevel;
+    use crate::domain::state::StateName;
+    use crate::orchestrator::claims::{Claims, Ending, Record, log_line};
+    use crate::orchestrator::local::LocalOrchestrator;
+    use crate::orchestrator::queue::{NewFlowRun, Queue};
+    use crate::process::identity::ProcessIdentity;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_server_hears_what_happens_here_and_not_what_it_said_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let opened = LocalOrchestrator::open_with(folder.path(), Some(Arc::new(Posting))).await;
+        let local = Arc::new(opened.expect("opens"));
+        let flow = Flows::builtin().get("full-frames").expect("built in").clone();
+        let given = json!({
+            "video-id": "v", "video-path": "/v/a.mp4", "db-path": "/d/v.db", "output-dir": "/o", "frame-rate": 0.1,
+        });
+        let new = NewFlowRun {
+            arguments: flow
+                .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
+                .expect("valid"),
+            flow,
+            idempotency_key: None,
+            patience: None,
+            when_unreachable: None,
+        };
+        let id = local
+            .create_flow_run(new, Arc::default())
+            .await
+            .expect("queued")
+            .flow_run_id;
+        let run = local.read_flow_run(id).await.expect("read");
+        let context = RunContext {
+            run_name: "a-run".to_owned(),
+            flow_id: Uuid::nil(),
+            flow_name: run.flow_name.clone(),
+            deployment_id: Uuid::nil(),
+            deployment_name: "production".to_owned(),
+            work_pool_id: None,
+            work_pool_name: None,
+            tags: Vec::new(),
+            concurrency_lease_id: None,
+        };
+        let (forwarding, mail) = (Forwarding::of(local.clone()), Mail::of(local.clone()));
+        let claim = forwarding
+            .adopt(run, false, context, "w".to_owned())
+            .await
+            .expect("ours");
+        let lease = claim.lease;
+        local.start(lease, ProcessIdentity::own()).await.expect("starts");
+        let line = Record::Log(log_line(1, LogLevel::Info, "hello"));
+        local.record(lease, vec![line]).await.expect("kept");
+        let mirrored = forwarding
+            .mirror(id, StateName::Cancelling, "stop".to_owned(), None)
+            .await;
+        assert!(mirrored.expect("noted"));
+        let message = "stopped".to_owned();
+        local.finish(lease, Ending::Cancelled { message }).await.expect("ends");
+        let mut heard = Vec::new();
+        loop {
+            let next = mail.of_run(id).await.expect("read");
+            let rows: Vec<_> = next.head.into_iter().chain(next.state).collect();
+            if rows.is_empty() {
+                break;
+            }
+            mail.told(rows.iter().map(|row| row.id).collect()).await.expect("told");
+            heard.extend(rows.into_iter().map(|row| match row.message {
+                OutboxMessage::State(state) => state.name.as_str().to_owned(),
+                OutboxMessage::Labels(_) => "labels".to_owned(),
+                OutboxMessage::Log(line) => line.message,
+                other => format!("{other:?}"),
+            }));
+        }
+        assert_eq!(heard, ["labels", "Running", "hello", "Cancelled"]);
+    }
+}
