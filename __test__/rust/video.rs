@@ -418,8 +418,7 @@ fn films_of_many_makers_are_sampled_as_ffmpeg_shows_them() {
                 Ok(())
             });
             let damage = outcome.unwrap_or_else(|error| panic!("{name}: {error:?}")).damage;
-            // A phone's film of which two pictures are refused by the decoder.
-            assert!(damage.stretches.is_empty() || name == "box.mp4", "{name}: {damage:?}");
+            assert!(damage.stretches.is_empty(), "{name}: {damage:?}");
             let VideoInfo { width, height, .. } = probe(&film).expect("it was sampled");
             let exact = "flags=accurate_rnd+full_chroma_int+bicubic";
             let filter = format!("{numbered}fps={hz}:round=up,scale={width}:{height}:{exact}");
@@ -432,12 +431,6 @@ fn films_of_many_makers_are_sampled_as_ffmpeg_shows_them() {
                 ));
             }
             for (sample, (ours, theirs)) in pictures(&frames).iter().zip(&expected).enumerate() {
-                #[expect(clippy::cast_precision_loss, reason = "a time in a film of minutes")]
-                let time = sample as f64 / hz;
-                let mut stretches = damage.stretches.iter();
-                if stretches.any(|hit| hit.from_seconds <= time && time < hit.to_seconds) {
-                    continue;
-                }
                 let off = difference(ours, theirs);
                 let (our_mean, their_mean) = (mean_colour(ours), mean_colour(theirs));
                 let colour_off = (0..3)

@@ -341,13 +341,15 @@ impl Cutter {
             };
             let target_stride = output.stride(index);
             let target = output.data_mut(index).chunks_mut(target_stride);
+            let in_order = |(at, column): (usize, &(usize, usize))| *column == (at + columns[0].0, at + columns[0].0);
+            let are_in_order = columns.iter().enumerate().all(in_order);
             if transpose {
                 for (target, column) in target.zip(columns) {
                     from.copy_column(*column, rows, table, target);
                 }
             } else {
                 for (target, row) in target.zip(rows) {
-                    from.copy_row(*row, columns, table, target);
+                    from.copy_row(*row, columns, are_in_order, table, target);
                 }
             }
         }
@@ -368,16 +370,17 @@ impl Cutter {
         let mut of_chroma = vec![0; along.beside.len()];
         // Room for two of every chroma sample, also of the first and the last.
         let mut of_luma = vec![0; along.beside.len() * 2];
+        let odd_start = along.odd_start();
         let mut last = None;
         let stride = output.stride(0);
         for (luma, at) in output.data_mut(0).chunks_mut(stride).zip(&across.luma) {
             // Two rows of luma have one of chroma.
             if last.replace(at / 2) != Some(at / 2) {
                 for (plane, beside) in chroma.iter().zip(&mut beside) {
-                    plane.gather(at / 2, &along.beside, transpose, beside);
+                    plane.gather(at / 2, &along.beside, odd_start.is_some(), transpose, beside);
                 }
                 matrix.corrections(&beside[0], &beside[1], &mut of_chroma);
-                match along.odd_start() {
+                match odd_start {
                     Some(_) => {
                         for (pair, correction) in of_luma.chunks_exact_mut(2).zip(&of_chroma) {
                             pair.fill(*correction);
@@ -390,7 +393,7 @@ impl Cutter {
                     }
                 }
             }
-            let begins = along.odd_start().unwrap_or(0);
+            let begins = odd_start.unwrap_or(0);
             matrix.luma(&mut luma[..along.luma.len()], &of_luma[begins..]);
         }
         let mut cb = output.data(1).to_vec();
@@ -408,14 +411,8 @@ struct Plane<'a> {
 
 impl Plane<'_> {
     /// The bytes at `positions` of a row, or of a column.
-    fn gather(self, line: usize, positions: &[usize], is_column: bool, target: &mut [u8]) {
-        let in_order = || {
-            positions
-                .iter()
-                .enumerate()
-                .all(|(at, position)| *position == at + positions[0])
-        };
-        if !is_column && !positions.is_empty() && in_order() {
+    fn gather(self, line: usize, positions: &[usize], are_in_order: bool, is_column: bool, target: &mut [u8]) {
+        if are_in_order && !is_column {
             let start = line * self.stride + positions[0];
             target.copy_from_slice(&self.bytes[start..start + positions.len()]);
             return;
@@ -430,14 +427,15 @@ impl Plane<'_> {
         }
     }
 
-    fn copy_row(self, row: (usize, usize), columns: &[(usize, usize)], table: Option<&[u8; 256]>, target: &mut [u8]) {
-        let in_order = || {
-            columns
-                .iter()
-                .enumerate()
-                .all(|(at, column)| *column == (at + columns[0].0, at + columns[0].0))
-        };
-        if row.0 == row.1 && in_order() {
+    fn copy_row(
+        self,
+        row: (usize, usize),
+        columns: &[(usize, usize)],
+        are_in_order: bool,
+        table: Option<&[u8; 256]>,
+        target: &mut [u8],
+    ) {
+        if row.0 == row.1 && are_in_order {
             let start = row.0 * self.stride + columns[0].0;
             let source = &self.bytes[start..start + columns.len()];
             match table {

@@ -76,7 +76,7 @@ impl Source {
         };
         // Before anything is said of its pictures: those of an unknown codec have no size.
         let codec = source.parameters().id();
-        if decoder::find(codec).is_none() {
+        if source.cut_off.is_none() && decoder::find(codec).is_none() {
             return Err(VideoError::UnsupportedCodec {
                 path: source.path,
                 codec: codec.name().to_owned(),

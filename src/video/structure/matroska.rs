@@ -135,7 +135,8 @@ pub(super) fn inspect(walk: &Walk<'_>, start: u64, end: Option<u64>) -> io::Resu
         match identifier {
             INFO => (tick_ns, duration_ticks) = info(walk, content, next)?,
             TIMESTAMP => cluster_ticks = unsigned(&walk.read(content, size_of_number(content, next))?),
-            SIMPLE_BLOCK | BLOCK_GROUP => {
+            // The time of the last one matters where the end is not known.
+            SIMPLE_BLOCK | BLOCK_GROUP if end.is_none() => {
                 if let Some(relative) = block_time(walk, identifier, content)? {
                     last_ticks = last_ticks.max(Some(cluster_ticks + relative));
                 }
