@@ -222,7 +222,7 @@ export interface FlowRun {
   flowName: string;
   /** `full-frames/production`, for example. */
   deployment: string;
-  /** The arguments as they were checked: complete, paths absolute. */
+  /** The arguments as they were checked: complete, paths absolute; `on-damage` only where it is `fail`. */
   parameters: Record<string, unknown>;
   /** The video that it is about; null for a program that is about none. */
   videoId: string | null;

@@ -134,7 +134,12 @@ fn declare(
         flow.description.clone_from(description);
     }
     for (parameter, value) in &table.parameters {
-        let definition = declared_parameter(parameter, value, base).map_err(fault)?;
+        // A path is meant from where the program starts.
+        let folder = table
+            .working_directory
+            .as_ref()
+            .map_or(base.to_owned(), |path| base.join(path));
+        let definition = declared_parameter(parameter, value, &folder).map_err(fault)?;
         match flow.parameters.iter_mut().find(|known| known.name == *parameter) {
             Some(known) => *known = definition,
             None => flow.parameters.push(definition),
@@ -222,11 +227,15 @@ fn declared_parameter(name: &str, value: &toml::Value, base: &Path) -> Result<Pa
         default: None,
         description: parsed.description,
     };
-    if let Some(default) = default.filter(|value: &Value| !value.is_null()) {
+    if definition.kind == ParameterKind::Text && default == Some(Value::from("")) {
+        // "Nothing" is a default, though no caller may give it.
+        definition.default = default;
+    } else if let Some(default) = default.filter(|value: &Value| !value.is_null()) {
         let parsed = definition.parse(&default, base);
         let parsed = parsed.map_err(|error| format!("its default: {error}"))?;
-        // A number is shown as it was written.
-        definition.default = Some(if default.is_number() { default } else { parsed });
+        // A number is shown as it was written; `2.0` is the whole number 2.
+        let is_as_written = default.is_number() && definition.kind != ParameterKind::PositiveInteger;
+        definition.default = Some(if is_as_written { default } else { parsed });
     }
     Ok(definition)
 }
@@ -257,6 +266,12 @@ fn check_pipeline(flow: &FlowDefinition) -> Result<(), String> {
     let known = &flows.get(&flow.name).map_err(|error| error.to_string())?.parameters;
     for parameter in &flow.parameters {
         match known.iter().find(|known| known.name == parameter.name) {
+            Some(known) if known.kind == ParameterKind::OnDamage && known.default != parameter.default => {
+                return Err(format!(
+                    "parameter {}: its default is not to be changed, a caller asks for it",
+                    parameter.name
+                ));
+            }
             Some(known) if known.kind == parameter.kind => {}
             Some(_) => {
                 return Err(format!(

@@ -109,8 +109,11 @@ async fn clear_away(shared: &Shared, claim: &Claim) {
 /// The order, and as it is written.
 fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(WorkOrder, Vec<u8>), String> {
     // What is stored was checked when it was queued, by this version or by another one.
+    let mut stored = claim.flow_run.parameters.0.clone();
+    // What the flow no longer takes is of no use to it.
+    stored.retain(|name, _| flow.parameters.iter().any(|known| known.name == *name));
     let arguments = flow
-        .parse_arguments(&claim.flow_run.parameters.0, Path::new("/"))
+        .parse_arguments(&stored, Path::new("/"))
         .map_err(|error| error.to_string())?;
     let order = WorkOrder {
         protocol_version: PROTOCOL_VERSION,

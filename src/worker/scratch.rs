@@ -1,8 +1,9 @@
 //! What killed attempts left in their scratch directories.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -22,9 +23,17 @@ pub async fn remove_scratch(flows: &Flows, run: &FlowRun, attempt: u32) {
     let arguments = flows
         .get(&run.flow_name)
         .and_then(|flow| flow.parse_arguments(&run.parameters.0, Path::new("/")));
-    let output_dir = arguments
-        .ok()
-        .and_then(|arguments| arguments.output_dir().map(Path::to_owned));
+    let output_dir = match arguments {
+        Ok(arguments) => arguments.output_dir().map(Path::to_owned),
+        // The flow has changed since, or is gone.
+        Err(_) => run
+            .parameters
+            .0
+            .get("output-dir")
+            .and_then(Value::as_str)
+            .map(PathBuf::from),
+    };
+    let output_dir = output_dir.filter(|path| path.is_absolute());
     let Some(output_dir) = output_dir else {
         return;
     };

@@ -146,7 +146,7 @@ impl Arguments {
             Self::FullFrames(full) => {
                 let mut parameters = full.files.to_parameters();
                 parameters.insert("frame-rate".to_owned(), json!(full.frame_rate_hz));
-                parameters.insert("on-damage".to_owned(), json!(full.on_damage));
+                insert_unless_default(&mut parameters, full.on_damage);
                 Parameters(parameters)
             }
             Self::CropFrames(crop) => {
@@ -154,10 +154,17 @@ impl Arguments {
                 parameters.insert("crop-bounds".to_owned(), json!(crop.crop_bounds));
                 parameters.insert("crop-bounds-version".to_owned(), json!(crop.crop_bounds_version));
                 parameters.insert("frame-rate".to_owned(), json!(crop.frame_rate_hz));
-                parameters.insert("on-damage".to_owned(), json!(crop.on_damage));
+                insert_unless_default(&mut parameters, crop.on_damage);
                 Parameters(parameters)
             }
         }
+    }
+}
+
+/// What nobody asked for is not written: servers, workers and idempotency keys of earlier versions know no such parameter.
+fn insert_unless_default(parameters: &mut Map<String, Value>, on_damage: OnDamage) {
+    if on_damage != OnDamage::default() {
+        parameters.insert("on-damage".to_owned(), json!(on_damage));
     }
 }
 

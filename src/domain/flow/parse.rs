@@ -56,6 +56,8 @@ impl FlowDefinition {
                         ));
                     }
                 },
+                // A default is taken as it is: it need not be of the form that a caller's value gets, and is stored so.
+                Some(value) if parameter.default.as_ref() == Some(value) => value.clone(),
                 Some(value) => parameter.parse(value, working_directory)?,
             };
             arguments.insert(parameter.name.clone(), value);
@@ -373,5 +375,35 @@ mod tests {
             let again = flow.parse_arguments(&arguments.to_parameters().0, Path::new("/"));
             assert_eq!(again.expect("valid"), arguments);
         }
+    }
+
+    #[test]
+    fn a_default_stays_as_it_was_written() {
+        let flows = Flows::builtin();
+        let mut flow = flows.get("full-frames").expect("built in").clone();
+        flow.runner = Runner::Command(super::super::CommandRunner {
+            command: vec!["program".to_owned()],
+            working_directory: None,
+            environment: std::collections::BTreeMap::default(),
+        });
+        flow.parameters = vec![ParameterDefinition {
+            name: "count".to_owned(),
+            kind: ParameterKind::Number,
+            default: Some(json!(20)),
+            description: String::new(),
+        }];
+        let first = flow.parse_arguments(&Map::new(), Path::new("/")).expect("valid");
+        let again = flow.parse_arguments(&first.to_parameters().0, Path::new("/"));
+        // 20.0 would be another argument of the program.
+        assert_eq!(again.expect("valid").to_parameters().0["count"].to_string(), "20");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_no_parameter() {
+        let parameters = |extra| parse("full-frames", &extra).expect("valid").to_parameters().0;
+        for extra in [json!({}), json!({"on-damage": "keep"})] {
+            assert!(!parameters(extra).contains_key("on-damage"));
+        }
+        assert_eq!(parameters(json!({"on-damage": "fail"}))["on-damage"], "fail");
     }
 }

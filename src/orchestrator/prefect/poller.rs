@@ -322,7 +322,8 @@ impl Poller {
         lease_id: Option<Uuid>,
         worker_name: &str,
     ) -> Result<Offer, OrchestratorError> {
-        let work_pool_id = self.server.pool().await?.map(|pool| pool.id);
+        // For people to read only: what can not be asked now does not lose the claim.
+        let work_pool_id = self.server.pool().await.ok().flatten().map(|pool| pool.id);
         let context = RunContext {
             run_name: run.name.clone(),
             flow_id: run.flow_id,

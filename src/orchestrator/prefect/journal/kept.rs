@@ -168,7 +168,17 @@ impl KeptRuns {
                     )?;
                 }
                 drop(statement);
-                Ok((!all.is_empty()).then_some((other, all)))
+                // One whose key is taken here by another run stays where it is.
+                let mut here =
+                    transaction.prepare_cached("SELECT EXISTS (SELECT 1 FROM stored_flow_run WHERE id = ?1)")?;
+                let mut brought = Vec::new();
+                for kept in all {
+                    if here.query_row([kept.id.to_string()], |row| row.get(0))? {
+                        brought.push(kept);
+                    }
+                }
+                drop(here);
+                Ok((!brought.is_empty()).then_some((other, brought)))
             })
             .await?;
         let Some((other, all)) = brought else {
