@@ -51,6 +51,7 @@ pub struct Annotations {
     index_frame_rate_hz: f64,
     progress_interval: Duration,
     last_progress: Option<Instant>,
+    completed_details: Option<String>,
 }
 
 impl Annotations {
@@ -75,6 +76,7 @@ impl Annotations {
             index_frame_rate_hz: DEFAULT_INDEX_FRAME_RATE_HZ,
             progress_interval: PROGRESS_INTERVAL_LOCKING,
             last_progress: None,
+            completed_details: None,
         };
         match database {
             Some(database) => annotations.take(database)?,
@@ -230,7 +232,7 @@ impl Annotations {
         let (table, holding) = (self.table, &self.holding);
         database.write("writing that the run is complete", |sqlite| {
             fence(sqlite, database.path(), table, holding)?;
-            Row::of(sqlite, table)?.write_completed()
+            Row::of(sqlite, table)?.write_completed(None)
         })
     }
 
@@ -309,6 +311,11 @@ impl Annotations {
         })
     }
 
+    /// What the completed row says in `error_details`, where people look: a JSON object; none, unless set.
+    pub fn set_completed_details(&mut self, details: Option<String>) {
+        self.completed_details = details;
+    }
+
     /// The last transaction of the run: `work`, and the row says that all is done; not if it says `None`.
     ///
     /// A row that names nobody was reset by the web app, which waits for a result: it gets this one.
@@ -317,14 +324,14 @@ impl Annotations {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> Result<Option<T>, Fault>,
     ) -> Result<Option<T>, AnnotationsError> {
-        let (table, holding) = (self.table, &self.holding);
+        let (table, holding, details) = (self.table, &self.holding, self.completed_details.as_deref());
         let database = self.database()?;
         database.set_synchronous("FULL")?;
         let done = database.write(doing, |sqlite| {
             let (Hold::Held | Hold::Released) = fence(sqlite, database.path(), table, holding)?;
             let done = work(sqlite)?;
             if done.is_some() {
-                Row::of(sqlite, table)?.write_completed()?;
+                Row::of(sqlite, table)?.write_completed(details)?;
             }
             Ok(done)
         })?;

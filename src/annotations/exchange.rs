@@ -67,7 +67,13 @@ impl Shadow {
                 |row| row.get(0),
             )
             .optional()?;
-        if is_plain != Some(true) {
+        // As a child of another table it would bind whoever writes that one.
+        let refers: bool = sqlite.query_row(
+            "SELECT EXISTS (SELECT 1 FROM pragma_foreign_key_list(?1))",
+            [table],
+            |row| row.get(0),
+        )?;
+        if is_plain != Some(true) || refers {
             return Ok(None);
         }
         let unique = uuid::Uuid::new_v4().simple().to_string();

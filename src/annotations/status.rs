@@ -501,8 +501,8 @@ impl<'a> Row<'a> {
         ])
     }
 
-    /// Everything is written.
-    pub(super) fn write_completed(&self) -> Result<(), Fault> {
+    /// Everything is written; `details` are a JSON object of what people should know.
+    pub(super) fn write_completed(&self, details: Option<&str>) -> Result<(), Fault> {
         self.set(&[
             ("status", Set::Text(completed_word(self.table))),
             ("processing_completed_at", Set::Now),
@@ -512,7 +512,7 @@ impl<'a> Row<'a> {
             ("layout_analysis_progress", Set::Number(1.0)),
             ("current_job_id", Set::Null),
             ("error_message", Set::Null),
-            ("error_details", Set::Null),
+            ("error_details", details.map_or(Set::Null, Set::Text)),
             ("error_occurred_at", Set::Null),
             ("last_heartbeat_at", Set::Now),
         ])

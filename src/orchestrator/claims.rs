@@ -178,6 +178,8 @@ impl fmt::Debug for Program {
 pub struct ForeignEnding {
     /// They were ended because the run was to be cancelled.
     pub is_cancelled: bool,
+    /// Its worker was told to stop before the program was started: the run goes back.
+    pub is_given_back: bool,
     /// What became of them, for people; said where the program left no final state.
     pub message: String,
 }

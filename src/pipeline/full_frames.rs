@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::json;
 
 use super::fraction::fraction;
-use super::sampling::{Sampled, Sampling, observe_video, remarks, sample_video};
+use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks, sample_video};
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
@@ -67,6 +67,7 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         fps: info.frame_rate_hz,
         codec: info.codec.clone(),
     };
+    keeper.annotations().set_completed_details(damage_details(&summary));
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE + RECOGNITION_SHARE);
         keeper

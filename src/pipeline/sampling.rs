@@ -11,6 +11,8 @@ use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::video::{SampleRequest, SampleSummary, VideoError, sample};
 
+/// Rows of the artifact of a damaged video.
+const MAX_STRETCHES: usize = 1000;
 /// libav's quality scale for JPEG: 6 is about quality 73 at the smallest size for its likeness.
 const JPEG_QSCALE: i32 = 6;
 
@@ -104,6 +106,27 @@ pub(super) fn sample_video(
     })
 }
 
+/// Where the video could not be shown, a row each.
+fn stretches(summary: &SampleSummary) -> Value {
+    let rows = summary.damage.stretches.iter().take(MAX_STRETCHES).map(|stretch| {
+        json!({
+            "from_seconds": stretch.from_seconds,
+            "to_seconds": stretch.to_seconds,
+            "frames": stretch.samples,
+            "reason": stretch.reason,
+        })
+    });
+    Value::Array(rows.collect())
+}
+
+/// What the row of a completed run says of a damaged video, where people look.
+pub(super) fn damage_details(summary: &SampleSummary) -> Option<String> {
+    let damage = summary.damage.summary()?;
+    Some(
+        json!({ "reason": damage, "damaged_frames": summary.damage.samples, "damage": stretches(summary) }).to_string(),
+    )
+}
+
 /// Says what there is to say of a video beside its frames: as a warning in the log, as an artifact, and as the end of the
 /// run's message, which is empty for a video that is whole and tells where it ends.
 pub(super) fn remarks(attempt: &Attempt, summary: &SampleSummary) -> String {
@@ -117,19 +140,12 @@ pub(super) fn remarks(attempt: &Attempt, summary: &SampleSummary) -> String {
         let samples = summary.damage.samples;
         let text = format!("The video is damaged in places, {samples} frames show an earlier picture: {damage}");
         attempt.log(LogLevel::Warning, text);
-        let stretches = summary.damage.stretches.iter().map(|stretch| {
-            json!({
-                "from_seconds": stretch.from_seconds,
-                "to_seconds": stretch.to_seconds,
-                "frames": stretch.samples,
-                "reason": stretch.reason,
-            })
-        });
+        let stretches = stretches(summary);
         attempt.artifact(
             "damage",
             ArtifactType::Table,
-            "Where the video could not be shown",
-            Value::Array(stretches.collect()),
+            "Where the video could not be shown; of very many places the first thousand",
+            stretches,
         );
     }
     [damage, summary.info.open_end()]

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
@@ -43,6 +44,14 @@ pub fn signal_group_of_child(child: &ProcessIdentity, signal: Signal) {
     }
 }
 
+/// Searches at once: those that hang must not take all the threads that the worker has for what may wait.
+static SEARCHES: Semaphore = Semaphore::const_new(32);
+
+/// Leave for a search of one's own among the processes of the machine; `None`: too many hang already.
+pub fn may_search() -> Option<SemaphorePermit<'static>> {
+    SEARCHES.try_acquire().ok()
+}
+
 /// Signals every process of the attempt that this process belongs to, except this one.
 pub fn signal_own_tree(signal: Signal) {
     let Ok(marker) = std::env::var(MARKER) else { return };
@@ -63,8 +72,16 @@ pub async fn clear(marker: &str, leader: Option<&ProcessIdentity>, patience: Dur
     let mut pause = FIRST_PAUSE;
     loop {
         let (marker, leader) = (marker.to_owned(), leader.cloned());
-        let killing = spawn_blocking(move || kill(&marker, leader.as_ref()));
-        let Ok(Ok(killed)) = timeout_at(deadline, killing).await else {
+        let killing = async move {
+            let permit = SEARCHES.acquire().await.ok()?;
+            let searching = move || {
+                let killed = kill(&marker, leader.as_ref());
+                drop(permit);
+                killed
+            };
+            spawn_blocking(searching).await.ok()
+        };
+        let Ok(Some(killed)) = timeout_at(deadline, killing).await else {
             return 1;
         };
         if killed.is_empty() || Instant::now() > deadline {

@@ -56,8 +56,9 @@ impl Plan {
         let of_decoder = picture_bytes * (kept_pictures(&facts.header.codec, facts.header.intra_only) + OWN_PICTURES);
         let fixed = BASE_BYTES + (READ_AHEAD_BYTES + PICTURES_AHEAD_BYTES) as u64;
         let free = request.memory_bytes.saturating_sub(fixed);
-        if of_decoder > free {
-            let (needs_mb, limit_mb) = ((of_decoder + fixed) >> 20, request.memory_bytes >> 20);
+        // What is read and stored ahead has bounds, and need not be so much.
+        if of_decoder > request.memory_bytes.saturating_sub(BASE_BYTES) {
+            let (needs_mb, limit_mb) = ((of_decoder + BASE_BYTES) >> 20, request.memory_bytes >> 20);
             return Err(VideoError::TooLarge {
                 path: path.to_owned(),
                 detail: format!(
@@ -71,7 +72,7 @@ impl Plan {
         let groups = if let Tasks::Groups(groups) = tasks { groups } else { 1 };
         let workers = wanted.min(groups).min(fitting(free, of_decoder)).max(1);
         // A decoder holds two more pictures for every further thread.
-        let free_each = free / workers as u64 - of_decoder;
+        let free_each = (free / workers as u64).saturating_sub(of_decoder);
         let threads_each = match tasks {
             Tasks::DamagedSequence => 1,
             Tasks::Groups(groups) if groups > workers => 1,

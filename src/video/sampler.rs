@@ -274,7 +274,8 @@ impl Way<'_> {
             (PICTURES_AHEAD_BYTES / workers / picture_bytes).clamp(*PICTURES_AHEAD.start(), *PICTURES_AHEAD.end());
         let (work_sender, work) = mpsc::channel::<Work>();
         let work = &Mutex::new(work);
-        let (group_sender, groups) = mpsc::channel();
+        // Groups that are decoded before their turn are in memory.
+        let (group_sender, groups) = mpsc::sync_channel(workers + 2);
         thread::scope(|scope| {
             let reader = scope.spawn(move || self.read(source, &work_sender, &group_sender, ahead));
             for (mut decoder, mut encoder) in codecs {
@@ -312,7 +313,7 @@ impl Way<'_> {
         &self,
         mut source: Source,
         work: &Sender<Work>,
-        groups: &Sender<Receiver<Result<Stored, DecodeFailure>>>,
+        groups: &SyncSender<Receiver<Result<Stored, DecodeFailure>>>,
         ahead: usize,
     ) -> Result<(), VideoError> {
         let changed = |source: Source| VideoError::Changed { path: source.path };

@@ -49,6 +49,8 @@ pub(super) struct Taken<'a> {
     waiting: u64,
     last_jpeg: Option<Vec<u8>>,
     hits: Vec<Hit>,
+    /// How many of them were counted against the limit.
+    counted: usize,
 }
 
 impl<'a> Taken<'a> {
@@ -71,6 +73,7 @@ impl<'a> Taken<'a> {
             waiting: 0,
             last_jpeg: None,
             hits: Vec::new(),
+            counted: 0,
         }
     }
 
@@ -183,7 +186,9 @@ impl<'a> Taken<'a> {
         }
         let hides = hit.hides;
         self.hits.push(hit);
-        if hides {
+        // The whole is counted again only once it may have changed by much; the last count is at the end.
+        if hides && self.hits.len() >= self.counted + self.counted / 8 {
+            self.counted = self.hits.len();
             self.check_limit()?;
         }
         Ok(())
@@ -237,6 +242,7 @@ impl<'a> Taken<'a> {
                 path: self.path.to_owned(),
             });
         }
+        self.check_limit()?;
         Ok(self.damage())
     }
 

@@ -37,9 +37,13 @@ pub async fn supervise_foreign(
 ) -> Result<ForeignEnd, OrchestratorError> {
     let id = claim.flow_run_id;
     // The folder or the program may lie on a disk that does not answer.
+    let mut has_been_asked = false;
     let started = tokio::select! {
         started = start(claim, kill_grace) => started,
-        () = asked_to_stop(&mut wish) => Err("its worker was told to stop it before it began".to_owned()),
+        () = asked_to_stop(&mut wish) => {
+            has_been_asked = true;
+            Err("its worker was told to stop it before it began".to_owned())
+        }
     };
     let ending = match started {
         Ok((tree, scratch)) => {
@@ -52,6 +56,7 @@ pub async fn supervise_foreign(
             warn!(flow_run_id = %id, problem, "The run could not be started.");
             ForeignEnding {
                 is_cancelled: *wish.borrow() == Wish::Cancel,
+                is_given_back: has_been_asked,
                 message: format!("it could not be started: {problem}"),
             }
         }
@@ -169,6 +174,7 @@ fn ending(wanted: &Wish, end: &End, output: Output) -> ForeignEnding {
         message = format!("{message}. Its last words: {last_words}");
     }
     ForeignEnding {
+        is_given_back: false,
         is_cancelled: *wanted == Wish::Cancel,
         message,
     }

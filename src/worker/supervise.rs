@@ -23,7 +23,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::output::read_line;
 use crate::process::identity::ProcessIdentity;
-use crate::process::tree::{Handle, MARKER, clear, memory_bytes, memory_bytes_of, signal_group, signal_group_of_child};
+use crate::process::tree::{
+    Handle, MARKER, clear, may_search, memory_bytes, memory_bytes_of, signal_group, signal_group_of_child,
+};
 use crate::protocol::MAX_LINE_BYTES;
 
 /// How often the limits are looked at.
@@ -32,6 +34,8 @@ const LIMITS_INTERVAL: Duration = Duration::from_millis(500);
 const MEASURING_SHARE: u32 = 20;
 /// How long the streams of a dead tree are read on: what can not be found may hold them open.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// As many lines as two full pipes can hold.
+const MAX_LATE_LINES: usize = 2 << 16;
 /// How long a killed process may take to be gone. One that waits for a dead disk can take for ever.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 /// As long as so much is left to be told, a child is not listened to.
@@ -155,6 +159,8 @@ enum Phase {
     /// Nothing lives; what was written is read.
     Reading {
         until: Instant,
+        /// Looks after that: what was in the pipes is read; what somebody goes on writing is not.
+        late: usize,
         end: Option<End>,
     },
 }
@@ -330,11 +336,16 @@ impl Tree {
         }
         let limit = self.limits.memory_bytes?;
         if self.starts_programs {
-            if self.measuring.is_none() && now >= self.measure_at {
+            if self.measuring.is_none()
+                && now >= self.measure_at
+                && let Some(permit) = may_search()
+            {
                 let (marker, process) = (self.marker.clone(), self.process.clone());
                 self.measuring = Some(spawn_blocking(move || {
                     let started = Instant::now();
-                    (memory_bytes(&marker, &process), started.elapsed())
+                    let bytes = memory_bytes(&marker, &process);
+                    drop(permit);
+                    (bytes, started.elapsed())
                 }));
             }
             None
@@ -376,16 +387,20 @@ impl Tree {
         self.input = None;
         self.phase = Phase::Reading {
             until: Instant::now() + LAST_WORDS_TIMEOUT,
+            late: 0,
             end: Some(end),
         };
     }
 
     async fn read(&mut self) -> Happening {
-        let Phase::Reading { until, end } = &mut self.phase else {
+        let Phase::Reading { until, late, end } = &mut self.phase else {
             return std::future::pending().await;
         };
-        while self.lines.is_open || self.error_lines.is_open {
+        while *late < MAX_LATE_LINES && (self.lines.is_open || self.error_lines.is_open) {
+            *late += usize::from(Instant::now() > *until);
             tokio::select! {
+                // What is there is read, however late anybody comes for it.
+                biased;
                 line = self.lines.next() => if let Some(line) = line {
                     return Happening::Line(line);
                 },

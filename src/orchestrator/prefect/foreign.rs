@@ -188,6 +188,9 @@ impl ForeignRuns {
             Some(StateType::Pending | StateType::Running | StateType::Crashed) if ending.is_cancelled => {
                 self.report(id, StateName::Cancelled, "cancelled on request").await
             }
+            Some(StateType::Pending) if ending.is_given_back => {
+                self.report(id, StateName::Scheduled, &ending.message).await
+            }
             Some(state) if state.is_final() || state == StateType::Scheduled => ForeignEnd::Reported,
             Some(StateType::Cancelling) => self.report(id, StateName::Cancelled, "cancelled on request").await,
             _ => self.report(id, StateName::Crashed, &ending.message).await,

@@ -44,7 +44,10 @@ pub(super) fn inspect(walk: &Walk<'_>, head: &[u8]) -> io::Result<Findings> {
         let stated = walk.read(end, 4)?;
         let Some(stated) = stated.first_chunk() else {
             // Whether a wrong length or a missing end: nothing comes after it.
-            findings.ends_within("tag", at, end + 4, walk.length);
+            // A whole last tag that only lacks its own length is all there.
+            if end > walk.length {
+                findings.ends_within("tag", at, end + 4, walk.length);
+            }
             break;
         };
         let fits = u64::from(u32::from_be_bytes(*stated)) == length;
