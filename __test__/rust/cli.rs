@@ -590,7 +590,7 @@ fn doctor_lists_every_setting_with_what_says_so() {
 fn the_unit_carries_no_password() {
     let world = World::new("");
     let unit = Test::new(&world)
-        .args(&["service"])
+        .args(["service"])
         .env("PREFECT_API_URL", "http://user:hidden@127.0.0.1:4200/api")
         .success();
     assert!(unit.contains("\"PREFECT_API_URL=http://127.0.0.1:4200/api\""), "{unit}");

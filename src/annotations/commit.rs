@@ -242,6 +242,10 @@ impl Annotations {
         &mut self,
         observe: &mut dyn FnMut(CommitStep) -> Result<(), E>,
     ) -> Result<(), E> {
+        if self.identity().is_none() {
+            // A late attempt makes no file either.
+            observe(CommitStep::Ready)?;
+        }
         match self.create()? {
             Some(identity) => observe(CommitStep::Created(identity)),
             None => Ok(()),

@@ -1,6 +1,6 @@
 //! Text in pictures: what stands where in a frame, in reading order.
 //!
-//! A [`Recognizer`] turns one [`RgbPicture`] into [`TextBox`]es. The one engine so far is [`PpOcr`]
+//! A [`Recognizer`] turns one [`RgbPicture`](crate::picture::RgbPicture) into [`TextBox`]es. The one engine so far is [`PpOcr`]
 //! (PP-OCRv4 mobile, Chinese and Latin), which [`OcrModels`] finds the files of. [`recognize_all`] spreads many
 //! frames over several engines, a thread each: two engines side by side read twice as many frames, while a second
 //! thread inside one engine gains a third at best.

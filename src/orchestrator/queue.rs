@@ -38,7 +38,7 @@ pub trait Queue: Send + Sync {
     /// Log lines after `cursor` (0: from the start), with the next cursor.
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError>;
 
-    /// What happened to the run since `cursor`. [`following::next_events`] waits for it.
+    /// What happened to the run since `cursor`. [`crate::orchestrator::following::next_events`] waits for it.
     async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError>;
 
     /// Cancels a run: one that waits at once, a running one as soon as its worker has stopped it. Twice is once.
