@@ -957,11 +957,11 @@ fn a_film_that_does_not_fit_into_the_memory_is_refused_and_others_get_fewer_deco
         Ok::<_, VideoError>(frames)
     };
     let all = with(4 << 30).expect("plenty");
-    assert!(with(245 << 20).expect("enough for one or two") == all);
-    let error = with(241 << 20).expect_err("too little");
+    assert!(with(140 << 20).expect("enough for one or two") == all);
+    let error = with(129 << 20).expect_err("too little");
     assert_eq!((error.code(), error.is_input_fault()), ("VIDEO_TOO_LARGE", true));
     assert!(
-        error.to_string().contains("241 MB are allowed: raise child-memory-mb"),
+        error.to_string().contains("129 MB are allowed: raise child-memory-mb"),
         "{error}"
     );
 }

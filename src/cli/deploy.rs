@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::output::{json_line, plain, print};
 use super::runtime::block_on;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::FlowDefinition;
+use crate::domain::flow::{FlowDefinition, ParameterKind};
 use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::prefect::client::{Call, PrefectClient, segment};
 use crate::orchestrator::prefect::parameter_schema::parameter_schema;
@@ -176,6 +176,8 @@ fn wanted(settings: &PrefectSettings, flow: &FlowDefinition, command: &str) -> M
     let defaults: Map<String, Value> = flow
         .parameters
         .iter()
+        // The server would write it into every run, also for workers of an earlier version, which know none such.
+        .filter(|parameter| parameter.kind != ParameterKind::OnDamage)
         .filter_map(|parameter| Some((parameter.name.clone(), parameter.default.clone()?)))
         .collect();
     let (pool, queue, variables) = if settings.runner_mode {

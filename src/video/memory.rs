@@ -157,7 +157,7 @@ mod tests {
         assert_eq!((error.code(), error.is_input_fault()), ("VIDEO_TOO_LARGE", true));
         let text = error.to_string();
         assert!(
-            text.contains("takes about 1189 MB of memory, and 1024 MB are allowed"),
+            text.contains("takes about 1077 MB of memory, and 1024 MB are allowed"),
             "{text}"
         );
     }

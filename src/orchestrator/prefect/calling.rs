@@ -1,6 +1,7 @@
 //! The callers' half: queueing, reading, cancelling and retrying runs at the server.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -140,7 +141,7 @@ impl Caller {
             if !is_shared || is_created || run.label(MADE_BY).as_deref() == Some(key) {
                 break (run, is_created);
             }
-            let is_equal = |run: &ApiFlowRun| run.deployment_id == Some(deployment) && run.parameters == parameters.0;
+            let is_equal = |run: &ApiFlowRun| run.deployment_id == Some(deployment) && has_arguments(flow, run, new);
             let equal = if is_equal(&run) && is_waiting(&run) {
                 Some(run)
             } else {
@@ -158,7 +159,7 @@ impl Caller {
             key.clone_into(&mut server_key);
         };
         if !is_created && new.idempotency_key.is_some() {
-            return if run.parameters == parameters.0 {
+            return if has_arguments(flow, &run, new) {
                 Ok(queued(run.id, false))
             } else {
                 Err(OrchestratorError::InvalidArgument {
@@ -651,6 +652,12 @@ impl Caller {
         self.server.refresh_pool().await?;
         Ok(())
     }
+}
+
+/// Whether a run at the server has the arguments of this call; the server fills in what its deployment has.
+fn has_arguments(flow: &FlowDefinition, run: &ApiFlowRun, new: &NewFlowRun) -> bool {
+    flow.parse_arguments(&run.parameters, Path::new("/"))
+        .is_ok_and(|arguments| arguments == new.arguments)
 }
 
 /// The key that a caller gave to a run that was kept here; none, if it gave none.
