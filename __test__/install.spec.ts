@@ -157,7 +157,7 @@ describe.runIf(isPossible)('on a bare Debian 11', () => {
     expect(told).toMatch(new RegExp(`^captionacc ${version.replaceAll('.', '\\.')}\n`));
     for (const part of ['SQLite', 'libavformat', 'dav1d', 'zlib', 'rten', 'rustls', 'tokio']) expect(told).toContain(part);
     // What was found; the list of the settings comes after an empty line.
-    const [findings] = saidBy(await machine.run('app', 'npx', 'captionacc', 'doctor')).split('\n\n');
+    const [findings = ''] = saidBy(await machine.run('app', 'npx', 'captionacc', 'doctor')).split('\n\n');
     const found = findings.trim().split('\n');
     expect(found.filter((line) => !line.startsWith('ok'))).toEqual([`captionacc ${version}`]);
     expect(found.find((line) => /^ok +ocr/.test(line))).toContain(`/srv/app/node_modules/${name}-models`);
