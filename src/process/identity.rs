@@ -62,8 +62,8 @@ impl ProcessIdentity {
         Self {
             pid,
             start_ticks,
-            boot_id: sys::boot_id(),
-            pid_namespace: sys::pid_namespace(),
+            boot_id: sys::boot_id().to_owned(),
+            pid_namespace: sys::pid_namespace().to_owned(),
         }
     }
 

@@ -16,7 +16,6 @@ use super::rows::{
 use super::store::{Fault, begin};
 use super::waiting;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::WorkQueue;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
@@ -342,7 +341,7 @@ pub(super) fn try_to_claim(
     flow_names: &BTreeSet<String>,
 ) -> Result<ControlFlow<Option<Claim>>, Fault> {
     // A look without the write lock first: most polls find nothing.
-    if matches!(lane::next(connection, flow_names, now_ms())?, Next::Nothing) {
+    if !lane::may_be_next(connection, flow_names, now_ms())? {
         return Ok(ControlFlow::Break(None));
     }
     let transaction = begin(connection)?;
@@ -382,21 +381,17 @@ pub(super) fn try_to_claim(
 
 /// See [`crate::orchestrator::claims::Claims::next_due`].
 pub(super) fn next_due(connection: &Connection, flow_names: &BTreeSet<String>) -> Result<Option<Timestamp>, Fault> {
-    let mut due: Option<i64> = None;
-    let mut first = connection.prepare_cached(
-        "SELECT scheduled_at FROM flow_run
-         WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = ?1 AND priority = ?2 AND scheduled_at > ?3
-         ORDER BY scheduled_at LIMIT 1",
-    )?;
-    let now = now_ms();
-    for flow_name in flow_names {
-        for queue in WorkQueue::ALL {
-            let found = first
-                .query_row((flow_name, queue.priority(), now), |row| row.get(0))
-                .optional()?;
-            due = due.into_iter().chain(found).min();
-        }
-    }
+    // One statement for all flows and queues: a worker asks in every turn.
+    let due: Option<i64> = connection
+        .prepare_cached(
+            "SELECT min((SELECT scheduled_at FROM flow_run
+                         WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = flow.value
+                           AND priority = queue.value AND scheduled_at > ?3 ORDER BY scheduled_at LIMIT 1))
+             FROM json_each(?1) AS flow, json_each(?2) AS queue",
+        )?
+        .query_row((lane::names(flow_names), lane::priorities(), now_ms()), |row| {
+            row.get(0)
+        })?;
     Ok(due.map(timestamp))
 }
 

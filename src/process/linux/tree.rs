@@ -77,10 +77,12 @@ pub(super) fn members(variable: &str, leader: Option<&ProcessIdentity>) -> Vec<H
                 .any(|own| own == variable.as_bytes())
         })
     };
+    let begins_after =
+        |process: &ProcessIdentity| leader.is_none_or(|leader| process.start_ticks >= leader.start_ticks);
     processes()
         // A zombie is none. To ask when one began never takes long; its environment, for ever if it hangs itself.
         .filter_map(ProcessIdentity::of)
-        .filter(|process| leader.is_none_or(|leader| process.start_ticks >= leader.start_ticks))
+        .filter(begins_after)
         .filter(|process| is_marked(process.pid))
         .filter_map(|process| Handle::open(&process))
         .collect()
