@@ -63,11 +63,16 @@ export FFMPEG_DIR
 export RUSTC="$root/rustc.sh" RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$root/target" XDG_CACHE_HOME="$root/xdg"
 export CARGO_ZIGBUILD_ZIG_COMMAND="$CAPTIONACC_ZIG/bin/zig" CARGO_ZIGBUILD_ZIG_VERSION=0.17.1
 
+# The headers that the bindings of libav include are zig's, as those of the C code are.
+headers=$(dirname "$(readlink -f "$CAPTIONACC_ZIG/bin/zig")")/lib
+# This form of the name goes before the one that cargo-zigbuild sets.
+bindings="BINDGEN_EXTRA_CLANG_ARGS_$target=-isystem $headers/include -isystem $headers/libc/include/any-darwin-any"
+
 zigbuild() {
   local subcommand=$1
   shift
   # Nothing runs: optimised dependencies and macros would only take time.
-  nice "$CAPTIONACC_ZIG/bin/cargo-zigbuild" "$subcommand" --locked --target "$target" -Z build-std=std,panic_unwind \
+  nice env "$bindings" "$CAPTIONACC_ZIG/bin/cargo-zigbuild" "$subcommand" --locked --target "$target" -Z build-std=std,panic_unwind \
     --config 'profile.dev.package."*".opt-level=0' "$@"
 }
 
