@@ -362,7 +362,7 @@ impl Attempt {
                 Err(error) => error,
             };
             if error.kind == FaultKind::Passing && run_count < TASK_ATTEMPTS && self.check_stop().is_ok() {
-                let jitter = u64::try_from(Uuid::new_v4().as_u128() % 200).unwrap_or(0);
+                let jitter = fastrand::u64(0..200);
                 let delay_ms = (TASK_RETRY_DELAY_MS << (run_count - 1)) + jitter;
                 self.log(
                     LogLevel::Warning,

@@ -13,18 +13,17 @@ use crate::engine::{Attempt, TaskError};
 const SAMPLING_SHARE: f64 = 0.98;
 
 pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, TaskError> {
-    let CropFrames {
-        files,
+    let &CropFrames {
+        ref files,
         crop_bounds: bounds,
         crop_bounds_version: version,
         frame_rate_hz,
         on_damage,
     } = arguments;
-    let (bounds, version, frame_rate_hz) = (*bounds, *version, *frame_rate_hz);
     let sampling = Sampling {
         frame_rate_hz,
         crop: Some(bounds),
-        on_damage: *on_damage,
+        on_damage,
         share: SAMPLING_SHARE,
     };
     let keeper = StatusKeeper::begin(

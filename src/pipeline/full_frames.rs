@@ -35,16 +35,15 @@ impl From<OcrError> for TaskError {
 }
 
 pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, TaskError> {
-    let FullFrames {
-        files,
+    let &FullFrames {
+        ref files,
         frame_rate_hz,
         on_damage,
     } = arguments;
-    let frame_rate_hz = *frame_rate_hz;
     let sampling = Sampling {
         frame_rate_hz,
         crop: None,
-        on_damage: *on_damage,
+        on_damage,
         share: SAMPLING_SHARE,
     };
     let keeper = StatusKeeper::begin(

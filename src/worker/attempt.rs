@@ -5,7 +5,6 @@
 //! the child's whole tree dead and one [`Ending`] in the orchestrator.
 
 use std::io;
-use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,9 +111,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(Wor
     let mut stored = claim.flow_run.parameters.0.clone();
     // What the flow no longer takes is of no use to it.
     stored.retain(|name, _| flow.parameters.iter().any(|known| known.name == *name));
-    let arguments = flow
-        .parse_arguments(&stored, Path::new("/"))
-        .map_err(|error| error.to_string())?;
+    let arguments = flow.parse_stored(&stored).map_err(|error| error.to_string())?;
     let order = WorkOrder {
         protocol_version: PROTOCOL_VERSION,
         flow_run_id: claim.lease.flow_run_id,
@@ -439,18 +436,13 @@ fn exceeded(limit: Limit, flow: &FlowDefinition, settings: &Settings) -> (StateN
 fn failed(flow: &FlowDefinition, claim: &Claim, state: StateName, message: String, retryable: bool) -> Ending {
     let failed_attempts = claim.flow_run.failed_attempts + 1;
     let delay_ms = retryable
-        .then(|| flow.retry.delay_after_ms(failed_attempts, chance()))
+        .then(|| flow.retry.delay_after_ms(failed_attempts, fastrand::f64()))
         .flatten();
     Ending::Failed {
         state,
         message,
         retry_after: delay_ms.map(Duration::from_millis),
     }
-}
-
-/// A number in 0..1 that differs from run to run.
-fn chance() -> f64 {
-    f64::from(u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 /// Writes the ending, however long the store can not be written: a state must not be lost. Only a worker that is to

@@ -22,7 +22,7 @@ static REMOVALS: Semaphore = Semaphore::const_new(4);
 pub async fn remove_scratch(flows: &Flows, run: &FlowRun, attempt: u32) {
     let arguments = flows
         .get(&run.flow_name)
-        .and_then(|flow| flow.parse_arguments(&run.parameters.0, Path::new("/")));
+        .and_then(|flow| flow.parse_stored(&run.parameters.0));
     let output_dir = match arguments {
         Ok(arguments) => arguments.output_dir().map(Path::to_owned),
         // The flow has changed since, or is gone.

@@ -103,31 +103,34 @@ pub struct CropBounds {
 impl Arguments {
     /// The video that the run is about, if it is about one.
     pub fn video_id(&self) -> Option<&str> {
-        match self {
-            Self::Command(program) => program.video_id.as_deref(),
-            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
-                Some(&files.video_id)
-            }
+        match self.files() {
+            Ok(files) => Some(&files.video_id),
+            Err(program) => program.video_id.as_deref(),
         }
     }
 
     /// The annotations.db that the run is about, if it is about one.
     pub fn db_path(&self) -> Option<&Path> {
-        match self {
-            Self::Command(program) => program.db_path.as_deref(),
-            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
-                Some(&files.db_path)
-            }
+        match self.files() {
+            Ok(files) => Some(&files.db_path),
+            Err(program) => program.db_path.as_deref(),
         }
     }
 
     /// The scratch directory of the run, if it has one.
     pub fn output_dir(&self) -> Option<&Path> {
+        match self.files() {
+            Ok(files) => Some(&files.output_dir),
+            Err(program) => program.output_dir.as_deref(),
+        }
+    }
+
+    /// What a pipeline always has and a program may have.
+    fn files(&self) -> Result<&VideoFiles, &CommandArguments> {
         match self {
-            Self::Command(program) => program.output_dir.as_deref(),
-            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
-                Some(&files.output_dir)
-            }
+            Self::FullFrames(full) => Ok(&full.files),
+            Self::CropFrames(crop) => Ok(&crop.files),
+            Self::Command(program) => Err(program),
         }
     }
 

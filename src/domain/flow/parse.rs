@@ -64,6 +64,14 @@ impl FlowDefinition {
         }
         typed(&self.runner, arguments)
     }
+
+    /// What a store or a server has of a run, which no working directory applies to.
+    ///
+    /// # Errors
+    /// As [`FlowDefinition::parse_arguments`].
+    pub fn parse_stored(&self, parameters: &Map<String, Value>) -> Result<Arguments, OrchestratorError> {
+        self.parse_arguments(parameters, Path::new("/"))
+    }
 }
 
 /// Checked values as the arguments of this runner.

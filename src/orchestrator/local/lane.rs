@@ -54,20 +54,18 @@ pub(super) fn next(connection: &Connection, flow_names: &BTreeSet<String>, now: 
     Ok(Next::Nothing)
 }
 
-/// Whether [`next`] is worth asking: a run of one of these flows is due, and the pool has a slot. One statement: workers ask in
-/// every turn, and most find nothing.
+/// Whether [`next`] is worth asking: a run of one of these flows is due, and the pool has a slot. Two statements, however many
+/// flows there are: workers ask in every turn, and most find nothing.
 pub(super) fn may_be_next(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<bool, Fault> {
-    Ok(connection
+    let is_due: bool = connection
         .prepare_cached(
-            "SELECT NOT is_paused AND concurrency_limit >
-               (SELECT count(*) FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
-               AND EXISTS (SELECT 1 FROM json_each(?2) AS flow, json_each(?3) AS queue WHERE EXISTS (
-                 SELECT 1 FROM flow_run
-                 WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = flow.value AND priority = queue.value
-                   AND scheduled_at <= ?4))
-             FROM work_pool WHERE name = ?1",
+            "SELECT EXISTS (SELECT 1 FROM json_each(?1) AS flow, json_each(?2) AS queue WHERE EXISTS (
+               SELECT 1 FROM flow_run
+               WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = flow.value AND priority = queue.value
+                 AND scheduled_at <= ?3))",
         )?
-        .query_row((WORK_POOL, names(flow_names), priorities(), now), |row| row.get(0))?)
+        .query_row((names(flow_names), priorities(), now), |row| row.get(0))?;
+    Ok(is_due && has_slot(connection)?)
 }
 
 /// Names as a statement takes them.

@@ -23,11 +23,6 @@ impl PrefectClient {
         self.call(Call::get("/admin/version")).await
     }
 
-    /// Whether the API answers at all.
-    pub async fn check_health(&self) -> Result<(), PrefectError> {
-        self.answer(Call::get("/health")).await.map(drop)
-    }
-
     /// Registers a flow, or finds it.
     pub async fn create_flow(&self, name: &str) -> Result<ApiFlow, PrefectError> {
         self.call(Call::post("/flows/", &json!({ "name": name }))).await

@@ -1,7 +1,6 @@
 //! The callers' half: queueing, reading, cancelling and retrying runs at the server.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -656,7 +655,7 @@ impl Caller {
 
 /// Whether a run at the server has the arguments of this call; the server fills in what its deployment has.
 fn has_arguments(flow: &FlowDefinition, run: &ApiFlowRun, new: &NewFlowRun) -> bool {
-    flow.parse_arguments(&run.parameters, Path::new("/"))
+    flow.parse_stored(&run.parameters)
         .is_ok_and(|arguments| arguments == new.arguments)
 }
 

@@ -1,7 +1,6 @@
 //! What a worker's process does beside its runs: tells the server what it must hear, shows progress and that it lives,
 //! and tidies up after deaths and outages. No error ends it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,7 +121,7 @@ impl Housekeeping {
 
     async fn queue_kept(&self, kept: KeptRun) -> Result<FlowRunId, OrchestratorError> {
         let flow = self.server.flows().get(&kept.flow_name)?.clone();
-        let arguments = flow.parse_arguments(&kept.parameters, Path::new("/"))?;
+        let arguments = flow.parse_stored(&kept.parameters)?;
         let key = kept.idempotency_key;
         let new = NewFlowRun {
             flow,

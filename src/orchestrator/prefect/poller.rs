@@ -343,7 +343,7 @@ impl Poller {
             None,
         );
         // Whoever made the run may have used the API itself: what it gave is checked as if a caller had given it.
-        let checked = flow.parse_arguments(&run.parameters, std::path::Path::new("/"));
+        let checked = flow.parse_stored(&run.parameters);
         if let Ok(arguments) = &checked {
             own.parameters = arguments.to_parameters();
             let subject = arguments.subject();

@@ -123,7 +123,7 @@ impl Proposals {
             return Ok(false);
         }
         // A run of another program's deployment goes on without its worker, also where its processes are not to be seen.
-        if is_left_behind(id) || !self.journal.intents.bury_foreign(id, transition_id) {
+        if is_left_behind(id).await || !self.journal.intents.bury_foreign(id, transition_id) {
             return Ok(false);
         }
         if state.state_type() == StateType::Pending && state.state_details.transition_id == Some(transition_id) {
