@@ -53,6 +53,11 @@ say "Rust docs"
 # These are read by who works on the crate, so a link may lead to a private item.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc "${worker[@]}" --lib --no-deps --document-private-items
 
+if command -v apt-get >/dev/null; then
+  say "types of a Mac"
+  bash scripts/check-macos.sh >&2
+fi
+
 say "packages"
 across=()
 if [ "$(uname -sm)" = "Linux x86_64" ]; then

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, Params, Transaction};
+use rusqlite::{Connection, Transaction};
 
 use super::rows::parse_id;
 use super::store::Fault;
@@ -139,32 +139,16 @@ pub(super) fn is_taken(
     db_path: Option<&str>,
     now: i64,
 ) -> Result<bool, Fault> {
-    let is_busy = exists(
-        connection,
-        "SELECT EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
-           AND flow_name = ?1 AND (video_id = ?2 OR db_path = ?3))",
-        (flow_name, video_id, db_path),
-    );
-    let is_waited_for = || {
-        exists(
-            connection,
-            "SELECT EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_behind_video WHERE state_type = 'SCHEDULED' AND is_behind = 1
-               AND flow_name = ?1 AND video_id = ?2)",
-            (flow_name, video_id),
-        )
-    };
-    // A look at some of them is enough: not to put the new one aside does no harm.
-    let is_next = || {
-        exists(
-            connection,
-            "SELECT EXISTS (SELECT 1 FROM (SELECT scheduled_at FROM flow_run INDEXED BY flow_run_equal WHERE state_type = 'SCHEDULED'
-               AND flow_name = ?1 AND video_id = ?2 LIMIT 10) WHERE scheduled_at <= ?3)",
-            (flow_name, video_id, now),
-        )
-    };
-    Ok(is_busy? || is_waited_for()? || is_next()?)
-}
-
-fn exists(connection: &Connection, sql: &str, parameters: impl Params) -> rusqlite::Result<bool> {
-    connection.prepare_cached(sql)?.query_row(parameters, |row| row.get(0))
+    // In one statement, which goes no further than needed. Of those that are due a look at some is enough: not to put the new
+    // one aside does no harm.
+    Ok(connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')
+                 AND flow_name = ?1 AND (video_id = ?2 OR db_path = ?3))
+               OR EXISTS (SELECT 1 FROM flow_run INDEXED BY flow_run_behind_video WHERE state_type = 'SCHEDULED' AND is_behind = 1
+                 AND flow_name = ?1 AND video_id = ?2)
+               OR EXISTS (SELECT 1 FROM (SELECT scheduled_at FROM flow_run INDEXED BY flow_run_equal WHERE state_type = 'SCHEDULED'
+                 AND flow_name = ?1 AND video_id = ?2 LIMIT 10) WHERE scheduled_at <= ?4)",
+        )?
+        .query_row((flow_name, video_id, db_path, now), |row| row.get(0))?)
 }

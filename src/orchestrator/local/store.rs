@@ -18,8 +18,11 @@ use tokio::sync::oneshot;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
-/// What makes each version of the schema of the one before, the first one of nothing. A few lines of SQL and a loop: a crate
-/// for migrations would not know of the application's id, and its errors would have to be told apart again.
+/// The schema of a new file.
+const SCHEMA: &str = include_str!("schema_newest.sql");
+/// What makes each version of the schema of the one before, the first one of nothing: for files that are there. A few lines of
+/// SQL and a loop: a crate for migrations would not know of the application's id, and its errors would have to be told apart
+/// again.
 const MIGRATIONS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
@@ -254,10 +257,25 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
         let transaction = begin(connection)?;
         // Another process may have been first.
         let found = check_version(&transaction, path)?;
-        migrate(&transaction, found)?;
+        if found < 1 {
+            make(&transaction)?;
+        } else {
+            migrate(&transaction, found)?;
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// Makes a new queue of an empty file.
+fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute(
+        "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
+        (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
+    )?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)
 }
 
 /// Brings the schema from version `found` to the newest.
@@ -273,14 +291,7 @@ fn migrate(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<()> {
             transaction.pragma_update(None, "schema_version", schema + 1)?;
         }
     }
-    if found < 1 {
-        transaction.execute(
-            "INSERT INTO work_pool (name, concurrency_limit) VALUES (?1, ?2)",
-            (WORK_POOL, DEFAULT_CONCURRENCY_LIMIT),
-        )?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    }
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)
+    Ok(())
 }
 
 /// A transaction that writes: what it has read stays so until its end.
@@ -425,6 +436,52 @@ mod tests {
         }
         new.execute("UPDATE flow_run SET progress = '{'", [])
             .expect_err("still checked");
+    }
+
+    /// Everything that a schema says, in an order and a spelling of its own.
+    fn said_by(connection: &Connection) -> Vec<String> {
+        let mut all = connection
+            .prepare(
+                "SELECT 'table ' || list.name || ' strict=' || strict || ' without_rowid=' || wr || ' checks=' ||
+                   (length(sql) - length(replace(sql, 'CHECK (', ''))) || (SELECT group_concat(text, '; ') FROM (
+                     SELECT name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '-') || ' ' || pk AS text
+                     FROM pragma_table_info(list.name) ORDER BY name))
+                   || coalesce((SELECT group_concat(\"from\" || '>' || \"table\" || '.' || \"to\" || ' ' || on_delete, '; ')
+                     FROM pragma_foreign_key_list(list.name)), '')
+                 FROM pragma_table_list AS list JOIN sqlite_schema USING (name) WHERE list.schema = 'main'
+                 UNION ALL
+                 SELECT type || ' ' || coalesce(sql, name) FROM sqlite_schema WHERE type <> 'table'",
+            )
+            .expect("prepares");
+        let said = all.query_map([], |row| row.get::<_, String>(0)).expect("reads");
+        let mut said: Vec<String> = said
+            .map(|text| text.expect("a text").split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        said.sort();
+        said
+    }
+
+    #[test]
+    fn a_new_queue_has_the_schema_that_the_steps_make_of_an_old_one() {
+        let mut stepwise = Connection::open_in_memory().expect("opens");
+        let transaction = begin(&mut stepwise).expect("begins");
+        migrate(&transaction, 0).expect("migrates");
+        transaction.commit().expect("commits");
+        let mut new = Connection::open_in_memory().expect("opens");
+        let transaction = begin(&mut new).expect("begins");
+        make(&transaction).expect("makes");
+        transaction.commit().expect("commits");
+        assert_eq!(said_by(&new), said_by(&stepwise));
+        for connection in [&stepwise, &new] {
+            let waiting: String = connection
+                .query_row(
+                    "SELECT group_concat(work_queue || ' ' || runs) FROM waiting",
+                    [],
+                    |row| row.get(0),
+                )
+                .expect("reads");
+            assert_eq!(waiting, "background 0,user-initiated 0");
+        }
     }
 
     #[test]
