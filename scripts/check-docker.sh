@@ -40,6 +40,7 @@ fi
 say "linting the Dockerfile and compose.yml"
 "$tools/bin/hadolint" examples/docker/Dockerfile
 "$tools/bin/docker-compose" --file examples/docker/compose.yml config --quiet
+PREFECT_AUTH=user:password "$tools/bin/docker-compose" --file examples/several-machines/compose.yml config --quiet
 
 need_packages buildah debootstrap util-linux
 need_command npm "install Node.js 20 or newer with npm"

@@ -552,6 +552,31 @@ fn doctor_names_what_is_wrong() {
 }
 
 #[test]
+fn doctor_tries_the_locks_of_the_folder_of_videos() {
+    let world = World::new("");
+    let videos = world.path("videos");
+    fs::create_dir(&videos).expect("made");
+    let tried = |folder: &std::path::Path| {
+        let output = Test::new(&world)
+            .args([
+                OsStr::new("doctor"),
+                OsStr::new("--json"),
+                OsStr::new("--videos"),
+                folder.as_os_str(),
+            ])
+            .output();
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let report = tried(&videos);
+    let (level, message) = finding(&report, "videos");
+    assert_eq!(level, "ok", "{message}");
+    assert_eq!(fs::read_dir(&videos).expect("reads").count(), 0, "nothing is left");
+
+    let report = tried(&world.path("nowhere"));
+    assert_eq!(finding(&report, "videos").0, "error");
+}
+
+#[test]
 fn doctor_lists_every_setting_with_what_says_so() {
     let world = World::new("[worker]\nkill-grace-ms = 1234");
     let (_, report) = doctor(

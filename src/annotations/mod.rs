@@ -14,6 +14,7 @@
 //!   is gone is never made again, and one that is missing is made only once there are frames to write.
 
 mod attempt;
+pub mod check;
 mod commit;
 mod database;
 mod error;

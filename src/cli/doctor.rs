@@ -3,7 +3,8 @@
 //! Each area looks at its own; here it is gathered and printed. It changes nothing: a queue that is not there yet is not made.
 
 use std::fmt::Write;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap::Args;
 use serde::Serialize;
@@ -12,13 +13,16 @@ use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, plain, print, table};
 use super::runtime::block_on;
+use crate::annotations::check::Answer;
+use crate::domain::error::OrchestratorError;
 use crate::domain::finding::{Findings, Level};
 use crate::orchestrator::local::check::check_home;
 use crate::orchestrator::local::sqlite_version;
 use crate::process::check::Allowance;
+use crate::process::machine::own_program;
 use crate::settings::Settings;
 use crate::settings::check::Listed;
-use crate::{ocr, orchestrator, process, settings, video};
+use crate::{annotations, ocr, orchestrator, process, settings, video};
 
 /// What `captionacc doctor --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -26,6 +30,7 @@ It exits with 1 if there is an error; a warning is no error.
 
 Examples:
   captionacc doctor
+  captionacc doctor --videos /srv/videos
   captionacc doctor --json | jq -r '.findings[] | select(.level != \"ok\") | .fix'";
 
 /// Options of `captionacc doctor`.
@@ -34,6 +39,12 @@ pub(super) struct Options {
     /// One line of JSON: {"level":…,"settings":[{"variable","key","value","from"}],"findings":[{"check","level","message","fix"}]}
     #[arg(long)]
     json: bool,
+    /// Also tries whether the disk of this folder has the locks that annotations.db needs: once on each machine
+    #[arg(long, value_name = "FOLDER")]
+    videos: Option<PathBuf>,
+    /// Asked by a process that holds a lock on this file: whether another one is kept out
+    #[arg(long, hide = true, value_name = "FILE")]
+    ask: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,6 +59,11 @@ struct Report {
 
 /// Examines everything, reports, and ends with [`exit::FAILED`] if there is an error.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
+    if let Some(trial) = &options.ask {
+        let answer = annotations::check::ask(trial).map_err(|error| OrchestratorError::Internal(error.to_string()))?;
+        print(&format!("{}\n", answer.to_word()))?;
+        return Ok(exit::DONE);
+    }
     let mut findings = Findings::default();
     let loaded = Settings::from_environment().and_then(|settings| Ok((settings, settings::check::list()?)));
     let listed = match loaded {
@@ -65,6 +81,9 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         }
     };
     findings.extend(of_machine());
+    if let Some(folder) = &options.videos {
+        findings.extend(annotations::check::check(folder, &mut ask_another));
+    }
     let report = Report {
         level: findings.gravest(),
         version: env!("CARGO_PKG_VERSION"),
@@ -99,6 +118,20 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
         },
     ));
     Ok(findings)
+}
+
+/// This program once more, as another process that is to be kept out.
+fn ask_another(trial: &Path) -> Result<Answer, String> {
+    let said = |error: std::io::Error| format!("another process cannot be started: {error}");
+    let mut command = Command::new(own_program().map_err(said)?);
+    command.args(["doctor", "--ask"]).arg(trial);
+    let output = command.output().map_err(said)?;
+    Answer::parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
+        format!(
+            "another process says: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    })
 }
 
 /// Everything that the program and its system bring along, whatever is set.

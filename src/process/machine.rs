@@ -1,7 +1,7 @@
 //! What this program asks of the machine as a whole.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::guarantee::Guarantee;
 
@@ -25,6 +25,14 @@ pub fn own_program() -> io::Result<PathBuf> {
 /// The machine's memory; `None` where the system does not tell.
 pub fn total_memory_bytes() -> Option<u64> {
     sys::total_memory_bytes()
+}
+
+/// The name of the file system of `path` where other machines may see it too (NFS, SMB, …), as far as the system tells.
+///
+/// # Errors
+/// There is nothing at that path, or it cannot be looked at.
+pub fn shared_file_system(path: &Path) -> io::Result<Option<String>> {
+    sys::shared_file_system(path)
 }
 
 /// When memory runs out, this process goes before the worker and the web app, where the system lets one choose.

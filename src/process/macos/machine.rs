@@ -1,8 +1,9 @@
 //! This program and its machine.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::statfs;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::process::guarantee::Guarantee;
@@ -17,6 +18,16 @@ pub(super) fn total_memory_bytes() -> Option<u64> {
     System::new_with_specifics(wanted)
         .ok()
         .map(|system| system.total_memory())
+}
+
+/// MNT_LOCAL of <sys/mount.h>.
+const IS_LOCAL: u32 = 0x1000;
+
+pub(super) fn shared_file_system(path: &Path) -> io::Result<Option<String>> {
+    let found = statfs(path)?;
+    let letters = found.f_fstypename.iter().map(|letter| letter.cast_unsigned());
+    let name: Vec<u8> = letters.take_while(|letter| *letter != 0).collect();
+    Ok((found.f_flags & IS_LOCAL == 0).then(|| String::from_utf8_lossy(&name).into_owned()))
 }
 
 /// No user may say so there.
