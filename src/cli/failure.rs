@@ -7,8 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use super::exit;
+use super::image::ImageError;
 use super::output::{plain, print};
 use crate::domain::error::OrchestratorError;
+use crate::ocr::OcrError;
 
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +18,12 @@ pub(super) enum Failure {
     /// The orchestrator, or the settings, refused.
     #[error(transparent)]
     Orchestrator(#[from] OrchestratorError),
+    /// Text recognition failed.
+    #[error(transparent)]
+    Ocr(#[from] OcrError),
+    /// The picture that it was to read cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// Whoever read stdout has gone: nothing to say, and no fault.
     #[error("stdout is closed")]
     OutputClosed,
@@ -86,6 +94,8 @@ impl Failure {
     fn fields(&self) -> Map<String, Value> {
         let (code, message, retryable) = match self {
             Self::Orchestrator(error) => (error.code(), error.to_line(), error.retryable()),
+            Self::Ocr(error) => (error.code(), error.to_string(), false),
+            Self::Image(error) => (error.code(), error.to_string(), false),
             Self::OutputClosed | Self::Output(_) => ("ERR_CAPTIONACC_OUTPUT", self.to_string(), false),
         };
         let mut fields = Map::new();

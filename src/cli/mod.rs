@@ -9,7 +9,9 @@ mod doctor;
 mod execute;
 mod exit;
 mod failure;
+mod image;
 mod lineage;
+mod ocr;
 mod output;
 mod pool;
 mod queue;
@@ -79,6 +81,9 @@ enum Command {
     /// Check this installation, and say how to repair it
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
+    /// Print the text of a picture
+    #[command(after_help = ocr::EXAMPLES)]
+    Ocr(ocr::Options),
     /// Print a systemd unit for the worker
     #[command(after_help = service::EXAMPLES)]
     Service(service::Options),
@@ -96,6 +101,7 @@ impl Command {
             Self::Deploy(options) => deploy::perform(&options),
             Self::Execute(options) => execute::perform(&options),
             Self::Doctor(options) => doctor::perform(&options),
+            Self::Ocr(options) => ocr::perform(&options),
             Self::Service(options) => service::perform(&options),
         }
     }

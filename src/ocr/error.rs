@@ -6,13 +6,9 @@ use std::path::PathBuf;
 /// The error of a closure that fetches a frame or takes its result.
 pub type FrameError = Box<dyn Error + Send + Sync>;
 
-/// The three files of PP-OCRv4 mobile, as their npm package names them (scripts/fetch-models.sh): text detection, text
-/// recognition, and the characters that recognition knows (one a line).
-pub(super) const FILE_NAMES: [&str; 3] = [
-    "ch_PP-OCRv4_det_infer.onnx",
-    "ch_PP-OCRv4_rec_infer.onnx",
-    "ppocr_keys_v1.txt",
-];
+/// The two models, as their packages name them (scripts/fetch-models.sh): text detection of PP-OCRv4 mobile, text recognition
+/// of PP-OCRv6 small, which carries the characters that it knows.
+pub(super) const FILE_NAMES: [&str; 2] = ["ch_PP-OCRv4_det_infer.onnx", "PP-OCRv6_rec_small.onnx"];
 
 /// A failure of OCR.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +19,7 @@ pub enum OcrError {
         "no OCR models found, looked in {places}: run \"npm install @captionacc/orchestrator-models\" (in a checkout: npm run build), \
          or set CAPTIONACC_OCR_MODELS to the folder that holds {files}",
         places = list(looked_in),
-        files = FILE_NAMES.join(", ")
+        files = FILE_NAMES.join(" and ")
     )]
     ModelsMissing {
         /// The folders that were searched, in order.
@@ -81,7 +77,7 @@ pub enum OcrError {
         source: FrameError,
     },
     /// `OCR_SINK`: a result could not be passed on; `source` is the receiving closure's own error.
-    #[error("the text boxes of frame {index} of {count} could not be stored")]
+    #[error("the text of frame {index} of {count} could not be stored")]
     Sink {
         /// The frame, from 0.
         index: usize,

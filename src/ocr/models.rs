@@ -4,21 +4,19 @@ use std::path::{Path, PathBuf};
 
 use super::error::{FILE_NAMES, OcrError};
 
-/// The model files of an OCR engine; all three existed when this was made.
+/// The model files of an OCR engine; both existed when this was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OcrModels {
     /// Text detection, ONNX.
     pub detection: PathBuf,
-    /// Text recognition, ONNX.
+    /// Text recognition, ONNX, with the characters that it knows in its metadata.
     pub recognition: PathBuf,
-    /// The characters, UTF-8, one a line.
-    pub keys: PathBuf,
 }
 
 impl OcrModels {
     /// The models in the folder `explicit` (the `CAPTIONACC_OCR_MODELS` setting), and nowhere else if one is given.
     ///
-    /// Without it, the first folder that has all three files, from the running executable's folder upwards:
+    /// Without it, the first folder that has both files, from the running executable's folder upwards:
     /// `models`, then `dist/models`, then `node_modules/@captionacc/orchestrator-models`. That finds them next to a binary
     /// that was copied by hand, in a checkout, and in an installation, wherever npm or pnpm put the package.
     ///
@@ -38,13 +36,9 @@ impl OcrModels {
     fn first_of(folders: impl IntoIterator<Item = PathBuf>) -> Result<Self, OcrError> {
         let mut looked_in = Vec::new();
         for folder in folders {
-            let [detection, recognition, keys] = FILE_NAMES.map(|name| folder.join(name));
-            if detection.is_file() && recognition.is_file() && keys.is_file() {
-                return Ok(Self {
-                    detection,
-                    recognition,
-                    keys,
-                });
+            let [detection, recognition] = FILE_NAMES.map(|name| folder.join(name));
+            if detection.is_file() && recognition.is_file() {
+                return Ok(Self { detection, recognition });
             }
             looked_in.push(folder);
         }

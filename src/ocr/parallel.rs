@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::error::{FrameError, OcrError};
-use super::recognizer::{Recognizer, TextBox};
+use super::recognizer::{Line, Recognizer};
 use crate::picture::RgbPicture;
 
 /// Recognizes the text of the frames `0..count`, one thread an engine.
@@ -26,7 +26,7 @@ pub fn recognize_all(
     count: usize,
     fetch: &(dyn Fn(usize) -> Result<RgbPicture, FrameError> + Sync),
     cancelled: &AtomicBool,
-    sink: &mut dyn FnMut(usize, Vec<TextBox>) -> Result<(), FrameError>,
+    sink: &mut dyn FnMut(usize, Vec<Line>) -> Result<(), FrameError>,
 ) -> Result<(), OcrError> {
     assert!(
         count == 0 || !engines.is_empty(),
@@ -46,10 +46,10 @@ pub fn recognize_all(
                     if index >= count || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let boxes = read_frame(engine.as_mut(), index, count, fetch, cancelled, stop);
-                    let failed = boxes.is_err();
+                    let lines = read_frame(engine.as_mut(), index, count, fetch, cancelled, stop);
+                    let failed = lines.is_err();
                     // A closed channel means that the calling thread has given up, for a reason of its own.
-                    if sender.send((index, boxes)).is_err() || failed {
+                    if sender.send((index, lines)).is_err() || failed {
                         return;
                     }
                 }
@@ -57,11 +57,11 @@ pub fn recognize_all(
         }
         drop(sender);
 
-        let outcome = results.iter().try_for_each(|(index, boxes)| {
+        let outcome = results.iter().try_for_each(|(index, lines)| {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(OcrError::Cancelled);
             }
-            sink(index, boxes?).map_err(|source| OcrError::Sink { index, count, source })
+            sink(index, lines?).map_err(|source| OcrError::Sink { index, count, source })
         });
         stop.store(true, Ordering::Relaxed);
         // Engines that wait for room in the channel must see that nobody takes their results any more.
@@ -77,7 +77,7 @@ fn read_frame(
     fetch: &(dyn Fn(usize) -> Result<RgbPicture, FrameError> + Sync),
     cancelled: &AtomicBool,
     stop: &AtomicBool,
-) -> Result<Vec<TextBox>, OcrError> {
+) -> Result<Vec<Line>, OcrError> {
     if cancelled.load(Ordering::Relaxed) {
         stop.store(true, Ordering::Relaxed);
         return Err(OcrError::Cancelled);

@@ -12,12 +12,20 @@ use rten_tensor::{NdTensor, NdTensorView};
 use super::detection::DetectionInput;
 use super::error::OcrError;
 use super::models::OcrModels;
-use super::recognition::{Keys, decode, recognition_input};
-use super::recognizer::{Recognizer, TextBox};
+use super::placing::place;
+use super::recognition::{Keys, Reading, RecognitionInput, mean_confidence};
+use super::recognizer::{Extent, Line, Recognizer, TextBox};
 use super::resample::Region;
 use crate::picture::RgbPicture;
 
-/// An engine with PP-OCRv4 mobile: Chinese (simplified, and many traditional characters) and Latin, one thread.
+/// The key of the recognition model's metadata under which its characters are, one a line.
+const KEYS_NAME: &str = "character";
+/// A text that was read with less confidence may stand on its head; it is tried that way, too. Nearly all that stands upright is
+/// read with more.
+const UPRIGHT_CONFIDENCE: f32 = 0.8;
+
+/// An engine with PP-OCRv4 mobile's detection and PP-OCRv6 small's recognition: Chinese (simplified and traditional) and Latin,
+/// one thread.
 pub struct PpOcr {
     weights: Arc<Weights>,
     /// Of one thread: engines side by side do more than threads side by side in one engine.
@@ -37,11 +45,13 @@ impl PpOcr {
     /// # Errors
     /// [`OcrError::ModelIo`], [`OcrError::ModelInvalid`].
     pub fn load(models: &OcrModels) -> Result<Self, OcrError> {
-        let keys = read(&models.keys)?;
-        let keys = String::from_utf8(keys).map_err(|_| invalid(&models.keys, &"not UTF-8"))?;
-        let keys = Keys::parse(&keys);
         let detection = load_model(&models.detection)?;
         let recognition = load_model(&models.recognition)?;
+        let keys = recognition
+            .metadata()
+            .get(KEYS_NAME)
+            .ok_or_else(|| invalid(&models.recognition, &format!("it has no list of characters, {KEYS_NAME:?}")))?;
+        let keys = Keys::parse(keys);
         let engine = Self::with_weights(Arc::new(Weights {
             detection,
             recognition,
@@ -76,15 +86,15 @@ impl PpOcr {
             across: [48.0, 0.0],
             down: [0.0, 48.0],
         };
-        let input = recognition_input(&blank, &whole);
-        let output: NdTensor<f32, 3> = self.run("recognition", &self.weights.recognition, input.view())?;
+        let input = RecognitionInput::new(&blank, &whole);
+        let output: NdTensor<f32, 3> = self.run("recognition", &self.weights.recognition, input.planes.view())?;
         let (classes, keys) = (output.size(2), self.weights.keys.classes());
         if classes == keys {
             return Ok(());
         }
         // One class is the blank, one the space.
-        let problem = format!("{} characters for a recognition model of {classes} classes", keys - 2);
-        Err(invalid(&models.keys, &problem))
+        let problem = format!("{} characters for {classes} classes", keys - 2);
+        Err(invalid(&models.recognition, &problem))
     }
 
     fn detect(&self, picture: &RgbPicture) -> Result<Vec<Region>, OcrError> {
@@ -93,10 +103,25 @@ impl PpOcr {
         Ok(input.regions(output.slice((0, 0))))
     }
 
-    fn read_region(&self, picture: &RgbPicture, region: &Region) -> Result<Option<(String, f32)>, OcrError> {
-        let input = recognition_input(picture, region);
-        let output: NdTensor<f32, 3> = self.run("recognition", &self.weights.recognition, input.view())?;
-        Ok(decode(&output.slice(0), &self.weights.keys))
+    /// What a region says, and which way it is up.
+    fn read_region(&self, picture: &RgbPicture, region: Region) -> Result<Option<(Reading<'_>, Region)>, OcrError> {
+        let first = self.read_upright(picture, &region)?;
+        let confidence = first.as_ref().map_or(0.0, Reading::confidence);
+        let mut best = first.map(|reading| (reading, region));
+        if confidence < UPRIGHT_CONFIDENCE {
+            let region = region.upside_down();
+            let turned = self.read_upright(picture, &region)?;
+            if let Some(reading) = turned.filter(|reading| reading.confidence() > confidence) {
+                best = Some((reading, region));
+            }
+        }
+        Ok(best.filter(|(reading, _)| reading.is_text()))
+    }
+
+    fn read_upright(&self, picture: &RgbPicture, region: &Region) -> Result<Option<Reading<'_>>, OcrError> {
+        let input = RecognitionInput::new(picture, region);
+        let output: NdTensor<f32, 3> = self.run("recognition", &self.weights.recognition, input.planes.view())?;
+        Ok(input.decode(&output.slice(0), &self.weights.keys))
     }
 
     fn run<const N: usize>(
@@ -124,7 +149,7 @@ impl PpOcr {
 }
 
 impl Recognizer for PpOcr {
-    fn recognize(&mut self, picture: &RgbPicture, cancelled: &AtomicBool) -> Result<Vec<TextBox>, OcrError> {
+    fn recognize(&mut self, picture: &RgbPicture, cancelled: &AtomicBool) -> Result<Vec<Line>, OcrError> {
         let (width, height) = (picture.width as usize, picture.height as usize);
         if width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3)) != Some(picture.data.len()) {
             return Err(OcrError::InvalidPicture {
@@ -145,18 +170,18 @@ impl Recognizer for PpOcr {
         };
         check()?;
         let regions = self.detect(picture)?;
-        let mut boxes = Vec::with_capacity(regions.len());
-        for region in &regions {
+        let mut lines = Vec::with_capacity(regions.len());
+        for region in regions {
             check()?;
-            if let Some((text, confidence)) = self.read_region(picture, region)? {
-                boxes.push(text_box(text, confidence, region, picture));
+            if let Some((reading, region)) = self.read_region(picture, region)? {
+                lines.push(line(&reading, &region, picture));
             }
         }
-        Ok(in_reading_order(boxes))
+        Ok(in_reading_order(lines))
     }
 
     fn description(&self) -> String {
-        "PP-OCRv4 mobile (rten)".to_owned()
+        "PP-OCRv4 mobile detection, PP-OCRv6 small recognition (rten)".to_owned()
     }
 }
 
@@ -181,45 +206,42 @@ fn invalid(path: &Path, problem: &dyn std::fmt::Display) -> OcrError {
     }
 }
 
-/// The upright box around a region, as fractions, cut off at the picture's edges.
-fn text_box(text: String, confidence: f32, region: &Region, picture: &RgbPicture) -> TextBox {
-    let extent = |axis: usize, pixels: u32| {
-        let (origin, across, down) = (region.origin[axis], region.across[axis], region.down[axis]);
-        let start = origin + across.min(0.0) + down.min(0.0);
-        let end = origin + across.max(0.0) + down.max(0.0);
-        let fraction = |position: f32| (f64::from(position) / f64::from(pixels)).clamp(0.0, 1.0);
-        (fraction(start), fraction(end) - fraction(start))
-    };
-    let (left, width) = extent(0, picture.width);
-    let (top, height) = extent(1, picture.height);
-    TextBox {
-        text,
-        confidence,
-        left,
-        top,
-        width,
-        height,
+fn line(reading: &Reading<'_>, region: &Region, picture: &RgbPicture) -> Line {
+    let glyphs = reading.glyphs();
+    let boxes = place(picture, region, glyphs)
+        .into_iter()
+        .map(|(part, extent)| TextBox {
+            text: glyphs[part.clone()].iter().map(|glyph| glyph.text).collect(),
+            confidence: mean_confidence(&glyphs[part]),
+            extent,
+        })
+        .collect();
+    Line {
+        text: reading.text(),
+        confidence: reading.confidence(),
+        boxes,
     }
 }
 
-/// Rows from the top, within a row from the left. Boxes are of one row if they share more than half of the lower
-/// one's height.
-fn in_reading_order(mut boxes: Vec<TextBox>) -> Vec<TextBox> {
-    boxes.sort_by(|a, b| a.top.total_cmp(&b.top));
-    let mut rows: Vec<Vec<TextBox>> = Vec::new();
-    for next in boxes {
+/// Rows from the top, within a row from the left. Lines are of one row if they share more than half of the lower one's
+/// height.
+fn in_reading_order(lines: Vec<Line>) -> Vec<Line> {
+    let mut lines: Vec<(Extent, Line)> = lines.into_iter().map(|line| (line.extent(), line)).collect();
+    lines.sort_by(|(a, _), (b, _)| a.top.total_cmp(&b.top));
+    let mut rows: Vec<Vec<(Extent, Line)>> = Vec::new();
+    for next in lines {
         match rows.last_mut() {
-            Some(row) if shares_row(&row[0], &next) => row.push(next),
+            Some(row) if shares_row(&row[0].0, &next.0) => row.push(next),
             _ => rows.push(vec![next]),
         }
     }
     for row in &mut rows {
-        row.sort_by(|a, b| a.left.total_cmp(&b.left));
+        row.sort_by(|(a, _), (b, _)| a.left.total_cmp(&b.left));
     }
-    rows.into_iter().flatten().collect()
+    rows.into_iter().flatten().map(|(_, line)| line).collect()
 }
 
-fn shares_row(a: &TextBox, b: &TextBox) -> bool {
+fn shares_row(a: &Extent, b: &Extent) -> bool {
     let shared = (a.top + a.height).min(b.top + b.height) - a.top.max(b.top);
     shared > 0.5 * a.height.min(b.height)
 }

@@ -11,6 +11,9 @@ pub(super) struct Normalization {
 }
 
 impl Normalization {
+    /// From 0 to 1.
+    pub(super) const UNIT: Self = Self::new([0.0; 3], [1.0; 3]);
+
     /// `(byte / 255 - mean) / deviation`.
     pub(super) const fn new(mean: [f32; 3], deviation: [f32; 3]) -> Self {
         let (mut scale, mut offset, mut channel) = ([0.0; 3], [0.0; 3], 0);
@@ -30,6 +33,62 @@ pub(super) struct Region {
     pub origin: [f32; 2],
     pub across: [f32; 2],
     pub down: [f32; 2],
+}
+
+impl Region {
+    /// Its extent across and down, in pixels.
+    pub(super) fn sides(&self) -> [f32; 2] {
+        [self.across, self.down].map(|way| way[0].hypot(way[1]))
+    }
+
+    /// The point at these parts of its ways across and down; beyond 0 and 1, outside of it.
+    pub(super) fn at(&self, across: f32, down: f32) -> [f32; 2] {
+        [0, 1].map(|axis| self.origin[axis] + self.across[axis] * across + self.down[axis] * down)
+    }
+
+    /// The same part of the picture, turned by a half.
+    pub(super) fn upside_down(&self) -> Self {
+        Self {
+            origin: self.at(1.0, 1.0),
+            across: self.across.map(|way| -way),
+            down: self.down.map(|way| -way),
+        }
+    }
+
+    /// The region between these parts of its ways across and down.
+    pub(super) fn part(&self, [left, right]: [f32; 2], [top, bottom]: [f32; 2]) -> Self {
+        Self {
+            origin: self.at(left, top),
+            across: self.across.map(|way| way * (right - left)),
+            down: self.down.map(|way| way * (bottom - top)),
+        }
+    }
+
+    /// The upright rectangle around it, of whole pixels, which reads the same way: for a region that is hardly tilted. Its
+    /// ways are along the picture's axes, exactly.
+    pub(super) fn straightened(&self) -> Self {
+        let corners = [self.at(0.0, 0.0), self.at(1.0, 0.0), self.at(0.0, 1.0), self.at(1.0, 1.0)];
+        let [horizontal, vertical] = [0, 1].map(|axis| {
+            let start = corners.iter().map(|corner| corner[axis]).fold(f32::MAX, f32::min).floor();
+            let end = corners.iter().map(|corner| corner[axis]).fold(f32::MIN, f32::max).ceil();
+            [start, end.max(start + 1.0)]
+        });
+        let reads_across = self.across[0].abs() >= self.across[1].abs();
+        let (main, side) = if reads_across { (0, 1) } else { (1, 0) };
+        let way = |axis: usize, along: [f32; 2]| {
+            let [start, end] = if axis == 0 { horizontal } else { vertical };
+            let mut way = [0.0; 2];
+            way[axis] = if along[axis] < 0.0 { start - end } else { end - start };
+            way
+        };
+        let (across, down) = (way(main, self.across), way(side, self.down));
+        let origin = [horizontal, vertical];
+        Self {
+            origin: [0, 1].map(|axis| origin[axis][usize::from(across[axis] + down[axis] < 0.0)]),
+            across,
+            down,
+        }
+    }
 }
 
 /// The whole picture scaled down to `width` x `height` by averaging the area of each pixel, into the upper left of

@@ -14,7 +14,7 @@ use crate::domain::asset;
 use crate::domain::flow::{FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
-use crate::ocr::{OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
+use crate::ocr::{Line, OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
 use crate::video::decode_jpeg;
 
 /// The part of the attempt's progress that sampling is; recognition is most of the rest.
@@ -151,11 +151,11 @@ fn recognize(attempt: &Attempt, keeper: &StatusKeeper<'_>, staging: &mut Staging
         indexes.len(),
         &fetch,
         attempt.stop_flag(),
-        &mut |at, boxes| {
+        &mut |at, lines| {
             let frame_index = indexes[at];
-            let staged: Vec<StagedBox> = boxes.iter().map(stored).collect();
+            let staged: Vec<StagedBox> = lines.iter().flat_map(|line| &line.boxes).map(stored).collect();
             staging.add_boxes(frame_index, &staged)?;
-            shown.extend(boxes.into_iter().map(|text| (frame_index, text)));
+            shown.extend(shown_lines(frame_index, lines));
             if shown.len() > 4 * SHOWN_TEXTS {
                 keep_first(&mut shown);
             }
@@ -171,18 +171,34 @@ fn recognize(attempt: &Attempt, keeper: &StatusKeeper<'_>, staging: &mut Staging
     }
     outcome?;
     keep_first(&mut shown);
-    let first = shown
-        .into_iter()
-        .map(|(frame_index, text)| {
-            json!({ "frame_index": frame_index, "text": text.text, "confidence": f64::from(text.confidence) })
-        })
-        .collect();
+    let first = shown.into_iter().map(|shown| shown.row).collect();
     Ok(Texts { engine, first })
 }
 
+/// A line of a frame, for people.
+struct Shown {
+    frame_index: i64,
+    row: serde_json::Value,
+}
+
+/// Rows that say of each line which boxes of `full_frame_ocr` it is, which that table itself has no column for.
+fn shown_lines(frame_index: i64, lines: Vec<Line>) -> impl Iterator<Item = Shown> {
+    lines.into_iter().scan(0, move |next, line| {
+        let first = *next;
+        *next += line.boxes.len();
+        let row = json!({
+            "frame_index": frame_index,
+            "boxes": if line.boxes.len() == 1 { first.to_string() } else { format!("{first}-{}", *next - 1) },
+            "text": line.text,
+            "confidence": f64::from(line.confidence),
+        });
+        Some(Shown { frame_index, row })
+    })
+}
+
 /// Frames are done in any order: the earliest ones are shown.
-fn keep_first(shown: &mut Vec<(i64, TextBox)>) {
-    shown.sort_by_key(|(frame_index, _)| *frame_index);
+fn keep_first(shown: &mut Vec<Shown>) {
+    shown.sort_by_key(|line| line.frame_index);
     shown.truncate(SHOWN_TEXTS);
 }
 
@@ -191,9 +207,9 @@ fn stored(text: &TextBox) -> StagedBox {
     StagedBox {
         text: text.text.clone(),
         confidence: f64::from(text.confidence),
-        x: text.left,
-        y: (1.0 - text.top - text.height).clamp(0.0, 1.0),
-        width: text.width,
-        height: text.height,
+        x: text.extent.left,
+        y: (1.0 - text.extent.top - text.extent.height).clamp(0.0, 1.0),
+        width: text.extent.width,
+        height: text.extent.height,
     }
 }

@@ -72,17 +72,39 @@ impl JpegEncoder {
 /// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
 /// have.
 pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
+    if !jpeg.starts_with(JPEG_START) {
+        return Err(VideoError::InvalidJpeg {
+            bytes: jpeg.len(),
+            detail: "it does not begin as one".to_owned(),
+        });
+    }
+    decode_picture(jpeg)
+}
+
+/// How files begin.
+const JPEG_START: &[u8] = &[0xff, 0xd8];
+const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// Decodes one JPEG or PNG into RGB, at its exact size.
+///
+/// # Errors
+/// [`VideoError::InvalidJpeg`] for anything but one whole picture, also for one of more pixels than a video may have.
+pub fn decode_picture(file: &[u8]) -> Result<RgbPicture, VideoError> {
     libav::set_up();
     let invalid = |detail: String| VideoError::InvalidJpeg {
-        bytes: jpeg.len(),
+        bytes: file.len(),
         detail,
     };
     let said = |error: Error| invalid(error.to_string());
-    if !jpeg.starts_with(&[0xff, 0xd8]) {
-        return Err(invalid("it does not begin as one".to_owned()));
-    }
-    let codec = decoder::find(codec::Id::MJPEG).ok_or(VideoError::Libav {
-        step: "find the JPEG decoder",
+    let id = if file.starts_with(JPEG_START) {
+        codec::Id::MJPEG
+    } else if file.starts_with(PNG_START) {
+        codec::Id::PNG
+    } else {
+        return Err(invalid("it begins neither as a JPEG nor as a PNG".to_owned()));
+    };
+    let codec = decoder::find(id).ok_or(VideoError::Libav {
+        step: "find the decoder of a picture",
         source: Error::DecoderNotFound,
     })?;
     let mut options = ffmpeg_next::Dictionary::new();
@@ -92,7 +114,7 @@ pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
     options.set("err_detect", "explode");
     let context = codec::Context::new_with_codec(codec).decoder();
     let mut decoder = context.open_as_with(codec, options).map_err(said)?;
-    decoder.send_packet(&Packet::copy(jpeg)).map_err(said)?;
+    decoder.send_packet(&Packet::copy(file)).map_err(said)?;
     decoder.send_eof().map_err(said)?;
     let mut picture = frame::Video::empty();
     decoder.receive_frame(&mut picture).map_err(said)?;
@@ -104,7 +126,7 @@ pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
     sys::Scaler::new()
         .run(&picture, &mut rgb)
         .map_err(|source| VideoError::Libav {
-            step: "convert a JPEG to RGB",
+            step: "convert a picture to RGB",
             source,
         })?;
     let row_bytes = width as usize * 3;

@@ -48,7 +48,7 @@ mod timeline;
 pub use damage::{Damage, DamagedStretch};
 pub use description::{MediaDescription, check as check_libraries, media_description};
 pub use error::VideoError;
-pub use jpeg::decode_jpeg;
+pub use jpeg::{decode_jpeg, decode_picture};
 pub use request::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
 
 /// Samples the video at `path`: hands `sink` the picture on display at t = k / rate for every k from 0 up to the
