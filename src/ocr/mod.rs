@@ -12,6 +12,7 @@ mod check;
 mod detection;
 mod error;
 mod geometry;
+mod language;
 mod models;
 mod parallel;
 mod pp_ocr;
@@ -21,6 +22,7 @@ mod resample;
 
 pub use check::check;
 pub use error::{FrameError, OcrError};
+pub use language::reads_language;
 pub use models::OcrModels;
 pub use parallel::recognize_all;
 pub use pp_ocr::PpOcr;

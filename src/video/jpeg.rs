@@ -66,21 +66,83 @@ impl JpegEncoder {
     }
 }
 
+/// The JPEG file of a picture.
+///
+/// `qscale` is libav's scale: 2 is about quality 95.
+///
+/// # Errors
+/// [`VideoError::Libav`].
+///
+/// # Panics
+/// If the picture's data does not fit its size.
+pub fn encode_jpeg(picture: &RgbPicture, qscale: i32) -> Result<Vec<u8>, VideoError> {
+    libav::set_up();
+    let (width, height) = (picture.width, picture.height);
+    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
+    let (row_bytes, stride) = (width as usize * 3, rgb.stride(0));
+    let rows = rgb
+        .data_mut(0)
+        .chunks_mut(stride)
+        .zip(picture.data.chunks_exact(row_bytes));
+    for (to, from) in rows.take(height as usize) {
+        to[..row_bytes].copy_from_slice(from);
+    }
+    let mut coded = frame::Video::new(Pixel::YUVJ420P, width, height);
+    sys::Scaler::new()
+        .run(&rgb, &mut coded)
+        .map_err(|source| VideoError::Libav {
+            step: "convert a picture for a JPEG",
+            source,
+        })?;
+    JpegEncoder::open(width, height, qscale)?.encode(&mut coded)
+}
+
 /// Decodes one JPEG into RGB, at its exact size.
 ///
 /// # Errors
 /// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
 /// have.
 pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
-    libav::set_up();
-    let invalid = |detail: String| VideoError::InvalidJpeg {
-        bytes: jpeg.len(),
-        detail,
-    };
-    let said = |error: Error| invalid(error.to_string());
-    if !jpeg.starts_with(&[0xff, 0xd8]) {
-        return Err(invalid("it does not begin as one".to_owned()));
+    JpegDecoder::default().decode(jpeg)
+}
+
+/// Decodes JPEGs, one after the other.
+#[derive(Default)]
+pub(super) struct JpegDecoder {
+    scaler: sys::Scaler,
+    /// Kept from picture to picture: to open one takes as long as to decode a small picture.
+    decoder: Option<decoder::Video>,
+}
+
+impl JpegDecoder {
+    /// See [`decode_jpeg`].
+    pub(super) fn decode(&mut self, jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
+        let decoder = match self.decoder.take() {
+            Some(decoder) => decoder,
+            None => open_decoder(jpeg.len())?,
+        };
+        // One that has failed is not used again.
+        let (decoder, picture) = decoded(decoder, jpeg)?;
+        self.decoder = Some(decoder);
+        let (width, height) = (picture.width(), picture.height());
+        let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
+        self.scaler
+            .run(&picture, &mut rgb)
+            .map_err(|source| VideoError::Libav {
+                step: "convert a JPEG to RGB",
+                source,
+            })?;
+        let (row_bytes, stride) = (width as usize * 3, rgb.stride(0));
+        let mut data = Vec::with_capacity(row_bytes * height as usize);
+        for row in rgb.data(0).chunks(stride).take(height as usize) {
+            data.extend_from_slice(&row[..row_bytes]);
+        }
+        Ok(RgbPicture { width, height, data })
     }
+}
+
+fn open_decoder(bytes: usize) -> Result<decoder::Video, VideoError> {
+    libav::set_up();
     let codec = decoder::find(codec::Id::MJPEG).ok_or(VideoError::Libav {
         step: "find the JPEG decoder",
         source: Error::DecoderNotFound,
@@ -91,28 +153,27 @@ pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
     // A picture that is not whole is no picture.
     options.set("err_detect", "explode");
     let context = codec::Context::new_with_codec(codec).decoder();
-    let mut decoder = context.open_as_with(codec, options).map_err(said)?;
+    let opened = context.open_as_with(codec, options).and_then(decoder::Opened::video);
+    opened.map_err(|error| VideoError::InvalidJpeg {
+        bytes,
+        detail: error.to_string(),
+    })
+}
+
+fn decoded(mut decoder: decoder::Video, jpeg: &[u8]) -> Result<(decoder::Video, frame::Video), VideoError> {
+    let invalid = |detail: String| VideoError::InvalidJpeg {
+        bytes: jpeg.len(),
+        detail,
+    };
+    let said = |error: Error| invalid(error.to_string());
+    if !jpeg.starts_with(&[0xff, 0xd8]) {
+        return Err(invalid("it does not begin as one".to_owned()));
+    }
     decoder.send_packet(&Packet::copy(jpeg)).map_err(said)?;
-    decoder.send_eof().map_err(said)?;
     let mut picture = frame::Video::empty();
     decoder.receive_frame(&mut picture).map_err(said)?;
     if picture.is_corrupt() || picture.has_decode_errors() {
         return Err(invalid("it is damaged".to_owned()));
     }
-    let (width, height) = (picture.width(), picture.height());
-    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
-    sys::Scaler::new()
-        .run(&picture, &mut rgb)
-        .map_err(|source| VideoError::Libav {
-            step: "convert a JPEG to RGB",
-            source,
-        })?;
-    let row_bytes = width as usize * 3;
-    let stride = rgb.stride(0);
-    let rows = rgb.data(0).chunks(stride).take(height as usize);
-    Ok(RgbPicture {
-        width,
-        height,
-        data: rows.flat_map(|row| &row[..row_bytes]).copied().collect(),
-    })
+    Ok((decoder, picture))
 }
