@@ -20,12 +20,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = arguments.next().ok_or("no folder of pictures given")?;
     let started = Instant::now();
     let mut engine = PpOcr::load(&OcrModels::find(Some(&models))?)?;
-    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    files.retain(|file| file.extension().is_some_and(|suffix| suffix == "jpg" || suffix == "png"));
+    let mut files: Vec<_> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|suffix| suffix == "jpg" || suffix == "png")
+    });
     files.sort();
     read(&mut engine, files.first().ok_or("no pictures")?)?;
     let start_seconds = started.elapsed().as_secs_f64();
-    let frames = files.iter().map(|file| read(&mut engine, file)).collect::<Result<Vec<_>, _>>()?;
+    let frames = files
+        .iter()
+        .map(|file| read(&mut engine, file))
+        .collect::<Result<Vec<_>, _>>()?;
     println!("{}", json!({ "startSeconds": start_seconds, "frames": frames }));
     Ok(())
 }
@@ -49,7 +57,10 @@ fn read(engine: &mut PpOcr, file: &Path) -> Result<Value, Box<dyn Error>> {
     let boxes: Vec<Value> = lines
         .iter()
         .map(|line| {
-            let parts = line.boxes.iter().map(|part| place(&part.extent, &part.text, part.confidence));
+            let parts = line
+                .boxes
+                .iter()
+                .map(|part| place(&part.extent, &part.text, part.confidence));
             let mut entry = place(&line.extent(), &line.text, line.confidence);
             entry["parts"] = parts.collect();
             entry

@@ -322,12 +322,22 @@ impl Attempt {
 
     /// Asks for leave to write the result. It is refused when the run is no longer this attempt's, or is to stop.
     pub fn may_commit(&self) -> Result<(), TaskError> {
+        self.ask_for_leave(None).map(|_| ())
+    }
+
+    /// The same for the result of one caption; `false`: a newer run has asked for it, and this one leaves it alone.
+    pub fn may_commit_caption(&self, caption_id: i64) -> Result<bool, TaskError> {
+        self.ask_for_leave(Some(caption_id))
+    }
+
+    fn ask_for_leave(&self, caption_id: Option<i64>) -> Result<bool, TaskError> {
         self.check_stop()?;
-        self.say(&ChildEvent::MayCommit);
+        self.say(&ChildEvent::MayCommit { caption_id });
         let answers = lock(&self.answers);
         loop {
             match answers.recv_timeout(Duration::from_millis(100)) {
-                Ok(WorkerMessage::Commit) => return Ok(()),
+                Ok(WorkerMessage::Commit) => return Ok(true),
+                Ok(WorkerMessage::Leave) => return Ok(false),
                 Ok(WorkerMessage::Stop) => {
                     return Err(TaskError::stopped("the run is to stop, or another attempt has it"));
                 }

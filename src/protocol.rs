@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::domain::asset::Materialization;
 use crate::domain::database::DatabaseIdentity;
-use crate::domain::flow::{CommandArguments, CropFrames, FullFrames, StatusTable};
+use crate::domain::flow::{CaptionMedianOcr, CommandArguments, CropFrames, FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Longest line of a program, or of a log, in bytes: what is longer is cut.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -89,6 +89,8 @@ pub enum Work {
     FullFrames(FullFrames),
     /// The pipeline `crop-frames`.
     CropFrames(CropFrames),
+    /// The pipeline `caption-median-ocr`.
+    CaptionMedianOcr(CaptionMedianOcr),
     /// An external program.
     Command(Program),
 }
@@ -117,6 +119,7 @@ impl Work {
             Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
                 Some(&files.db_path)
             }
+            Self::CaptionMedianOcr(captions) => Some(&captions.db_path),
             Self::Command(program) => program.arguments.db_path.as_deref(),
         }
     }
@@ -199,7 +202,11 @@ pub enum ChildEvent {
         materialization: Materialization,
     },
     /// Asks for leave to write the result. The child waits for [`WorkerMessage`].
-    MayCommit,
+    MayCommit {
+        /// The caption whose result it is, if it is one's: a newer run may have asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caption_id: Option<i64>,
+    },
     /// The work is done and written.
     Completed {
         /// One line for people.
@@ -225,4 +232,6 @@ pub enum WorkerMessage {
     Commit,
     /// It no longer does, or is to stop: it must not.
     Stop,
+    /// It holds its run, but a newer one has asked for this caption: that one is left to it.
+    Leave,
 }

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bad_input;
+mod captions;
 mod chaos;
 mod cli;
 mod clips;

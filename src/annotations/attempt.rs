@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::database::Database;
 use super::error::{AnnotationsError, Fault};
 use super::schema;
-use super::status::{Hold, Holder, Holding, Row, Stage, fence};
+use super::status::{Completion, Hold, Holder, Holding, Row, Stage, fence};
 use crate::domain::database::DatabaseIdentity;
 use crate::domain::flow::StatusTable;
 
@@ -51,7 +51,7 @@ pub struct Annotations {
     index_frame_rate_hz: f64,
     progress_interval: Duration,
     last_progress: Option<Instant>,
-    completed_details: Option<String>,
+    completion: Completion,
 }
 
 impl Annotations {
@@ -76,7 +76,7 @@ impl Annotations {
             index_frame_rate_hz: DEFAULT_INDEX_FRAME_RATE_HZ,
             progress_interval: PROGRESS_INTERVAL_LOCKING,
             last_progress: None,
-            completed_details: None,
+            completion: Completion::default(),
         };
         match database {
             Some(database) => annotations.take(database)?,
@@ -232,7 +232,7 @@ impl Annotations {
         let (table, holding) = (self.table, &self.holding);
         database.write("writing that the run is complete", |sqlite| {
             fence(sqlite, database.path(), table, holding)?;
-            Row::of(sqlite, table)?.write_completed(None)
+            Row::of(sqlite, table)?.write_completed(&Completion::default())
         })
     }
 
@@ -311,9 +311,9 @@ impl Annotations {
         })
     }
 
-    /// What the completed row says in `error_details`, where people look: a JSON object; none, unless set.
-    pub fn set_completed_details(&mut self, details: Option<String>) {
-        self.completed_details = details;
+    /// What the row says once all is done, beside that it is.
+    pub fn set_completion(&mut self, completion: Completion) {
+        self.completion = completion;
     }
 
     /// The last transaction of the run: `work`, and the row says that all is done; not if it says `None`.
@@ -324,14 +324,14 @@ impl Annotations {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> Result<Option<T>, Fault>,
     ) -> Result<Option<T>, AnnotationsError> {
-        let (table, holding, details) = (self.table, &self.holding, self.completed_details.as_deref());
+        let (table, holding, completion) = (self.table, &self.holding, &self.completion);
         let database = self.database()?;
         database.set_synchronous("FULL")?;
         let done = database.write(doing, |sqlite| {
             let (Hold::Held | Hold::Released) = fence(sqlite, database.path(), table, holding)?;
             let done = work(sqlite)?;
             if done.is_some() {
-                Row::of(sqlite, table)?.write_completed(details)?;
+                Row::of(sqlite, table)?.write_completed(completion)?;
             }
             Ok(done)
         })?;

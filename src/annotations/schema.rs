@@ -124,7 +124,8 @@ struct Table {
     create: &'static str,
     /// Without these the table is not the one we know.
     required: &'static [&'static str],
-    /// Added where they are missing: the fence needs `current_job_id`; `crop_frames_status` is the pipeline's own.
+    /// Added where they are missing: the fence needs `current_job_id`; `crop_frames_status` is the pipeline's own; a text needs
+    /// its place.
     added: &'static [(&'static str, &'static str)],
 }
 
@@ -199,6 +200,34 @@ const CROP_STATUS_TABLE: Table = Table {
         ("retry_count", "INTEGER NOT NULL DEFAULT 0"),
     ],
 };
+
+/// What a reading writes into the app's `captions`. Files of before there were readings have no columns for it: without them,
+/// nobody would see the text.
+const CAPTIONS_TABLE: Table = Table {
+    name: "captions",
+    create: "",
+    required: &["id", "start_frame_index", "end_frame_index"],
+    added: &[
+        ("text_ocr_combined", "TEXT"),
+        ("median_ocr_status", "TEXT NOT NULL DEFAULT 'pending'"),
+        ("median_ocr_error", "TEXT"),
+        ("median_ocr_processed_at", "TEXT"),
+    ],
+};
+
+/// Makes sure of what a reading of captions writes; the table itself is the app's to make.
+pub(super) fn ensure_captions(database: &Database) -> Result<(), AnnotationsError> {
+    if database
+        .read("looking for captions", |sqlite| columns(sqlite, "captions"))?
+        .is_empty()
+    {
+        return Err(AnnotationsError::Schema {
+            path: database.path().to_owned(),
+            problem: "it has no table captions".to_owned(),
+        });
+    }
+    ensure(database, &[CAPTIONS_TABLE])
+}
 
 /// The name of a status table.
 pub(super) const fn status_table_name(table: StatusTable) -> &'static str {

@@ -22,6 +22,8 @@ use crate::process::identity::ProcessIdentity;
 const WORKER_BUSY_TIMEOUT_MS: u64 = 10_000;
 /// How often it is asked whether a row is still due that changes while it is asked.
 const QUESTIONS: u32 = 5;
+/// What the row says of a film without any text.
+const WITHOUT_TEXT_MESSAGE: &str = "No text detected";
 /// What the web app shows of a cancelled run.
 const CANCELLED_MESSAGE: &str = "Processing cancelled";
 
@@ -241,6 +243,15 @@ impl<'a> StatusRow<'a> {
             doing,
         })
     }
+}
+
+/// What the row of a run says that has done its work.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Completion {
+    /// What people should know, as a JSON object, for `error_details`.
+    pub details: Option<String>,
+    /// There is no text in the whole film: the web app shows that as such by an `error` with these details.
+    pub is_without_text: bool,
 }
 
 /// A stage of full-frames, each with a status word and a progress column. crop-frames has but one.
@@ -501,19 +512,25 @@ impl<'a> Row<'a> {
         ])
     }
 
-    /// Everything is written; `details` are a JSON object of what people should know.
-    pub(super) fn write_completed(&self, details: Option<&str>) -> Result<(), Fault> {
+    /// Everything is written.
+    pub(super) fn write_completed(&self, completion: &Completion) -> Result<(), Fault> {
+        let (word, message, occurred_at) = if completion.is_without_text {
+            ("error", Set::Text(WITHOUT_TEXT_MESSAGE), Set::Now)
+        } else {
+            (completed_word(self.table), Set::Null, Set::Null)
+        };
+        let details = completion.details.as_deref().map_or(Set::Null, Set::Text);
         self.set(&[
-            ("status", Set::Text(completed_word(self.table))),
+            ("status", Set::Text(word)),
             ("processing_completed_at", Set::Now),
             ("upload_progress", Set::Number(1.0)),
             ("frame_extraction_progress", Set::Number(1.0)),
             ("ocr_progress", Set::Number(1.0)),
             ("layout_analysis_progress", Set::Number(1.0)),
             ("current_job_id", Set::Null),
-            ("error_message", Set::Null),
-            ("error_details", details.map_or(Set::Null, Set::Text)),
-            ("error_occurred_at", Set::Null),
+            ("error_message", message),
+            ("error_details", details),
+            ("error_occurred_at", occurred_at),
             ("last_heartbeat_at", Set::Now),
         ])
     }

@@ -38,6 +38,7 @@ Examples:
   captionacc queue crop-frames --video-id v1 --video-path v1.mp4 \\
     --db-path annotations.db --output-dir /tmp/v1 \\
     --crop-bounds '{\"left\":0,\"top\":300,\"right\":640,\"bottom\":360}' --crop-bounds-version 1
+  captionacc queue caption-median-ocr --video-id v1 --db-path annotations.db --video-dir . --caption-ids '[1,2]'
 
 It prints one line of JSON: {\"flow_run_id\":…,\"flowRunId\":…,\"status\":\"queued\",\"priority\":…}";
 
@@ -96,7 +97,7 @@ fn flow_command(flow: &FlowDefinition) -> Command {
         .help("Two calls with one key make one flow run");
     let examples = match flow.runner {
         Runner::Command(_) => own_example(flow),
-        Runner::FullFrames | Runner::CropFrames => EXAMPLES.to_owned(),
+        Runner::FullFrames | Runner::CropFrames | Runner::CaptionMedianOcr => EXAMPLES.to_owned(),
     };
     Command::new(flow.name.clone())
         .about(flow.description.clone())
@@ -122,7 +123,7 @@ fn value_name(parameter: &ParameterDefinition) -> &'static str {
         ParameterKind::Number => "NUMBER",
         ParameterKind::FrameRate => "HZ",
         ParameterKind::PositiveInteger => "COUNT",
-        ParameterKind::CropBounds => "JSON",
+        ParameterKind::CropBounds | ParameterKind::CaptionIds => "JSON",
         ParameterKind::OnDamage => "WORD",
     }
 }

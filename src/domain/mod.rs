@@ -10,5 +10,6 @@ pub mod flow;
 pub mod flow_run;
 pub mod id;
 pub mod lease;
+pub mod plain_message;
 pub mod prefect_error;
 pub mod state;

@@ -31,7 +31,11 @@ const PADDING: f32 = 0.12;
 pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>]) -> Vec<(Range<usize>, Extent)> {
     let [across, down] = region.sides();
     let rise = region.across[0].abs().min(region.across[1].abs());
-    let straight = if rise < UPRIGHT_RISE * down { region.straightened() } else { *region };
+    let straight = if rise < UPRIGHT_RISE * down {
+        region.straightened()
+    } else {
+        *region
+    };
     // The glyphs' places were measured in the region as it was read.
     let start = along(&straight, region.origin);
     let length = across / straight.sides()[0];
@@ -118,7 +122,9 @@ impl<'a> Typeset<'a> {
     fn space_evenly(&mut self) {
         let mut start = 0;
         while start < self.glyphs.len() {
-            let count = (start..self.glyphs.len()).take_while(|&place| self.is_wide(place)).count();
+            let count = (start..self.glyphs.len())
+                .take_while(|&place| self.is_wide(place))
+                .count();
             if let Some([first, pitch]) = even_spacing(&self.centers[start..start + count]) {
                 for place in 0..count {
                     self.centers[start + place] = first + pitch * as_f32(place);
@@ -138,7 +144,11 @@ impl<'a> Typeset<'a> {
                 // A wide character is about as wide as high; so may be the first and the last of a word.
                 let half = if self.is_wide(glyphs.start) { 0.6 } else { 0.8 } * height;
                 let reach = [middles[0] - half, middles[1] + half];
-                let gap = if self.is_wide(glyphs.start) { height } else { 0.3 * height };
+                let gap = if self.is_wide(glyphs.start) {
+                    height
+                } else {
+                    0.3 * height
+                };
                 Cell {
                     glyphs,
                     reach,
@@ -224,7 +234,11 @@ impl Strip {
         let scale = (MAX_ROWS / sides[1]).min(1.0);
         let size = sides.map(|side| (side * scale).round().max(1.0));
         let margin = [(MARGIN_ACROSS * size[1]).ceil(), (MARGIN_DOWN * size[1]).ceil()];
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in pixels, positive")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a size in pixels, positive"
+        )]
         let [width, height] = [0, 1].map(|axis| (size[axis] + 2.0 * margin[axis]) as usize);
         let around = [0, 1].map(|axis| [-margin[axis] / size[axis], 1.0 + margin[axis] / size[axis]]);
         let region = region.part(around[0], around[1]);
@@ -287,8 +301,12 @@ impl Strip {
         let reach = 0.25 * self.size[1];
         let strongest = |center: f32| {
             let columns = self.columns_around(center, reach);
-            let pixels = rows.clone().flat_map(|y| columns.clone().map(move |x| y * self.width + x));
-            pixels.map(|pixel| self.leftward[pixel].max(self.upward[pixel])).fold(0.0, f32::max)
+            let pixels = rows
+                .clone()
+                .flat_map(|y| columns.clone().map(move |x| y * self.width + x));
+            pixels
+                .map(|pixel| self.leftward[pixel].max(self.upward[pixel]))
+                .fold(0.0, f32::max)
         };
         let centers = line.centers.iter().zip(line.glyphs);
         let inked = centers.filter(|(_, glyph)| !glyph.text.trim().is_empty());
@@ -306,7 +324,9 @@ impl Strip {
         let middle = region.start.midpoint(region.end);
         let nearest = |distance: &usize| {
             let near = [middle.checked_sub(*distance), Some(middle + *distance)];
-            near.into_iter().flatten().find(|&row| row < self.height && has_ink(row))
+            near.into_iter()
+                .flatten()
+                .find(|&row| row < self.height && has_ink(row))
         };
         let Some(start) = (0..region.len().div_ceil(2)).find_map(|distance| nearest(&distance)) else {
             return usual;
@@ -434,7 +454,11 @@ impl Edges {
 }
 
 /// The pixel at a place; the first one for what lies before it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a picture, cut off at 0")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a picture, cut off at 0"
+)]
 fn place_of(position: f32) -> usize {
     position.max(0.0) as usize
 }

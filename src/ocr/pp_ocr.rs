@@ -47,10 +47,12 @@ impl PpOcr {
     pub fn load(models: &OcrModels) -> Result<Self, OcrError> {
         let detection = load_model(&models.detection)?;
         let recognition = load_model(&models.recognition)?;
-        let keys = recognition
-            .metadata()
-            .get(KEYS_NAME)
-            .ok_or_else(|| invalid(&models.recognition, &format!("it has no list of characters, {KEYS_NAME:?}")))?;
+        let keys = recognition.metadata().get(KEYS_NAME).ok_or_else(|| {
+            invalid(
+                &models.recognition,
+                &format!("it has no list of characters, {KEYS_NAME:?}"),
+            )
+        })?;
         let keys = Keys::parse(keys);
         let engine = Self::with_weights(Arc::new(Weights {
             detection,

@@ -67,10 +67,23 @@ impl Region {
     /// The upright rectangle around it, of whole pixels, which reads the same way: for a region that is hardly tilted. Its
     /// ways are along the picture's axes, exactly.
     pub(super) fn straightened(&self) -> Self {
-        let corners = [self.at(0.0, 0.0), self.at(1.0, 0.0), self.at(0.0, 1.0), self.at(1.0, 1.0)];
+        let corners = [
+            self.at(0.0, 0.0),
+            self.at(1.0, 0.0),
+            self.at(0.0, 1.0),
+            self.at(1.0, 1.0),
+        ];
         let [horizontal, vertical] = [0, 1].map(|axis| {
-            let start = corners.iter().map(|corner| corner[axis]).fold(f32::MAX, f32::min).floor();
-            let end = corners.iter().map(|corner| corner[axis]).fold(f32::MIN, f32::max).ceil();
+            let start = corners
+                .iter()
+                .map(|corner| corner[axis])
+                .fold(f32::MAX, f32::min)
+                .floor();
+            let end = corners
+                .iter()
+                .map(|corner| corner[axis])
+                .fold(f32::MIN, f32::max)
+                .ceil();
             [start, end.max(start + 1.0)]
         });
         let reads_across = self.across[0].abs() >= self.across[1].abs();

@@ -71,6 +71,10 @@ pub trait Claims: Queue {
     /// Whether the lease holds and the run is still to be done: asked before a child may write its result.
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError>;
 
+    /// Whether a newer run of the same flow and annotations.db asks for this caption, or has dealt with it: the run of this
+    /// lease leaves it to that one then.
+    async fn caption_is_taken(&self, lease: Lease, caption_id: i64) -> Result<bool, OrchestratorError>;
+
     /// Ends the attempt. A run that was being cancelled becomes Cancelled, unless it completed. Returns the run.
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError>;
 
@@ -293,6 +297,8 @@ pub struct StatusRowDue {
     /// Processes of this queue's attempts on that annotations.db, and whether each is still at work: a pid alone does not
     /// tell, since it may be one of another container.
     pub known_pids: BTreeMap<u32, bool>,
+    /// Captions of the run that a newer run has taken: their rows are that one's to write.
+    pub taken_captions: BTreeSet<i64>,
 }
 
 /// A log line of now.

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks, sample_video};
 use super::status::StatusKeeper;
+use crate::annotations::Completion;
 use crate::domain::asset;
 use crate::domain::flow::{CropFrames, StatusTable};
 use crate::domain::flow_run::ArtifactType;
@@ -31,7 +32,10 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),
     )?;
     let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, &sampling)?;
-    keeper.annotations().set_completed_details(damage_details(&summary));
+    keeper.annotations().set_completion(Completion {
+        details: damage_details(&summary).map(|details| details.to_string()),
+        is_without_text: false,
+    });
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE);
         keeper

@@ -9,13 +9,13 @@ use serde_json::json;
 use super::fraction::fraction;
 use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks, sample_video};
 use super::status::{StatusKeeper, with_causes};
-use crate::annotations::{FullFramesOutcome, Stage, StagedBox, Staging};
+use crate::annotations::{Completion, FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
 use crate::domain::flow::{FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
 use crate::ocr::{Line, OcrError, OcrModels, PpOcr, Recognizer, TextBox, recognize_all};
-use crate::video::decode_jpeg;
+use crate::video::{SampleSummary, decode_jpeg};
 
 /// The part of the attempt's progress that sampling is; recognition is most of the rest.
 const SAMPLING_SHARE: f64 = 0.3;
@@ -66,7 +66,9 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         fps: info.frame_rate_hz,
         codec: info.codec.clone(),
     };
-    keeper.annotations().set_completed_details(damage_details(&summary));
+    keeper
+        .annotations()
+        .set_completion(completion(attempt, &summary, &texts));
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE + RECOGNITION_SHARE);
         keeper
@@ -110,6 +112,31 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         "{} frames, {} text boxes{remarks}",
         counts.frames, counts.boxes
     ))
+}
+
+/// What the web app looks for in `error_details` to show that a film has no text, rather than an error.
+const WITHOUT_TEXT: &str = "No valid boxes found";
+
+fn completion(attempt: &Attempt, summary: &SampleSummary, texts: &Texts) -> Completion {
+    let damage = damage_details(summary);
+    let is_without_text = texts.first.is_empty();
+    let details = if is_without_text {
+        let reason = match damage.as_ref().and_then(|damage| damage["reason"].as_str()) {
+            Some(damage) => format!("{WITHOUT_TEXT}; {damage}"),
+            None => WITHOUT_TEXT.to_owned(),
+        };
+        let mut details = damage.unwrap_or_else(|| json!({}));
+        details["reason"] = json!(reason);
+        details["flow_run_id"] = json!(attempt.order().flow_run_id);
+        details["attempt"] = json!(attempt.order().attempt);
+        Some(details)
+    } else {
+        damage
+    };
+    Completion {
+        details: details.map(|details| details.to_string()),
+        is_without_text,
+    }
 }
 
 struct Texts {

@@ -120,11 +120,9 @@ fn stretches(summary: &SampleSummary) -> Value {
 }
 
 /// What the row of a completed run says of a damaged video, where people look.
-pub(super) fn damage_details(summary: &SampleSummary) -> Option<String> {
+pub(super) fn damage_details(summary: &SampleSummary) -> Option<Value> {
     let damage = summary.damage.summary()?;
-    Some(
-        json!({ "reason": damage, "damaged_frames": summary.damage.samples, "damage": stretches(summary) }).to_string(),
-    )
+    Some(json!({ "reason": damage, "damaged_frames": summary.damage.samples, "damage": stretches(summary) }))
 }
 
 /// Says what there is to say of a video beside its frames: as a warning in the log, as an artifact, and as the end of the

@@ -15,7 +15,7 @@ use crate::protocol::ChildEvent;
 /// How often the row is kept alive, whatever the work does: half of what the web app expects.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a lock that another program holds on annotations.db is waited for.
-const BUSY_TIMEOUT_MS: u64 = 60_000;
+pub(super) const BUSY_TIMEOUT_MS: u64 = 60_000;
 
 impl From<AnnotationsError> for TaskError {
     fn from(error: AnnotationsError) -> Self {

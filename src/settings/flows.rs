@@ -124,6 +124,7 @@ fn declare(
         timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
         latest_wins: false,
         status_table: None,
+        keeps_captions: false,
         assets: Vec::new(),
         upstream_assets: Vec::new(),
     });
@@ -300,7 +301,7 @@ fn check_templates(flow: &FlowDefinition) -> Result<(), String> {
     let placeholders = Parameters(placeholders);
     let command: &[String] = match &flow.runner {
         Runner::Command(runner) => &runner.command,
-        Runner::FullFrames | Runner::CropFrames => &[],
+        Runner::FullFrames | Runner::CropFrames | Runner::CaptionMedianOcr => &[],
     };
     for template in command.iter().chain(&flow.assets).chain(&flow.upstream_assets) {
         fill(template, &placeholders)?;

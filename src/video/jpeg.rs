@@ -66,19 +66,44 @@ impl JpegEncoder {
     }
 }
 
+/// The JPEG file of a picture.
+///
+/// `qscale` is libav's scale: 2 is about quality 95.
+///
+/// # Errors
+/// [`VideoError::Libav`].
+///
+/// # Panics
+/// If the picture's data does not fit its size.
+pub fn encode_jpeg(picture: &RgbPicture, qscale: i32) -> Result<Vec<u8>, VideoError> {
+    libav::set_up();
+    let (width, height) = (picture.width, picture.height);
+    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
+    let (row_bytes, stride) = (width as usize * 3, rgb.stride(0));
+    let rows = rgb
+        .data_mut(0)
+        .chunks_mut(stride)
+        .zip(picture.data.chunks_exact(row_bytes));
+    for (to, from) in rows.take(height as usize) {
+        to[..row_bytes].copy_from_slice(from);
+    }
+    let mut coded = frame::Video::new(Pixel::YUVJ420P, width, height);
+    sys::Scaler::new()
+        .run(&rgb, &mut coded)
+        .map_err(|source| VideoError::Libav {
+            step: "convert a picture for a JPEG",
+            source,
+        })?;
+    JpegEncoder::open(width, height, qscale)?.encode(&mut coded)
+}
+
 /// Decodes one JPEG into RGB, at its exact size.
 ///
 /// # Errors
 /// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
 /// have.
 pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
-    if !jpeg.starts_with(JPEG_START) {
-        return Err(VideoError::InvalidJpeg {
-            bytes: jpeg.len(),
-            detail: "it does not begin as one".to_owned(),
-        });
-    }
-    decode_picture(jpeg)
+    JpegDecoder::default().decode(jpeg)
 }
 
 /// How files begin.
@@ -90,19 +115,58 @@ const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// # Errors
 /// [`VideoError::InvalidJpeg`] for anything but one whole picture, also for one of more pixels than a video may have.
 pub fn decode_picture(file: &[u8]) -> Result<RgbPicture, VideoError> {
+    if !file.starts_with(PNG_START) {
+        return decode_jpeg(file);
+    }
+    let (_, picture) = decoded(open_decoder(codec::Id::PNG, file.len())?, file)?;
+    rgb_of(&picture, &mut sys::Scaler::default())
+}
+
+/// Decodes JPEGs, one after the other.
+#[derive(Default)]
+pub(super) struct JpegDecoder {
+    scaler: sys::Scaler,
+    /// Kept from picture to picture: to open one takes as long as to decode a small picture.
+    decoder: Option<decoder::Video>,
+}
+
+impl JpegDecoder {
+    /// See [`decode_jpeg`].
+    pub(super) fn decode(&mut self, jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
+        if !jpeg.starts_with(JPEG_START) {
+            return Err(VideoError::InvalidJpeg {
+                bytes: jpeg.len(),
+                detail: "it does not begin as one".to_owned(),
+            });
+        }
+        let decoder = match self.decoder.take() {
+            Some(decoder) => decoder,
+            None => open_decoder(codec::Id::MJPEG, jpeg.len())?,
+        };
+        // One that has failed is not used again.
+        let (decoder, picture) = decoded(decoder, jpeg)?;
+        self.decoder = Some(decoder);
+        rgb_of(&picture, &mut self.scaler)
+    }
+}
+
+fn rgb_of(picture: &frame::Video, scaler: &mut sys::Scaler) -> Result<RgbPicture, VideoError> {
+    let (width, height) = (picture.width(), picture.height());
+    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
+    scaler.run(picture, &mut rgb).map_err(|source| VideoError::Libav {
+        step: "convert a picture to RGB",
+        source,
+    })?;
+    let (row_bytes, stride) = (width as usize * 3, rgb.stride(0));
+    let mut data = Vec::with_capacity(row_bytes * height as usize);
+    for row in rgb.data(0).chunks(stride).take(height as usize) {
+        data.extend_from_slice(&row[..row_bytes]);
+    }
+    Ok(RgbPicture { width, height, data })
+}
+
+fn open_decoder(id: codec::Id, bytes: usize) -> Result<decoder::Video, VideoError> {
     libav::set_up();
-    let invalid = |detail: String| VideoError::InvalidJpeg {
-        bytes: file.len(),
-        detail,
-    };
-    let said = |error: Error| invalid(error.to_string());
-    let id = if file.starts_with(JPEG_START) {
-        codec::Id::MJPEG
-    } else if file.starts_with(PNG_START) {
-        codec::Id::PNG
-    } else {
-        return Err(invalid("it begins neither as a JPEG nor as a PNG".to_owned()));
-    };
     let codec = decoder::find(id).ok_or(VideoError::Libav {
         step: "find the decoder of a picture",
         source: Error::DecoderNotFound,
@@ -113,28 +177,24 @@ pub fn decode_picture(file: &[u8]) -> Result<RgbPicture, VideoError> {
     // A picture that is not whole is no picture.
     options.set("err_detect", "explode");
     let context = codec::Context::new_with_codec(codec).decoder();
-    let mut decoder = context.open_as_with(codec, options).map_err(said)?;
+    let opened = context.open_as_with(codec, options).and_then(decoder::Opened::video);
+    opened.map_err(|error| VideoError::InvalidJpeg {
+        bytes,
+        detail: error.to_string(),
+    })
+}
+
+fn decoded(mut decoder: decoder::Video, file: &[u8]) -> Result<(decoder::Video, frame::Video), VideoError> {
+    let invalid = |detail: String| VideoError::InvalidJpeg {
+        bytes: file.len(),
+        detail,
+    };
+    let said = |error: Error| invalid(error.to_string());
     decoder.send_packet(&Packet::copy(file)).map_err(said)?;
-    decoder.send_eof().map_err(said)?;
     let mut picture = frame::Video::empty();
     decoder.receive_frame(&mut picture).map_err(said)?;
     if picture.is_corrupt() || picture.has_decode_errors() {
         return Err(invalid("it is damaged".to_owned()));
     }
-    let (width, height) = (picture.width(), picture.height());
-    let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
-    sys::Scaler::new()
-        .run(&picture, &mut rgb)
-        .map_err(|source| VideoError::Libav {
-            step: "convert a picture to RGB",
-            source,
-        })?;
-    let row_bytes = width as usize * 3;
-    let stride = rgb.stride(0);
-    let rows = rgb.data(0).chunks(stride).take(height as usize);
-    Ok(RgbPicture {
-        width,
-        height,
-        data: rows.flat_map(|row| &row[..row_bytes]).copied().collect(),
-    })
+    Ok((decoder, picture))
 }

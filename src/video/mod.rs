@@ -18,7 +18,7 @@
 //! A group in which something is damaged is decoded once more in this way, with the one before it: what can be shown is
 //! shown, and what cannot is reported.
 //!
-//! Files of this folder use one another downwards only, in this order: `sampler`; `taken`, `memory`; `scan`; `decode`, `jpeg`;
+//! Files of this folder use one another downwards only, in this order: `sampler`; `taken`, `memory`, `median`; `scan`; `decode`, `jpeg`;
 //! `picture`; `source`; `structure`, `file`, `colour`, `facts`, `libav`; `timeline`, `sys`; `error`; `request`,
 //! `description`; `damage`.
 
@@ -34,6 +34,7 @@ mod facts;
 mod file;
 mod jpeg;
 mod libav;
+mod median;
 mod memory;
 mod picture;
 mod request;
@@ -48,7 +49,8 @@ mod timeline;
 pub use damage::{Damage, DamagedStretch};
 pub use description::{MediaDescription, check as check_libraries, media_description};
 pub use error::VideoError;
-pub use jpeg::{decode_jpeg, decode_picture};
+pub use jpeg::{decode_jpeg, decode_picture, encode_jpeg};
+pub use median::{MAX_PICTURES, MedianError, MedianLimits, median_of_jpegs};
 pub use request::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
 
 /// Samples the video at `path`: hands `sink` the picture on display at t = k / rate for every k from 0 up to the

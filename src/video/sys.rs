@@ -359,6 +359,12 @@ pub(super) struct Scaler {
 // SAFETY: a swscale context is not bound to the thread that made it; it is only used through `&mut self`.
 unsafe impl Send for Scaler {}
 
+impl Default for Scaler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Scaler {
     pub(super) fn new() -> Self {
         Self {

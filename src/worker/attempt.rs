@@ -133,6 +133,7 @@ fn work(flow: &FlowDefinition, arguments: Arguments) -> Result<Work, String> {
     match (&flow.runner, arguments) {
         (_, Arguments::FullFrames(arguments)) => Ok(Work::FullFrames(arguments)),
         (_, Arguments::CropFrames(arguments)) => Ok(Work::CropFrames(arguments)),
+        (_, Arguments::CaptionMedianOcr(arguments)) => Ok(Work::CaptionMedianOcr(arguments)),
         (Runner::Command(runner), Arguments::Command(arguments)) => {
             let filled = |templates: &[String]| -> Result<Vec<String>, String> {
                 templates
@@ -149,7 +150,7 @@ fn work(flow: &FlowDefinition, arguments: Arguments) -> Result<Work, String> {
                 arguments,
             }))
         }
-        (Runner::FullFrames | Runner::CropFrames, Arguments::Command(_)) => Err(format!(
+        (Runner::FullFrames | Runner::CropFrames | Runner::CaptionMedianOcr, Arguments::Command(_)) => Err(format!(
             "flow {:?} has no program: its arguments are those of one",
             flow.name
         )),
@@ -338,13 +339,12 @@ impl Attempt<'_> {
                     self.pending.push(record);
                 }
                 Effect::Made(materialization) => self.materializations.push(materialization),
-                Effect::Answer => {
+                Effect::Answer(caption_id) => {
                     self.flush().await;
-                    let may = self.stopped.is_none() && self.may_commit().await;
-                    let answer = if may {
-                        WorkerMessage::Commit
-                    } else {
+                    let answer = if self.stopped.is_some() {
                         WorkerMessage::Stop
+                    } else {
+                        self.may_commit(caption_id).await
                     };
                     tree.say(&frame(&answer).expect("it is short"));
                 }
@@ -353,14 +353,24 @@ impl Attempt<'_> {
         }
     }
 
-    async fn may_commit(&self) -> bool {
-        match self.shared.orchestrator.may_commit(self.lease).await {
-            Ok(may) => may,
-            Err(error) => {
-                warn!(flow_run_id = %self.lease.flow_run_id, error = error.to_line(), "The lease could not be checked.");
-                false
-            }
-        }
+    async fn may_commit(&self, caption_id: Option<i64>) -> WorkerMessage {
+        let orchestrator = &self.shared.orchestrator;
+        let answer = async {
+            let is_taken = match caption_id {
+                Some(caption_id) => orchestrator.caption_is_taken(self.lease, caption_id).await?,
+                None => false,
+            };
+            // Last, because its answer is the newest.
+            Ok::<_, OrchestratorError>(match orchestrator.may_commit(self.lease).await? {
+                false => WorkerMessage::Stop,
+                true if is_taken => WorkerMessage::Leave,
+                true => WorkerMessage::Commit,
+            })
+        };
+        answer.await.unwrap_or_else(|error| {
+            warn!(flow_run_id = %self.lease.flow_run_id, error = error.to_line(), "The lease could not be checked.");
+            WorkerMessage::Stop
+        })
     }
 
     async fn flush(&mut self) {

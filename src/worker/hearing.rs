@@ -25,8 +25,8 @@ pub enum Effect {
     Keep(Record),
     /// Made, if the attempt completes.
     Made(Materialization),
-    /// Answer whether it may write its result.
-    Answer,
+    /// Answer whether it may write its result: of the run, or of one caption.
+    Answer(Option<i64>),
     /// Its last word.
     Said(LastWord),
 }
@@ -133,7 +133,7 @@ impl Hearing {
                 self.object(line.len(), Effect::Keep(record), now)
             }
             ChildEvent::Asset { materialization } => self.object(line.len(), Effect::Made(materialization), now),
-            ChildEvent::MayCommit => vec![Effect::Answer],
+            ChildEvent::MayCommit { caption_id } => vec![Effect::Answer(caption_id)],
             ChildEvent::Completed { message } => vec![Effect::Said(LastWord::Completed(message))],
             ChildEvent::Failed { failure } => vec![Effect::Said(LastWord::Failed(failure))],
             ChildEvent::Cancelled { message } => vec![Effect::Said(LastWord::Cancelled(message))],
@@ -203,7 +203,8 @@ mod tests {
             Effect::Keep(Record::Artifact(artifact)) => format!("artifact {}", artifact.key),
             Effect::Keep(record) => format!("{record:?}"),
             Effect::Made(made) => format!("made {}", made.key),
-            Effect::Answer => "answer".to_owned(),
+            Effect::Answer(None) => "answer".to_owned(),
+            Effect::Answer(Some(caption)) => format!("answer for {caption}"),
             Effect::Said(word) => format!("{word:?}"),
         };
         effects.iter().map(word).collect()
@@ -213,7 +214,7 @@ mod tests {
     fn what_follows_from_what_a_child_says() {
         let task = |state: &str, run_count: u32| json!({"event": "task_run", "task_run_id": uuid::Uuid::nil(), "name": "t", "run_count": run_count, "state": state});
         let progress = |fraction: f64| json!({"event": "progress", "task": "t", "done": 1, "total": null, "unit": "frames", "fraction": fraction});
-        let table: [(Value, &[&str]); 17] = [
+        let table: [(Value, &[&str]); 18] = [
             (json!({"event": "started", "protocol_version": 2}), &[]),
             (task("RUNNING", 1), &["t Running"]),
             (task("RUNNING", 2), &["t Retrying"]),
@@ -237,6 +238,7 @@ mod tests {
                 &["made a"],
             ),
             (json!({"event": "may_commit"}), &["answer"]),
+            (json!({"event": "may_commit", "caption_id": 7}), &["answer for 7"]),
             (json!({"event": "completed", "message": "m"}), &["Completed(\"m\")"]),
             (json!({"event": "cancelled", "message": "m"}), &["Cancelled(\"m\")"]),
             (

@@ -5,18 +5,20 @@
 //! due, and they stay due until they were written, whichever worker gets to it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
-use crate::annotations::{AnnotationsError, FailureRecord, StatusRow};
+use crate::annotations::{AnnotationsError, CaptionRows, FailureRecord, StatusRow};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{Flows, StatusTable};
+use crate::domain::flow::{FlowDefinition, Flows, StatusTable};
 use crate::domain::id::FlowRunId;
+use crate::domain::plain_message::without_folders;
 use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::claims::{Claims, StatusRowDue};
 
@@ -25,10 +27,19 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the last rows may take when the worker ends.
 const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where annotations.db says what becomes of a flow's runs.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In the row of this table.
+    Table(StatusTable),
+    /// In the rows of the captions that the run names.
+    Captions,
+}
+
 /// Writes due rows beside the worker's loop.
 pub struct StatusRows {
     orchestrator: Arc<dyn Claims>,
-    tables: HashMap<String, StatusTable>,
+    places: HashMap<String, Place>,
     writes: JoinSet<(FlowRunId, i64, bool)>,
     in_work: HashMap<FlowRunId, Option<Instant>>,
 }
@@ -36,13 +47,17 @@ pub struct StatusRows {
 impl StatusRows {
     /// For the runs of this orchestrator.
     pub fn new(orchestrator: Arc<dyn Claims>, flows: &Flows) -> Self {
-        let tables = flows
+        let place = |flow: &FlowDefinition| match flow.status_table {
+            Some(table) => Some(Place::Table(table)),
+            None => flow.keeps_captions.then_some(Place::Captions),
+        };
+        let places = flows
             .iter()
-            .filter_map(|flow| Some((flow.name.clone(), flow.status_table?)))
+            .filter_map(|flow| Some((flow.name.clone(), place(flow)?)))
             .collect();
         Self {
             orchestrator,
-            tables,
+            places,
             writes: JoinSet::new(),
             in_work: HashMap::new(),
         }
@@ -62,7 +77,7 @@ impl StatusRows {
             if is_left_alone {
                 continue;
             }
-            let Some(&table) = self.tables.get(&due.flow_run.flow_name) else {
+            let Some(&place) = self.places.get(&due.flow_run.flow_name) else {
                 continue;
             };
             self.in_work.insert(id, None);
@@ -72,7 +87,7 @@ impl StatusRows {
                 let sequence = due.state_sequence;
                 let writing = spawn_blocking(move || {
                     let still_due = || runtime.block_on(is_still_due(orchestrator.as_ref(), &due));
-                    write(&due, table, &still_due)
+                    write(&due, place, &still_due)
                 });
                 (id, sequence, writing.await.unwrap_or(false))
             });
@@ -135,34 +150,56 @@ async fn is_still_due(orchestrator: &dyn Claims, due: &StatusRowDue) -> bool {
 }
 
 /// Brings one row up to date; `true` if there is nothing more to do about it.
-fn write(due: &StatusRowDue, table: StatusTable, still_due: &dyn Fn() -> bool) -> bool {
+fn write(due: &StatusRowDue, place: Place, still_due: &dyn Fn() -> bool) -> bool {
     let run = &due.flow_run;
-    let Some(path) = run.db_path.clone() else {
+    let Some(path) = &run.db_path else {
         return true;
     };
-    let message = run.state.message.clone().unwrap_or_default();
+    let reason = run.state.message.clone().unwrap_or_default();
+    // A web user reads the message; where the server keeps its files is for those who look into the details.
+    let paths = run.parameters.0.values().filter_map(Value::as_str).map(Path::new);
     let failure = FailureRecord {
-        message: message.clone(),
+        message: without_folders(&reason, paths),
         details: json!({
-            "reason": message,
+            "reason": reason,
             "flow_run_id": run.flow_run_id,
             "attempt": run.attempt,
             "state": run.state.name,
         }),
     };
-    let row = StatusRow::new(&path, table)
-        .with_identity(due.database)
-        .with_ended_pid(due.ended_pid)
-        .with_known_pids(&due.known_pids)
-        .with_still_due(still_due);
-    let outcome = match (run.state.state_type, run.state.name) {
-        (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),
-        // The web app wrote the row of a new full-frames itself.
-        (StateType::Scheduled, _) if run.attempt == 0 && table == StatusTable::ProcessingStatus => Ok(()),
-        (StateType::Scheduled, _) => row.mark_queued(),
-        (StateType::Failed | StateType::Crashed, _) => row.mark_failed(&failure),
-        (StateType::Cancelled, _) => row.mark_cancelled(&failure),
-        _ => Ok(()),
+    let outcome = match place {
+        Place::Table(table) => {
+            let row = StatusRow::new(path, table)
+                .with_identity(due.database)
+                .with_ended_pid(due.ended_pid)
+                .with_known_pids(&due.known_pids)
+                .with_still_due(still_due);
+            match (run.state.state_type, run.state.name) {
+                (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),
+                // The web app wrote the row of a new full-frames itself.
+                (StateType::Scheduled, _) if run.attempt == 0 && table == StatusTable::ProcessingStatus => Ok(()),
+                (StateType::Scheduled, _) => row.mark_queued(),
+                (StateType::Failed | StateType::Crashed, _) => row.mark_failed(&failure),
+                (StateType::Cancelled, _) => row.mark_cancelled(&failure),
+                _ => Ok(()),
+            }
+        }
+        Place::Captions => {
+            let mut ids = run.parameters.caption_ids().unwrap_or_default();
+            ids.retain(|id| !due.taken_captions.contains(id));
+            let rows = CaptionRows::new(path, &ids)
+                .with_identity(due.database)
+                .with_still_due(still_due);
+            match (run.state.state_type, run.state.name) {
+                (StateType::Scheduled, StateName::AwaitingRetry) => rows.mark_queued(Some(&failure.message)),
+                // The web app wrote `queued` itself.
+                (StateType::Scheduled, _) if run.attempt == 0 => Ok(()),
+                (StateType::Scheduled, _) => rows.mark_queued(None),
+                (StateType::Failed | StateType::Crashed, _) => rows.mark_ended(&failure.message),
+                (StateType::Cancelled, _) => rows.mark_ended(CaptionRows::CANCELLED_MESSAGE),
+                _ => Ok(()),
+            }
+        }
     };
     let id = run.flow_run_id;
     match outcome {

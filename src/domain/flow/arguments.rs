@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::parameters::Parameters;
+use super::parameters::{CAPTION_IDS, Parameters};
 use super::subject::Subject;
 
 /// Arguments, by the flow that takes them. Made by
@@ -17,11 +17,13 @@ pub enum Arguments {
     FullFrames(FullFrames),
     /// Of the pipeline `crop-frames`.
     CropFrames(CropFrames),
+    /// Of the pipeline `caption-median-ocr`.
+    CaptionMedianOcr(CaptionMedianOcr),
     /// Of an external program.
     Command(CommandArguments),
 }
 
-/// What both pipelines take; paths are absolute.
+/// What the pipelines that read a video take; paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VideoFiles {
     /// The video's id in the web app.
@@ -59,6 +61,24 @@ pub struct CropFrames {
     /// What becomes of a damaged video.
     pub on_damage: OnDamage,
 }
+
+/// Arguments of `caption-median-ocr`; paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptionMedianOcr {
+    /// The video's id in the web app.
+    pub video_id: String,
+    /// The video's annotations.db.
+    pub db_path: PathBuf,
+    /// The video's folder: pictures go to `text_images` in it.
+    pub video_dir: PathBuf,
+    /// Which captions, each once, in the order in which they are read.
+    pub caption_ids: Vec<i64>,
+    /// What the captions are written in, as in BCP 47.
+    pub language: String,
+}
+
+/// What `language` is unless a caller says otherwise.
+pub const DEFAULT_LANGUAGE: &str = "zh-Hans";
 
 /// Arguments of a program, by parameter name; each of its parameter's form. Those of the names that every flow shares are
 /// typed as well.
@@ -103,34 +123,34 @@ pub struct CropBounds {
 impl Arguments {
     /// The video that the run is about, if it is about one.
     pub fn video_id(&self) -> Option<&str> {
-        match self.files() {
-            Ok(files) => Some(&files.video_id),
-            Err(program) => program.video_id.as_deref(),
+        match self {
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.video_id)
+            }
+            Self::CaptionMedianOcr(captions) => Some(&captions.video_id),
+            Self::Command(program) => program.video_id.as_deref(),
         }
     }
 
     /// The annotations.db that the run is about, if it is about one.
     pub fn db_path(&self) -> Option<&Path> {
-        match self.files() {
-            Ok(files) => Some(&files.db_path),
-            Err(program) => program.db_path.as_deref(),
+        match self {
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.db_path)
+            }
+            Self::CaptionMedianOcr(captions) => Some(&captions.db_path),
+            Self::Command(program) => program.db_path.as_deref(),
         }
     }
 
     /// The scratch directory of the run, if it has one.
     pub fn output_dir(&self) -> Option<&Path> {
-        match self.files() {
-            Ok(files) => Some(&files.output_dir),
-            Err(program) => program.output_dir.as_deref(),
-        }
-    }
-
-    /// What a pipeline always has and a program may have.
-    fn files(&self) -> Result<&VideoFiles, &CommandArguments> {
         match self {
-            Self::FullFrames(full) => Ok(&full.files),
-            Self::CropFrames(crop) => Ok(&crop.files),
-            Self::Command(program) => Err(program),
+            Self::FullFrames(FullFrames { files, .. }) | Self::CropFrames(CropFrames { files, .. }) => {
+                Some(&files.output_dir)
+            }
+            Self::CaptionMedianOcr(_) => None,
+            Self::Command(program) => program.output_dir.as_deref(),
         }
     }
 
@@ -160,6 +180,13 @@ impl Arguments {
                 insert_unless_default(&mut parameters, crop.on_damage);
                 Parameters(parameters)
             }
+            Self::CaptionMedianOcr(captions) => Parameters(Map::from_iter([
+                ("video-id".to_owned(), json!(captions.video_id)),
+                ("db-path".to_owned(), json!(captions.db_path)),
+                ("video-dir".to_owned(), json!(captions.video_dir)),
+                (CAPTION_IDS.to_owned(), json!(captions.caption_ids)),
+                ("language".to_owned(), json!(captions.language)),
+            ])),
         }
     }
 }

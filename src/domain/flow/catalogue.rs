@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::arguments::OnDamage;
+use super::arguments::{DEFAULT_LANGUAGE, OnDamage};
 use super::definition::{
     DEFAULT_FLOW_TIMEOUT_MS, FlowDefinition, ParameterDefinition, ParameterKind, Runner, StatusTable,
 };
+use super::parameters::CAPTION_IDS;
 use super::retry::RetryPolicy;
 use super::work_queue::WorkQueue;
 use crate::domain::error::{OrchestratorError, did_you_mean};
@@ -17,7 +18,7 @@ use crate::domain::error::{OrchestratorError, did_you_mean};
 pub struct Flows(BTreeMap<String, FlowDefinition>);
 
 impl Flows {
-    /// The two built-in flows, with their default retry policy and timeout.
+    /// The built-in flows, with their default retry policy and timeout.
     pub fn builtin() -> Self {
         let parameter = |name: &str, kind, default: Option<Value>, description: &str| ParameterDefinition {
             name: name.to_owned(),
@@ -76,39 +77,75 @@ impl Flows {
             ),
             on_damage(),
         ]);
-        let flow =
-            |name: &str, description: &str, runner, parameters, work_queue, latest_wins, status_table| FlowDefinition {
-                name: name.to_owned(),
-                description: description.to_owned(),
-                runner,
-                parameters,
-                work_queue,
-                retry: RetryPolicy::default(),
-                timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
-                latest_wins,
-                status_table: Some(status_table),
-                assets: Vec::new(),
-                upstream_assets: Vec::new(),
-            };
+        let captions = vec![
+            parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
+            parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
+            parameter(
+                "video-dir",
+                ParameterKind::Path,
+                None,
+                "the video's folder: pictures go to text_images in it",
+            ),
+            parameter(
+                CAPTION_IDS,
+                ParameterKind::CaptionIds,
+                None,
+                "ids of the captions to read, as a JSON list",
+            ),
+            parameter(
+                "language",
+                ParameterKind::Text,
+                Some(json!(DEFAULT_LANGUAGE)),
+                "what the captions are written in",
+            ),
+        ];
+        let flow = |name: &str, description: &str, runner, parameters, work_queue| FlowDefinition {
+            name: name.to_owned(),
+            description: description.to_owned(),
+            runner,
+            parameters,
+            work_queue,
+            retry: RetryPolicy::default(),
+            timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
+            latest_wins: false,
+            status_table: None,
+            keeps_captions: false,
+            assets: Vec::new(),
+            upstream_assets: Vec::new(),
+        };
         let flows = [
-            flow(
-                "full-frames",
-                "A frame every 10 s with the text on it",
-                Runner::FullFrames,
-                full_frames,
-                WorkQueue::Background,
-                false,
-                StatusTable::ProcessingStatus,
-            ),
-            flow(
-                "crop-frames",
-                "10 frames a second of the caption strip",
-                Runner::CropFrames,
-                crop_frames,
-                WorkQueue::UserInitiated,
-                true,
-                StatusTable::CropFramesStatus,
-            ),
+            FlowDefinition {
+                status_table: Some(StatusTable::ProcessingStatus),
+                ..flow(
+                    "full-frames",
+                    "A frame every 10 s with the text on it",
+                    Runner::FullFrames,
+                    full_frames,
+                    WorkQueue::Background,
+                )
+            },
+            FlowDefinition {
+                latest_wins: true,
+                status_table: Some(StatusTable::CropFramesStatus),
+                ..flow(
+                    "crop-frames",
+                    "10 frames a second of the caption strip",
+                    Runner::CropFrames,
+                    crop_frames,
+                    WorkQueue::UserInitiated,
+                )
+            },
+            // The newest request counts for each caption by itself, not for the run: what else an older run names goes on.
+            FlowDefinition {
+                keeps_captions: true,
+                ..flow(
+                    "caption-median-ocr",
+                    "The text of captions, each read off the median of its frames",
+                    Runner::CaptionMedianOcr,
+                    captions,
+                    WorkQueue::UserInitiated,
+                )
+            },
         ];
         Self(flows.into_iter().map(|flow| (flow.name.clone(), flow)).collect())
     }

@@ -37,6 +37,8 @@ pub enum ParameterKind {
     CropBounds,
     /// A word of [`OnDamage`](super::arguments::OnDamage).
     OnDamage,
+    /// Ids of captions: a list of whole numbers from 1, or its JSON text.
+    CaptionIds,
 }
 
 /// One parameter of a flow.
@@ -60,6 +62,8 @@ pub enum Runner {
     FullFrames,
     /// The pipeline `crop-frames` of this crate.
     CropFrames,
+    /// The pipeline `caption-median-ocr` of this crate.
+    CaptionMedianOcr,
     /// An external program.
     Command(CommandRunner),
 }
@@ -98,6 +102,8 @@ pub struct FlowDefinition {
     pub latest_wins: bool,
     /// The status table that the web app polls, if any.
     pub status_table: Option<StatusTable>,
+    /// Whether the rows of `captions` that a run names say what becomes of it, in place of a status table.
+    pub keeps_captions: bool,
     /// Asset keys that a completed run materializes, with `{parameter}` (command flows; built-in flows know theirs).
     pub assets: Vec<String>,
     /// Asset keys that it reads.
@@ -111,6 +117,11 @@ impl FlowDefinition {
     /// `full-frames/production`.
     pub fn deployment(&self) -> String {
         format!("{}/production", self.name)
+    }
+
+    /// Whether annotations.db says what becomes of a run.
+    pub const fn keeps_status(&self) -> bool {
+        self.status_table.is_some() || self.keeps_captions
     }
 
     /// Tags of a run: flow, queue and, where there is one, the video.

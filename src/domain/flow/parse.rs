@@ -1,16 +1,23 @@
 //! Parsing: what a caller gave becomes typed arguments, or an error that names the argument.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Arguments, CommandArguments, CropBounds, CropFrames, FullFrames, OnDamage, VideoFiles};
+use super::arguments::{
+    Arguments, CaptionMedianOcr, CommandArguments, CropBounds, CropFrames, FullFrames, OnDamage, VideoFiles,
+};
 use super::definition::{FlowDefinition, ParameterDefinition, ParameterKind, Runner};
-use super::parameters::Parameters;
+use super::parameters::{CAPTION_IDS, Parameters};
 use crate::domain::error::{OrchestratorError, did_you_mean};
 
 /// Longest text that an argument may have, in bytes: a longer one is a mistake or an attack.
 const MAX_ARGUMENT_BYTES: usize = 32 * 1024;
+/// Most captions of one run.
+const MAX_CAPTIONS: usize = 10_000;
+/// Largest id of a caption: what JavaScript can tell from its neighbours.
+const MAX_CAPTION_ID: i64 = (1 << 53) - 1;
 
 impl FlowDefinition {
     /// Checks and completes what a caller gave.
@@ -90,6 +97,13 @@ fn typed(runner: &Runner, values: Map<String, Value>) -> Result<Arguments, Orche
             frame_rate_hz: checked.of("frame-rate")?,
             on_damage: checked.of("on-damage")?,
         })),
+        Runner::CaptionMedianOcr => Ok(Arguments::CaptionMedianOcr(CaptionMedianOcr {
+            video_id: checked.of("video-id")?,
+            db_path: checked.of("db-path")?,
+            video_dir: checked.of("video-dir")?,
+            caption_ids: checked.of(CAPTION_IDS)?,
+            language: checked.of("language")?,
+        })),
         Runner::Command(_) => Ok(Arguments::Command(CommandArguments {
             video_id: checked.of("video-id").ok(),
             db_path: checked.of::<PathBuf>("db-path").ok().filter(|path| path.is_absolute()),
@@ -161,6 +175,7 @@ impl ParameterDefinition {
                 Ok(on_damage) => Ok(json!(on_damage)),
                 Err(_) => Err(invalid(name, format!("{} is not keep or fail", shown(value)))),
             },
+            ParameterKind::CaptionIds => caption_ids(name, value).map(|ids| json!(ids)),
         }
     }
 }
@@ -254,17 +269,65 @@ fn crop_bounds(name: &str, value: &Value) -> Result<CropBounds, OrchestratorErro
     Ok(bounds)
 }
 
+/// Ids of captions, each once, in the order given.
+fn caption_ids(name: &str, value: &Value) -> Result<Vec<i64>, OrchestratorError> {
+    const FORM: &str = "give a list of captions' ids, as in [1, 2]";
+    let parsed;
+    let list = match value {
+        Value::String(text) => {
+            parsed = serde_json::from_str::<Value>(text)
+                .map_err(|error| invalid(name, format!("{} is not JSON ({error}): {FORM}", shown(value))))?;
+            &parsed
+        }
+        other => other,
+    };
+    let list = list
+        .as_array()
+        .ok_or_else(|| invalid(name, format!("{} is no list: {FORM}", shown(list))))?;
+    let mut seen = BTreeSet::new();
+    let mut ids = Vec::new();
+    for given in list {
+        let id = whole_number(given)
+            .as_i64()
+            .filter(|id| (1..=MAX_CAPTION_ID).contains(id))
+            .ok_or_else(|| invalid(name, format!("{} is no caption's id: {FORM}", shown(given))))?;
+        if seen.insert(id) {
+            ids.push(id);
+        }
+    }
+    if ids.is_empty() {
+        return Err(invalid(name, format!("empty: {FORM}")));
+    }
+    if ids.len() > MAX_CAPTIONS {
+        return Err(invalid(
+            name,
+            format!(
+                "{} captions are more than the {MAX_CAPTIONS} of one run: queue several",
+                ids.len()
+            ),
+        ));
+    }
+    Ok(ids)
+}
+
 /// JavaScript has one number type: `10.0` is the whole number 10.
 fn whole_numbers(value: &Value) -> Value {
     let Value::Object(map) = value else {
         return value.clone();
     };
-    let whole = |value: &Value| match value.as_f64() {
+    Value::Object(
+        map.iter()
+            .map(|(key, value)| (key.clone(), whole_number(value)))
+            .collect(),
+    )
+}
+
+fn whole_number(value: &Value) -> Value {
+    match value.as_f64() {
         #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
         Some(number) if number.fract() == 0.0 && number.abs() < 9e15 => json!(number as i64),
         _ => value.clone(),
-    };
-    Value::Object(map.iter().map(|(key, value)| (key.clone(), whole(value))).collect())
+    }
 }
 
 #[cfg(test)]
@@ -371,6 +434,61 @@ mod tests {
             let error = parse(flow, &extra).expect_err("refused");
             assert!(error.contains(expected), "{extra}: {error}");
         }
+    }
+
+    fn captions(ids: &Value, more: &Value) -> Result<CaptionMedianOcr, String> {
+        let flows = Flows::builtin();
+        let flow = flows.get("caption-median-ocr").expect("built in");
+        let mut given = json!({"video-id": "v1", "db-path": "/d/annotations.db", "video-dir": "d", "caption-ids": ids});
+        for (key, value) in more.as_object().expect("an object") {
+            given[key] = value.clone();
+        }
+        match flow.parse_arguments(given.as_object().expect("an object"), Path::new("/home/app")) {
+            Ok(Arguments::CaptionMedianOcr(captions)) => Ok(captions),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn captions_are_named_by_a_list_or_its_text_each_once() {
+        for ids in [json!([7, 3, 7.0]), json!("[7, 3, 3]")] {
+            let captions = captions(&ids, &json!({})).expect("valid");
+            assert_eq!(captions.caption_ids, [7, 3]);
+            assert_eq!(captions.video_dir, Path::new("/home/app/d"));
+            assert_eq!(captions.language, "zh-Hans");
+            let parameters = Arguments::CaptionMedianOcr(captions).to_parameters();
+            assert_eq!(parameters.caption_ids(), Some(BTreeSet::from([3, 7])));
+        }
+        let most: Vec<i64> = (1..=10_000).collect();
+        assert_eq!(captions(&json!(most), &json!({})).expect("valid").caption_ids, most);
+    }
+
+    #[test]
+    fn ids_that_name_no_caption_are_refused_each_by_name() {
+        let too_many: Vec<i64> = (1..=10_001).collect();
+        for (ids, expected) in [
+            (json!([]), "\"caption-ids\": empty"),
+            (json!("[]"), "\"caption-ids\": empty"),
+            (json!(""), "is not JSON"),
+            (json!("1,2"), "is not JSON"),
+            (json!(5), "5 is no list"),
+            (json!({"id": 5}), "is no list"),
+            (json!([1.5]), "1.5 is no caption's id"),
+            (json!([0]), "0 is no caption's id"),
+            (json!([-3]), "-3 is no caption's id"),
+            (json!([null]), "null is no caption's id"),
+            (json!(["5"]), "\"5\" is no caption's id"),
+            (json!([1e300]), "is no caption's id"),
+            (json!([9_007_199_254_740_992_i64]), "is no caption's id"),
+            (json!(too_many), "10001 captions are more than the 10000"),
+            (json!(null), "\"caption-ids\": missing"),
+        ] {
+            let error = captions(&ids, &json!({})).expect_err("refused");
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = captions(&json!([1]), &json!({"language": 5})).expect_err("refused");
+        assert!(error.contains("5 is not text"), "{error}");
     }
 
     #[test]

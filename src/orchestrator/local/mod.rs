@@ -5,6 +5,7 @@
 //! it is taken away from a dead process, in whatever container, and never from a slow one. A fencing token that grows with
 //! every claim keeps late writes out.
 
+mod captions;
 #[cfg(feature = "worker")]
 pub mod check;
 #[cfg(test)]
@@ -299,6 +300,15 @@ impl Claims for LocalOrchestrator {
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
         self.store
             .run(move |connection| queue::may_commit(connection, lease))
+            .await
+    }
+
+    async fn caption_is_taken(&self, lease: Lease, caption_id: i64) -> Result<bool, OrchestratorError> {
+        self.store
+            .run(move |connection| {
+                let run = rows::read_run(connection, lease.flow_run_id)?.flow_run;
+                Ok(captions::taken(connection, &run)?.contains(&caption_id))
+            })
             .await
     }
 

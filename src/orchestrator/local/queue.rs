@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction};
 
+use super::captions;
 use super::lane::{self, Next};
 use super::outbox::Tell;
 use super::peers::{Peer, Peers};
@@ -103,7 +104,7 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
                 flow.work_queue.as_str(),
                 flow.work_queue.priority(),
                 serde_json::to_string(&flow.tags(video_id)).expect("tags are text"),
-                flow.status_table.is_some() && db_path.is_some(),
+                flow.keeps_status() && db_path.is_some(),
                 now,
                 lane::is_taken(&transaction, &flow.name, video_id, db_path, now)?,
             ))?;
@@ -274,7 +275,10 @@ pub(super) fn retry(connection: &mut Connection, id: FlowRunId) -> Result<FlowRu
         (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
         _ => return Err(refused("it has not ended: cancel it first, or wait")),
     }
-    if let Some(newer) = newer_run(&transaction, &run)? {
+    // A newer run has taken the captions that it names, and no others.
+    if run.parameters.caption_ids().is_none()
+        && let Some(newer) = newer_run(&transaction, &run)?
+    {
         return Err(refused(&format!(
             "flow run {newer} for the same video is newer: retry that one"
         )));
@@ -583,13 +587,19 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
     let mut current = Vec::new();
     for run in due {
         // The row speaks of the newest run for its video: what happened to an older one is no longer its business.
-        let is_outdated = has_newer(connection, &run.flow_run)?;
+        // Of captions there is a row each: those that a newer run has not taken are this one's.
+        let captions = run.flow_run.parameters.caption_ids();
+        let is_outdated = captions.is_none() && has_newer(connection, &run.flow_run)?;
         if is_outdated {
             status_row_written(connection, run.flow_run.flow_run_id, run.state_sequence)?;
         } else {
             current.push(StatusRowDue {
                 state_sequence: run.state_sequence,
                 known_pids: known_pids(connection, &run.flow_run)?,
+                taken_captions: match captions {
+                    Some(_) => captions::taken(connection, &run.flow_run)?,
+                    None => BTreeSet::new(),
+                },
                 ended_pid: run.child_process.map(|child| child.pid),
                 database: run.database,
                 flow_run: run.flow_run,

@@ -393,6 +393,11 @@ impl Claims for PrefectOrchestrator {
         self.journal.local.may_commit(lease).await
     }
 
+    /// Newer runs that wait at the server are not known here: the caption's row in annotations.db tells of those.
+    async fn caption_is_taken(&self, lease: Lease, caption_id: i64) -> Result<bool, OrchestratorError> {
+        self.journal.local.caption_is_taken(lease, caption_id).await
+    }
+
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
         let finishing = self.working.hints.finishing();
         let run = self.journal.local.finish(lease, ending).await?;

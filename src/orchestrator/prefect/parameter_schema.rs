@@ -15,6 +15,9 @@ pub fn parameter_schema(flow: &FlowDefinition) -> Value {
             ParameterKind::FrameRate => json!({"type": "number", "exclusiveMinimum": 0}),
             ParameterKind::PositiveInteger => json!({"type": "integer", "minimum": 1}),
             ParameterKind::OnDamage => json!({"type": "string", "enum": ["keep", "fail"]}),
+            ParameterKind::CaptionIds => json!({
+                "type": "array", "minItems": 1, "maxItems": 10_000, "items": {"type": "integer", "minimum": 1},
+            }),
             ParameterKind::CropBounds => json!({
                 "type": "object",
                 "additionalProperties": false,

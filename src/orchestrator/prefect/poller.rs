@@ -349,7 +349,7 @@ impl Poller {
             let subject = arguments.subject();
             (own.video_id, own.db_path) = (subject.video_id, subject.db_path);
         }
-        let has_status_row = flow.status_table.is_some() && checked.is_ok();
+        let has_status_row = flow.keeps_status() && checked.is_ok();
         let claim = self
             .journal
             .forwarding

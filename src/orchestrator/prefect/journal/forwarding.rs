@@ -62,7 +62,7 @@ impl Forwarding {
         flow: FlowDefinition,
     ) -> Result<(), OrchestratorError> {
         self.0
-            .change(move |transaction, _| entries::note_waiting(transaction, &run, flow.status_table.is_some()))
+            .change(move |transaction, _| entries::note_waiting(transaction, &run, flow.keeps_status()))
             .await?;
         self.0.ring();
         Ok(())
