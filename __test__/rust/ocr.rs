@@ -99,7 +99,10 @@ fn a_box_is_a_wide_character_or_a_word() {
         let [before, after] = [pair[0].extent, pair[1].extent];
         assert!(before.left + before.width <= after.left, "{pair:?}");
         // To the bit: that is how a reader of the boxes alone knows a line.
-        assert_eq!((after.top.to_bits(), after.height.to_bits()), (first.top.to_bits(), first.height.to_bits()));
+        assert_eq!(
+            (after.top.to_bits(), after.height.to_bits()),
+            (first.top.to_bits(), first.height.to_bits())
+        );
     }
 }
 
@@ -136,7 +139,12 @@ fn a_box_is_where_its_text_stands() {
 
 /// The parts of a picture where text was added to it, in pixels: left, top, right, bottom.
 fn added(before: &[u8], after: &[u8], width: usize) -> Option<[usize; 4]> {
-    let pixels = before.as_chunks::<3>().0.iter().zip(after.as_chunks::<3>().0).enumerate();
+    let pixels = before
+        .as_chunks::<3>()
+        .0
+        .iter()
+        .zip(after.as_chunks::<3>().0)
+        .enumerate();
     let places = pixels.filter(|(_, (one, other))| one[0].abs_diff(other[0]) > 64);
     places.fold(None, |extent, (pixel, _)| {
         let (x, y) = (pixel % width, pixel / width);
@@ -159,15 +167,37 @@ fn typeset(font: &str, size: u32, style: &str, base: u32, parts: &[&str]) -> (Rg
     }));
     let color = format!("color=c=0x304060:s={width}x{height}:r=1");
     let output = Command::new("ffmpeg")
-        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", &color, "-vf", &filters.join(",")])
-        .args(["-frames:v", &(parts.len() + 1).to_string(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        .args([
+            "-nostdin",
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            &color,
+            "-vf",
+            &filters.join(","),
+        ])
+        .args([
+            "-frames:v",
+            &(parts.len() + 1).to_string(),
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-",
+        ])
         .output()
         .expect("the ffmpeg command is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let pictures: Vec<&[u8]> = output.stdout.chunks_exact(width as usize * height as usize * 3).collect();
+    let pictures: Vec<&[u8]> = output
+        .stdout
+        .chunks_exact(width as usize * height as usize * 3)
+        .collect();
     let whole = added(pictures[0], pictures[parts.len()], width as usize).expect("there is text");
     let fraction = |start: usize, end: usize, pixels: u32| {
-        let [start, end] = [start, end].map(|place| f64::from(u32::try_from(place).expect("in a picture")) / f64::from(pixels));
+        let [start, end] =
+            [start, end].map(|place| f64::from(u32::try_from(place).expect("in a picture")) / f64::from(pixels));
         (start, end - start)
     };
     let extents = pictures
@@ -176,7 +206,12 @@ fn typeset(font: &str, size: u32, style: &str, base: u32, parts: &[&str]) -> (Rg
             let [left, _, right, _] = added(pair[0], pair[1], width as usize).expect("every part has ink");
             let (left, width) = fraction(left, right, width);
             let (top, height) = fraction(whole[1], whole[3], height);
-            Extent { left, top, width, height }
+            Extent {
+                left,
+                top,
+                width,
+                height,
+            }
         })
         .collect();
     let data = pictures[parts.len()].to_vec();
@@ -188,15 +223,20 @@ fn overlap(one: &Extent, other: &Extent) -> f64 {
     let shared = |start: f64, length: f64, other_start: f64, other_length: f64| {
         ((start + length).min(other_start + other_length) - start.max(other_start)).max(0.0)
     };
-    let common = shared(one.left, one.width, other.left, other.width) * shared(one.top, one.height, other.top, other.height);
+    let common =
+        shared(one.left, one.width, other.left, other.width) * shared(one.top, one.height, other.top, other.height);
     common / (one.width * one.height + other.width * other.height - common)
 }
 
 #[test]
 fn boxes_lie_close_around_their_glyphs() {
-    let chinese = ["我", "们", "在", "上", "海", "一", "起", "吃", "了", "小", "笼", "包", "，", "真", "好", "吃", "！"];
+    let chinese = [
+        "我", "们", "在", "上", "海", "一", "起", "吃", "了", "小", "笼", "包", "，", "真", "好", "吃", "！",
+    ];
     let latin = ["Nobody ", "knows ", "it, ", "will ", "you ", "marry ", "William?"];
-    let mixed = ["我", "们", "用", "iPhone", "拍", "照", "CC ", "BY ", "4.0", "，", "很", "好"];
+    let mixed = [
+        "我", "们", "用", "iPhone", "拍", "照", "CC ", "BY ", "4.0", "，", "很", "好",
+    ];
     let outlined = "borderw=2:bordercolor=black:";
     let check = |size: u32, least: f64| {
         let mut overlaps = Vec::new();
@@ -216,7 +256,10 @@ fn boxes_lie_close_around_their_glyphs() {
             overlaps.extend(boxes.iter().zip(&extents).map(|(part, extent)| {
                 let overlap = overlap(&part.extent, extent);
                 if overlap < 0.6 {
-                    eprintln!("{size} {style:?} {:?} {overlap:.2}: {:?} {extent:?}", part.text, part.extent);
+                    eprintln!(
+                        "{size} {style:?} {:?} {overlap:.2}: {:?} {extent:?}",
+                        part.text, part.extent
+                    );
                 }
                 overlap
             }));
@@ -292,18 +335,32 @@ fn a_slanted_line_is_read() {
     assert_eq!(boxes.len(), 3);
     for pair in boxes.windows(2) {
         let [before, after] = [pair[0].extent, pair[1].extent];
-        assert!(after.top < before.top && after.height < 0.14, "each word has its own: {boxes:?}");
+        assert!(
+            after.top < before.top && after.height < 0.14,
+            "each word has its own: {boxes:?}"
+        );
     }
 }
 
 #[test]
 fn turned_text_is_read() {
-    for (turn, name) in [("transpose=1", "right"), ("transpose=2", "left"), ("hflip,vflip", "on its head")] {
-        for (font, text) in [(LATIN, "Seven boats crossed the bay"), (CJK, "今天的天气真不错，我们走吧")] {
+    for (turn, name) in [
+        ("transpose=1", "right"),
+        ("transpose=2", "left"),
+        ("hflip,vflip", "on its head"),
+    ] {
+        for (font, text) in [
+            (LATIN, "Seven boats crossed the bay"),
+            (CJK, "今天的天气真不错，我们走吧"),
+        ] {
             let drawn = format!(
                 "format=rgb24,drawtext=fontfile={font}:fontsize=48:fontcolor=white:x=200:y=300:text='{text}',{turn}"
             );
-            let picture = raw_picture(1080, 1080, &["-f", "lavfi", "-i", "color=c=0x304060:s=1080x1080", "-vf", &drawn]);
+            let picture = raw_picture(
+                1080,
+                1080,
+                &["-f", "lavfi", "-i", "color=c=0x304060:s=1080x1080", "-vf", &drawn],
+            );
             let lines = recognize(&picture);
             assert_eq!(texts(&lines), [text], "{name}: {lines:?}");
             let extents: Vec<Extent> = lines[0].boxes.iter().map(|part| part.extent).collect();

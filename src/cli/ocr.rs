@@ -53,6 +53,8 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let mut engine = PpOcr::load(&OcrModels::find(settings.ocr_models.as_deref())?)?;
     let lines = engine.recognize(&picture, &AtomicBool::new(false))?;
     let text = joined_text(&lines);
-    print(&json_line(&json!({ "text": text, "framework": "PP-OCR", "language": language })))?;
+    print(&json_line(
+        &json!({ "text": text, "framework": "PP-OCR", "language": language }),
+    ))?;
     Ok(exit::DONE)
 }

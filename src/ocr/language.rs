@@ -2,8 +2,8 @@
 
 /// Primary subtags (ISO 639) of languages whose writing the recognition model has all characters of.
 const READ: [&str; 30] = [
-    "af", "ca", "cs", "da", "de", "en", "es", "et", "eu", "fi", "fr", "ga", "hr", "hu", "id", "is", "it", "la", "lb", "ms", "nb",
-    "nl", "no", "pl", "pt", "sk", "sl", "sv", "yue", "zh",
+    "af", "ca", "cs", "da", "de", "en", "es", "et", "eu", "fi", "fr", "ga", "hr", "hu", "id", "is", "it", "la", "lb",
+    "ms", "nb", "nl", "no", "pl", "pt", "sk", "sl", "sv", "yue", "zh",
 ];
 
 /// Whether text in the language of a tag (BCP 47: `zh-Hans`, `en-US`, `fr`) is read; letter case and what follows the language

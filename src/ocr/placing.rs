@@ -31,9 +31,13 @@ const PADDING: f32 = 0.12;
 pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>]) -> Vec<(Range<usize>, Extent)> {
     let [across, down] = region.sides();
     let rise = region.across[0].abs().min(region.across[1].abs());
-    let straight = if rise < UPRIGHT_RISE * down { region.straightened() } else { *region };
+    let straight = if rise < UPRIGHT_RISE * down {
+        region.straightened()
+    } else {
+        *region
+    };
     // The glyphs' places were measured in the region as it was read.
-    let start = along(&straight, region.origin);
+    let [start, _] = straight.parts_of(region.origin);
     let length = across / straight.sides()[0];
     let strip = Strip::new(picture, &straight);
     let line = Typeset::new(glyphs, |center| strip.column(start + center * length));
@@ -44,7 +48,7 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
     cells
         .into_iter()
         .map(|cell| {
-            let [left, right] = mean(faint.within(&cell), clear.within(&cell));
+            let [left, right] = mean(faint.within(&cell, &faint), clear.within(&cell, &faint));
             let part = straight.part(
                 [left, right].map(|column| strip.across(column)),
                 [top, bottom].map(|row| strip.down(row)),
@@ -52,12 +56,6 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
             (cell.glyphs, upright(&part, picture))
         })
         .collect()
-}
-
-/// How far along the region's way across a point is, in parts of that way.
-fn along(region: &Region, point: [f32; 2]) -> f32 {
-    let [x, y] = region.across;
-    ((point[0] - region.origin[0]) * x + (point[1] - region.origin[1]) * y) / (x * x + y * y).max(1.0)
 }
 
 fn mean(one: [f32; 2], other: [f32; 2]) -> [f32; 2] {
@@ -118,7 +116,9 @@ impl<'a> Typeset<'a> {
     fn space_evenly(&mut self) {
         let mut start = 0;
         while start < self.glyphs.len() {
-            let count = (start..self.glyphs.len()).take_while(|&place| self.is_wide(place)).count();
+            let count = (start..self.glyphs.len())
+                .take_while(|&place| self.is_wide(place))
+                .count();
             if let Some([first, pitch]) = even_spacing(&self.centers[start..start + count]) {
                 for place in 0..count {
                     self.centers[start + place] = first + pitch * as_f32(place);
@@ -138,7 +138,11 @@ impl<'a> Typeset<'a> {
                 // A wide character is about as wide as high; so may be the first and the last of a word.
                 let half = if self.is_wide(glyphs.start) { 0.6 } else { 0.8 } * height;
                 let reach = [middles[0] - half, middles[1] + half];
-                let gap = if self.is_wide(glyphs.start) { height } else { 0.3 * height };
+                let gap = if self.is_wide(glyphs.start) {
+                    height
+                } else {
+                    0.3 * height
+                };
                 Cell {
                     glyphs,
                     reach,
@@ -224,7 +228,11 @@ impl Strip {
         let scale = (MAX_ROWS / sides[1]).min(1.0);
         let size = sides.map(|side| (side * scale).round().max(1.0));
         let margin = [(MARGIN_ACROSS * size[1]).ceil(), (MARGIN_DOWN * size[1]).ceil()];
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in pixels, positive")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a size in pixels, positive"
+        )]
         let [width, height] = [0, 1].map(|axis| (size[axis] + 2.0 * margin[axis]) as usize);
         let around = [0, 1].map(|axis| [-margin[axis] / size[axis], 1.0 + margin[axis] / size[axis]]);
         let region = region.part(around[0], around[1]);
@@ -239,12 +247,8 @@ impl Strip {
         for y in 0..height {
             for x in 0..width {
                 let pixel = y * width + x;
-                if x > 0 {
-                    leftward[pixel] = difference(pixel, pixel - 1);
-                }
-                if y > 0 {
-                    upward[pixel] = difference(pixel, pixel - width);
-                }
+                leftward[pixel] = edge(x, width, &|at, from| difference(y * width + at, y * width + from));
+                upward[pixel] = edge(y, height, &|at, from| difference(at * width + x, from * width + x));
             }
         }
         Self {
@@ -287,8 +291,12 @@ impl Strip {
         let reach = 0.25 * self.size[1];
         let strongest = |center: f32| {
             let columns = self.columns_around(center, reach);
-            let pixels = rows.clone().flat_map(|y| columns.clone().map(move |x| y * self.width + x));
-            pixels.map(|pixel| self.leftward[pixel].max(self.upward[pixel])).fold(0.0, f32::max)
+            let pixels = rows
+                .clone()
+                .flat_map(|y| columns.clone().map(move |x| y * self.width + x));
+            pixels
+                .map(|pixel| self.leftward[pixel].max(self.upward[pixel]))
+                .fold(0.0, f32::max)
         };
         let centers = line.centers.iter().zip(line.glyphs);
         let inked = centers.filter(|(_, glyph)| !glyph.text.trim().is_empty());
@@ -306,7 +314,9 @@ impl Strip {
         let middle = region.start.midpoint(region.end);
         let nearest = |distance: &usize| {
             let near = [middle.checked_sub(*distance), Some(middle + *distance)];
-            near.into_iter().flatten().find(|&row| row < self.height && has_ink(row))
+            near.into_iter()
+                .flatten()
+                .find(|&row| row < self.height && has_ink(row))
         };
         let Some(start) = (0..region.len().div_ceil(2)).find_map(|distance| nearest(&distance)) else {
             return usual;
@@ -344,6 +354,23 @@ impl Strip {
         };
         if bottom > top { [top, bottom] } else { usual }
     }
+}
+
+/// How strong the edge before a pixel of a row (or a column) is; `difference` is that of two of its pixels.
+///
+/// An edge may be spread over two steps, as those of smoothed glyphs are: the stronger one then counts for both.
+fn edge(at: usize, length: usize, difference: &dyn Fn(usize, usize) -> f32) -> f32 {
+    let Some(before) = at.checked_sub(1) else { return 0.0 };
+    let step = difference(at, before);
+    let earlier = before
+        .checked_sub(1)
+        .map(|from| (difference(before, from), difference(at, from)));
+    let later = (at + 1 < length).then(|| (difference(at + 1, at), difference(at + 1, before)));
+    let neighbours = || earlier.iter().chain(&later);
+    if neighbours().any(|(other_step, _)| *other_step > step) {
+        return step;
+    }
+    neighbours().map(|(_, both)| *both).fold(step, f32::max)
 }
 
 /// Where a strip's edges are that are strong enough.
@@ -401,8 +428,8 @@ impl Edges {
         best.map_or(expected, |column| as_f32(column) + 0.5)
     }
 
-    /// From where to where the ink of a cell reaches.
-    fn within(&self, cell: &Cell) -> [f32; 2] {
+    /// From where to where the ink of a cell reaches; `ink` says where there is any.
+    fn within(&self, cell: &Cell, ink: &Edges) -> [f32; 2] {
         let [first, last] = [place_of(cell.reach[0].ceil()), place_of(cell.reach[1])];
         let has_border = |column: &usize| self.column_borders.get(*column).is_some_and(|&count| count > 0);
         let middles = cell.middles.map(place_of);
@@ -413,7 +440,7 @@ impl Edges {
                 if has_border(&column) {
                     end = Some(column);
                 }
-                let is_empty = self.column_ink.get(column).is_none_or(|&ink| ink == 0);
+                let is_empty = ink.column_ink.get(column).is_none_or(|&rows| rows == 0);
                 empty = if is_empty { empty + 1.0 } else { 0.0 };
                 if empty > cell.gap && column.abs_diff(middle) > 2 {
                     break;
@@ -434,7 +461,11 @@ impl Edges {
 }
 
 /// The pixel at a place; the first one for what lies before it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a picture, cut off at 0")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a picture, cut off at 0"
+)]
 fn place_of(position: f32) -> usize {
     position.max(0.0) as usize
 }
