@@ -26,6 +26,8 @@ const PIXEL_THRESHOLD: f32 = 0.3;
 const BOX_THRESHOLD: f32 = 0.5;
 /// A box grows on each side by its area times this over its perimeter.
 const UNCLIP_RATIO: f32 = 1.6;
+/// Boxes of one line are put together across a gap of less than this part of their height.
+const MAX_GAP: f32 = 0.35;
 /// Cores thinner than this are noise, in pixels of the model's input.
 const MIN_CORE_SIDE: f32 = 3.0;
 
@@ -67,12 +69,53 @@ impl DetectionInput {
     pub(super) fn regions(&self, probabilities: NdTensorView<f32, 2>) -> Vec<Region> {
         let probabilities = probabilities.slice((..self.used[1], ..self.used[0]));
         let cores = cores(&probabilities);
-        find_contours(cores.view(), RetrievalMode::External)
+        let regions = find_contours(cores.view(), RetrievalMode::External)
             .iter()
             .filter_map(|contour| grown_core(contour, &probabilities))
             .map(|rect| reading_across(&rect, self.scale))
-            .collect()
+            .collect();
+        joined(regions)
     }
+}
+
+/// Puts regions together that are one line, parted where it has a wide gap: a space between two scripts, a comma.
+fn joined(mut regions: Vec<Region>) -> Vec<Region> {
+    let mut place = 0;
+    while place < regions.len() {
+        let found =
+            (place + 1..regions.len()).find_map(|other| Some((other, one_line(&regions[place], &regions[other])?)));
+        if let Some((other, whole)) = found {
+            regions.swap_remove(other);
+            // What reached neither may reach the whole.
+            regions[place] = whole;
+        } else {
+            place += 1;
+        }
+    }
+    regions
+}
+
+/// Both regions in one, if they are of a height, in one row, and end where the other begins.
+fn one_line(one: &Region, other: &Region) -> Option<Region> {
+    let ([width, height], [_, other_height]) = (one.sides(), other.sides());
+    let turn = one.across[0] * other.across[1] - one.across[1] * other.across[0];
+    let is_parallel = turn.abs() <= 0.03 * width * other.sides()[0] && one.is_sideways() == other.is_sideways();
+    let corners =
+        [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]].map(|[across, down]| one.parts_of(other.at(across, down)));
+    let range = |axis: usize| {
+        let values = corners.map(|corner| corner[axis]);
+        [
+            values.into_iter().fold(f32::MAX, f32::min),
+            values.into_iter().fold(f32::MIN, f32::max),
+        ]
+    };
+    let ([left, right], [top, bottom]) = (range(0), range(1));
+    let gap = (left - 1.0).max(-right) * width;
+    let is_near = (-0.5 * height..MAX_GAP * height).contains(&gap);
+    let is_alike =
+        (0.75..1.34).contains(&(other_height / height.max(1.0))) && (f32::midpoint(top, bottom) - 0.5).abs() < 0.15;
+    (is_parallel && is_near && is_alike)
+        .then(|| one.part([left.min(0.0), right.max(1.0)], [top.min(0.0), bottom.max(1.0)]))
 }
 
 /// The pixels of cores, grown by one to the right and down: joins cores that touch by a corner, and makes the last

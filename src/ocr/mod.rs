@@ -20,6 +20,7 @@ mod pp_ocr;
 mod recognition;
 mod recognizer;
 mod resample;
+mod rewriting;
 mod writing;
 
 pub use check::check;

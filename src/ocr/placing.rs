@@ -37,7 +37,7 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
         *region
     };
     // The glyphs' places were measured in the region as it was read.
-    let start = along(&straight, region.origin);
+    let [start, _] = straight.parts_of(region.origin);
     let length = across / straight.sides()[0];
     let strip = Strip::new(picture, &straight);
     let line = Typeset::new(glyphs, |center| strip.column(start + center * length));
@@ -48,7 +48,7 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
     cells
         .into_iter()
         .map(|cell| {
-            let [left, right] = mean(faint.within(&cell), clear.within(&cell));
+            let [left, right] = mean(faint.within(&cell, &faint), clear.within(&cell, &faint));
             let part = straight.part(
                 [left, right].map(|column| strip.across(column)),
                 [top, bottom].map(|row| strip.down(row)),
@@ -56,12 +56,6 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
             (cell.glyphs, upright(&part, picture))
         })
         .collect()
-}
-
-/// How far along the region's way across a point is, in parts of that way.
-fn along(region: &Region, point: [f32; 2]) -> f32 {
-    let [x, y] = region.across;
-    ((point[0] - region.origin[0]) * x + (point[1] - region.origin[1]) * y) / (x * x + y * y).max(1.0)
 }
 
 fn mean(one: [f32; 2], other: [f32; 2]) -> [f32; 2] {
@@ -253,12 +247,8 @@ impl Strip {
         for y in 0..height {
             for x in 0..width {
                 let pixel = y * width + x;
-                if x > 0 {
-                    leftward[pixel] = difference(pixel, pixel - 1);
-                }
-                if y > 0 {
-                    upward[pixel] = difference(pixel, pixel - width);
-                }
+                leftward[pixel] = edge(x, width, &|at, from| difference(y * width + at, y * width + from));
+                upward[pixel] = edge(y, height, &|at, from| difference(at * width + x, from * width + x));
             }
         }
         Self {
@@ -366,6 +356,23 @@ impl Strip {
     }
 }
 
+/// How strong the edge before a pixel of a row (or a column) is; `difference` is that of two of its pixels.
+///
+/// An edge may be spread over two steps, as those of smoothed glyphs are: the stronger one then counts for both.
+fn edge(at: usize, length: usize, difference: &dyn Fn(usize, usize) -> f32) -> f32 {
+    let Some(before) = at.checked_sub(1) else { return 0.0 };
+    let step = difference(at, before);
+    let earlier = before
+        .checked_sub(1)
+        .map(|from| (difference(before, from), difference(at, from)));
+    let later = (at + 1 < length).then(|| (difference(at + 1, at), difference(at + 1, before)));
+    let neighbours = || earlier.iter().chain(&later);
+    if neighbours().any(|(other_step, _)| *other_step > step) {
+        return step;
+    }
+    neighbours().map(|(_, both)| *both).fold(step, f32::max)
+}
+
 /// Where a strip's edges are that are strong enough.
 struct Edges {
     /// Of each row of the strip, how many columns of the line have an edge at it.
@@ -421,8 +428,8 @@ impl Edges {
         best.map_or(expected, |column| as_f32(column) + 0.5)
     }
 
-    /// From where to where the ink of a cell reaches.
-    fn within(&self, cell: &Cell) -> [f32; 2] {
+    /// From where to where the ink of a cell reaches; `ink` says where there is any.
+    fn within(&self, cell: &Cell, ink: &Edges) -> [f32; 2] {
         let [first, last] = [place_of(cell.reach[0].ceil()), place_of(cell.reach[1])];
         let has_border = |column: &usize| self.column_borders.get(*column).is_some_and(|&count| count > 0);
         let middles = cell.middles.map(place_of);
@@ -433,7 +440,7 @@ impl Edges {
                 if has_border(&column) {
                     end = Some(column);
                 }
-                let is_empty = self.column_ink.get(column).is_none_or(|&ink| ink == 0);
+                let is_empty = ink.column_ink.get(column).is_none_or(|&rows| rows == 0);
                 empty = if is_empty { empty + 1.0 } else { 0.0 };
                 if empty > cell.gap && column.abs_diff(middle) > 2 {
                     break;

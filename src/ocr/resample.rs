@@ -55,6 +55,18 @@ impl Region {
         }
     }
 
+    /// Whether it reads up or down rather than across.
+    pub(super) fn is_sideways(&self) -> bool {
+        self.across[1].abs() > self.across[0].abs()
+    }
+
+    /// Where a point is, in parts of its ways across and down, which are taken to be at a right angle.
+    pub(super) fn parts_of(&self, point: [f32; 2]) -> [f32; 2] {
+        let way = [0, 1].map(|axis| point[axis] - self.origin[axis]);
+        [self.across, self.down]
+            .map(|side| (way[0] * side[0] + way[1] * side[1]) / (side[0] * side[0] + side[1] * side[1]).max(1.0))
+    }
+
     /// The region between these parts of its ways across and down.
     pub(super) fn part(&self, [left, right]: [f32; 2], [top, bottom]: [f32; 2]) -> Self {
         Self {
@@ -86,8 +98,7 @@ impl Region {
                 .ceil();
             [start, end.max(start + 1.0)]
         });
-        let reads_across = self.across[0].abs() >= self.across[1].abs();
-        let (main, side) = if reads_across { (0, 1) } else { (1, 0) };
+        let (main, side) = if self.is_sideways() { (1, 0) } else { (0, 1) };
         let way = |axis: usize, along: [f32; 2]| {
             let [start, end] = if axis == 0 { horizontal } else { vertical };
             let mut way = [0.0; 2];
