@@ -24,7 +24,7 @@ export interface CropBounds {
   bottom: number;
 }
 
-/** What every built-in flow takes. Paths are local, and made absolute against the working directory of the call. */
+/** What the flows that read a video take. Paths are local, and made absolute against the working directory of the call. */
 export interface VideoArguments {
   /** The video's id in the web app. */
   'video-id': string;
@@ -72,6 +72,34 @@ export interface CropFramesArguments extends VideoArguments {
 }
 
 /**
+ * Arguments of `caption-median-ocr`: reads the text of captions, each off the median of its cropped frames. Paths are local,
+ * and made absolute against the working directory of the call.
+ *
+ * For each caption, the frames of `cropped_frames` from `start_frame_index` to `end_frame_index` become one picture, in which
+ * every pixel has the median of its values: `text_images/annotation_ID.jpg` in the video's folder. Its text goes to
+ * `text_ocr_combined`, a line of it a line of the picture, with `median_ocr_status` `complete`. What cannot be read has
+ * `error` and a reason in `median_ocr_error`, and the others go on; the run completes unless none could be read.
+ */
+export interface CaptionMedianOcrArguments {
+  /** The video's id in the web app. */
+  'video-id': string;
+  /** The video's `annotations.db`. */
+  'db-path': string;
+  /** The video's folder, which must exist. */
+  'video-dir': string;
+  /**
+   * Ids of the captions, as a list or as its JSON text: whole numbers from 1, at most 10,000; each is read once.
+   */
+  'caption-ids': readonly number[] | string;
+  /**
+   * What the captions are written in, as a BCP 47 tag. The models read Chinese and Latin letters whatever this says; another
+   * language is a warning in the run's log.
+   * @default 'zh-Hans'
+   */
+  'language'?: string | undefined;
+}
+
+/**
  * The flows, each with its arguments. A flow that `captionacc.toml` declares is made known to the compiler by
  * augmenting this interface.
  *
@@ -87,6 +115,7 @@ export interface CropFramesArguments extends VideoArguments {
 export interface FlowArguments {
   'full-frames': FullFramesArguments;
   'crop-frames': CropFramesArguments;
+  'caption-median-ocr': CaptionMedianOcrArguments;
 }
 
 /** The name of a flow. */
@@ -133,7 +162,8 @@ export interface QueuedFlowRun {
  * Queues a flow run and resolves once it is durably stored.
  *
  * An equal `full-frames` run of the same video that still waits is returned instead of queued twice; a `crop-frames` run
- * takes the place of an older one of the same video, queued or running.
+ * takes the place of an older one of the same video, queued or running. A `caption-median-ocr` run takes the captions that it
+ * names from older runs, which go on with their others.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_UNKNOWN_FLOW`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
  * `ERR_CAPTIONACC_ABORTED`, `ERR_CAPTIONACC_TIMEOUT`, `ERR_CAPTIONACC_CONFIG`, `ERR_CAPTIONACC_STORE_…`,
@@ -149,6 +179,17 @@ export interface QueuedFlowRun {
  *   'output-dir': path.join(folder, 'scratch'),
  *   'crop-bounds': { left: 0, top: 400, right: 1280, bottom: 640 },
  *   'crop-bounds-version': 3,
+ * });
+ * ```
+ *
+ * @example
+ * ```ts
+ * // After a caption's boundaries were moved, and its `median_ocr_status` set to `queued`.
+ * await queuePrefectFlow('caption-median-ocr', {
+ *   'video-id': video.id,
+ *   'db-path': path.join(folder, 'annotations.db'),
+ *   'video-dir': folder,
+ *   'caption-ids': [captionId],
  * });
  * ```
  */

@@ -29,6 +29,9 @@ export async function whatCompiles(plain: Record<string, string>, index: { [name
   await queuePrefectFlow('crop-frames', plain);
   await queuePrefectFlow('full-frames', index);
   await queuePrefectFlow('full-frames', { ...video, ...plain });
+  const captions = { 'video-id': 'v', 'db-path': 'annotations.db', 'video-dir': '.' };
+  await queuePrefectFlow('caption-median-ocr', { ...captions, 'caption-ids': [1, 2] });
+  await queuePrefectFlow('caption-median-ocr', { ...captions, 'caption-ids': '[1]', 'language': 'en' });
   await queuePrefectFlow('train', { version: '1' });
   return queued.flowRunId;
 }
@@ -55,6 +58,8 @@ export function whatDoesNotCompile(plain: Record<string, string>) {
   void queuePrefectFlow('full-frames', { ...video, 'crop-bounds': JSON.stringify(bounds) });
   // @ts-expect-error not a value that the argument can have
   void queuePrefectFlow('full-frames', { ...video, 'frame-rate': true });
+  // @ts-expect-error ids that are text
+  void queuePrefectFlow('caption-median-ocr', { 'video-id': 'v', 'db-path': 'a', 'video-dir': '.', 'caption-ids': ['1'] });
   // @ts-expect-error bounds without a bottom
   void queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': { left: 0, top: 0, right: 1 } });
   // @ts-expect-error an option that there is not

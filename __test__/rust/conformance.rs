@@ -13,7 +13,7 @@ use captionacc::domain::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunE
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::lease::Lease;
 use captionacc::domain::state::{StateName, StateType};
-use captionacc::orchestrator::claims::{Claim, Claimed, Claims, Ending, Record, log_line};
+use captionacc::orchestrator::claims::{Claim, Claimed, Claims, Ending, PoolLimits, Record, log_line};
 use captionacc::orchestrator::local::LocalOrchestrator;
 use captionacc::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, WorkerRecord};
 use captionacc::process::identity::ProcessIdentity;
@@ -163,8 +163,8 @@ fn what_a_person_waits_for_is_claimed_first() {
 #[test]
 fn within_a_queue_the_oldest_is_claimed_first() {
     check(|subject| async move {
-        let first = queue(&subject, "full-frames", "v1").await;
-        let second = queue(&subject, "full-frames", "v2").await;
+        let first = queue(&subject, "crop-frames", "v1").await;
+        let second = queue(&subject, "crop-frames", "v2").await;
         assert_eq!(claim(&subject).await.expect("waits").lease.flow_run_id, first);
         assert_eq!(claim(&subject).await.expect("waits").lease.flow_run_id, second);
     });
@@ -174,7 +174,7 @@ fn within_a_queue_the_oldest_is_claimed_first() {
 fn no_more_runs_are_claimed_than_the_limit() {
     check(|subject| async move {
         for video in ["v1", "v2", "v3"] {
-            queue(&subject, "full-frames", video).await;
+            queue(&subject, "crop-frames", video).await;
         }
         let first = claim_and_start(&subject).await;
         claim_and_start(&subject).await;
@@ -194,13 +194,63 @@ fn a_worker_can_set_the_limit() {
             started_at: Timestamp::now(),
             is_alive: true,
         };
-        subject.register_worker(worker, Some(1)).await.expect("registers");
+        let limits = PoolLimits {
+            all: Some(1),
+            background: None,
+        };
+        subject.register_worker(worker, limits).await.expect("registers");
         assert_eq!(subject.read_work_pool().await.expect("a pool").concurrency_limit, 1);
         for video in ["v1", "v2"] {
             queue(&subject, "full-frames", video).await;
         }
         assert!(claim(&subject).await.is_some());
         assert_eq!(claim(&subject).await, None);
+    });
+}
+
+#[test]
+fn runs_for_which_nobody_waits_leave_a_slot_for_a_person() {
+    check(|subject| async move {
+        let pool = subject.read_work_pool().await.expect("a pool");
+        assert_eq!((pool.concurrency_limit, pool.background_limit), (2, 1));
+        for video in ["v1", "v2", "v3"] {
+            queue(&subject, "full-frames", video).await;
+        }
+        let first = claim_and_start(&subject).await;
+        assert_eq!(claim(&subject).await, None, "the other slot is a person's");
+        let waited_for = queue(&subject, "crop-frames", "v4").await;
+        assert_eq!(claim(&subject).await.expect("it is").lease.flow_run_id, waited_for);
+        subject.finish(first, completed(Vec::new())).await.expect("ends");
+        claim_and_start(&subject).await;
+        assert_eq!(claim(&subject).await, None);
+    });
+}
+
+#[test]
+fn a_worker_can_set_how_many_runs_nobody_waits_for() {
+    check(|subject| async move {
+        let worker = |name: &str| WorkerRecord {
+            name: name.to_owned(),
+            process: ProcessIdentity::own(),
+            version: "0".to_owned(),
+            started_at: Timestamp::now(),
+            is_alive: true,
+        };
+        let limits = PoolLimits {
+            all: Some(2),
+            background: Some(2),
+        };
+        subject.register_worker(worker("one"), limits).await.expect("registers");
+        // One that brings none leaves them as they are.
+        let none = PoolLimits::default();
+        subject.register_worker(worker("two"), none).await.expect("registers");
+        assert_eq!(subject.read_work_pool().await.expect("a pool").background_limit, 2);
+        for video in ["v1", "v2"] {
+            queue(&subject, "full-frames", video).await;
+        }
+        for _ in 0..2 {
+            assert!(claim(&subject).await.is_some());
+        }
     });
 }
 

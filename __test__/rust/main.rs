@@ -11,6 +11,7 @@ mod containers;
 mod films_from_life;
 mod floors;
 mod namesakes;
+mod no_text;
 mod ocr;
 mod prefect;
 mod rules;

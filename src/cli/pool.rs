@@ -61,8 +61,8 @@ fn text(pool: &WorkPool) -> String {
         "ready"
     };
     let mut text = format!(
-        "{}: {standing}, {} of {} slots taken\n\n",
-        pool.name, pool.active, pool.concurrency_limit
+        "{}: {standing}, {} of {} slots taken, at most {} by background runs\n\n",
+        pool.name, pool.active, pool.concurrency_limit, pool.background_limit
     );
     text.push_str(&table(
         ["WORK QUEUE", "WAITING"],

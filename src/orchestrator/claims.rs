@@ -23,13 +23,13 @@ use crate::process::identity::ProcessIdentity;
 /// may lose the last moments of progress and logs at a power loss. A method that fails has changed nothing.
 #[async_trait]
 pub trait Claims: Queue {
-    /// Announces a worker and sets the pool's limit, if it brings one.
-    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError>;
+    /// Announces a worker and sets the pool's limits, as far as it brings them.
+    async fn register_worker(&self, worker: WorkerRecord, limits: PoolLimits) -> Result<(), OrchestratorError>;
 
     /// Withdraws it.
     async fn deregister_worker(&self, name: &str) -> Result<(), OrchestratorError>;
 
-    /// Takes the next run of one of `flow_names`, if the pool has a free slot: by queue, then by time; never one
+    /// Takes the next run of one of `flow_names`, if the pool has a free slot for it: by queue, then by time; never one
     /// whose video is being worked on by another run of its flow. A pool may also hold runs of other programs.
     async fn claim(
         &self,
@@ -99,6 +99,15 @@ pub trait Claims: Queue {
 
     /// Returns once a run may have been queued or cancelled, or after `timeout`.
     async fn wait_for_work(&self, timeout: Duration);
+}
+
+/// Limits that a worker brings to its pool; `None`: what the pool has stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolLimits {
+    /// Runs at once.
+    pub all: Option<u32>,
+    /// Runs of the queue `background` at once.
+    pub background: Option<u32>,
 }
 
 /// What a claim gave.

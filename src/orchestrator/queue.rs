@@ -153,6 +153,8 @@ pub struct WorkPool {
     pub name: String,
     /// Runs at once.
     pub concurrency_limit: u32,
+    /// Of these, runs of the queue `background` at once.
+    pub background_limit: u32,
     /// Whether claims stand still.
     pub is_paused: bool,
     /// Runs that hold a slot.

@@ -21,7 +21,8 @@ use crate::domain::flow::Flows;
 use crate::settings::prefect::PrefectSettings;
 use sources::Sources;
 use table::{
-    CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, OCR_MODELS, ORCHESTRATOR, RETENTION_DAYS, STALL_TIMEOUT_MS,
+    BACKGROUND_LIMIT, CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, OCR_MODELS, ORCHESTRATOR, RETENTION_DAYS,
+    STALL_TIMEOUT_MS,
 };
 
 /// Which orchestrator.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub kill_grace_ms: u64,
     /// `CAPTIONACC_LIMIT` or `[worker] limit`; none: what the pool has.
     pub limit: Option<u32>,
+    /// `CAPTIONACC_BACKGROUND_LIMIT` or `[worker] background-limit`; none: what the pool has.
+    pub background_limit: Option<u32>,
     /// `CAPTIONACC_RETENTION_DAYS` or `[worker] retention-days`.
     pub retention_days: u32,
     /// `CAPTIONACC_OCR_MODELS` or `[worker] ocr-models`.
@@ -95,6 +98,7 @@ impl Settings {
             grace_ms: sources.number_or_default(&GRACE_MS)?,
             kill_grace_ms: sources.number_or_default(&KILL_GRACE_MS)?,
             limit: sources.number(&LIMIT)?,
+            background_limit: sources.number(&BACKGROUND_LIMIT)?,
             retention_days: sources.number_or_default(&RETENTION_DAYS)?,
             ocr_models: sources.path(&OCR_MODELS)?,
             child_memory_mb: sources.number_or_default(&CHILD_MEMORY_MB)?,

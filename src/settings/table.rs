@@ -84,6 +84,15 @@ pub const LIMIT: Setting = Setting {
     default: None,
     doc: "flow runs at once, in the whole pool; unless set, what the pool has (2 at first)",
 };
+/// Flow runs of the queue `background` at once.
+pub const BACKGROUND_LIMIT: Setting = Setting {
+    variable: "CAPTIONACC_BACKGROUND_LIMIT",
+    key: Some(("worker", "background-limit")),
+    kind: Kind::Number { least: 1, most: 64 },
+    default: None,
+    doc: "flow runs at once for which nobody waits (`background`); unless set, what the pool has (one less than `limit`, but at \
+          least 1), so that there is a slot for a person",
+};
 /// How long running attempts may go on.
 pub const GRACE_MS: Setting = Setting {
     variable: "CAPTIONACC_GRACE_MS",
@@ -243,11 +252,12 @@ pub const PREFECT_PROFILE: Setting = of_prefect(
 );
 
 /// Our settings, in the order in which people read them.
-pub const OURS: [&Setting; 16] = [
+pub const OURS: [&Setting; 17] = [
     &HOME,
     &CONFIG,
     &ORCHESTRATOR,
     &LIMIT,
+    &BACKGROUND_LIMIT,
     &GRACE_MS,
     &KILL_GRACE_MS,
     &RETENTION_DAYS,

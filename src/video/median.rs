@@ -76,8 +76,8 @@ pub enum MedianError<E> {
 
 /// The median of the JPEGs `0..count`.
 ///
-/// `fetch` gives those of a range, in order, on the calling thread; it is asked once for each, or twice where they do not
-/// fit into the memory, and then has to give the same. `progress` hears how much is done, 0..=1.
+/// `fetch` gives those of a range, in order, on the calling thread; it is asked once for each, or more often where they do
+/// not fit into the memory, and then has to give the same. `progress` hears how much is done, 0..=1.
 ///
 /// # Errors
 /// [`MedianError`]. [`MedianError::Cancelled`] within a few pictures after `stop` is set.
@@ -141,6 +141,16 @@ pub fn median_of_jpegs<E>(
         counting.write(part);
     }
     Ok(median)
+}
+
+/// The median of pictures of one size that are decoded already, as bytes.
+///
+/// # Panics
+/// If there are none, more than [`MAX_PICTURES`], or some of another size.
+pub fn median_of_pictures(pictures: &[Vec<u8>], threads: usize) -> Vec<u8> {
+    let mut median = vec![0; pictures[0].len()];
+    select(pictures, &mut median, threads.clamp(1, 64));
+    median
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a fraction for people")]

@@ -50,7 +50,7 @@ pub use damage::{Damage, DamagedStretch};
 pub use description::{MediaDescription, check as check_libraries, media_description};
 pub use error::VideoError;
 pub use jpeg::{decode_jpeg, decode_picture, encode_jpeg};
-pub use median::{MAX_PICTURES, MedianError, MedianLimits, median_of_jpegs};
+pub use median::{MAX_PICTURES, MedianError, MedianLimits, median_of_jpegs, median_of_pictures};
 pub use request::{SampleRequest, SampleSummary, SampledFrame, SinkError, VideoInfo};
 
 /// Samples the video at `path`: hands `sink` the picture on display at t = k / rate for every k from 0 up to the

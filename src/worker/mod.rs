@@ -26,7 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun};
+use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun, PoolLimits};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
@@ -223,7 +223,10 @@ impl Worker {
         let registered = register(
             orchestrator.as_ref(),
             record,
-            settings.limit,
+            PoolLimits {
+                all: settings.limit,
+                background: settings.background_limit,
+            },
             &mut signals,
             &mut watchdog,
         )
@@ -246,6 +249,7 @@ impl Worker {
             orchestrator = orchestrator.description(),
             because = settings.orchestrator_reason,
             limit = pool.concurrency_limit,
+            background_limit = pool.background_limit,
             waiting = pool.waiting.iter().map(|(_, count)| count).sum::<u32>(),
             config = settings
                 .config_file
@@ -624,11 +628,11 @@ impl Worker {
 async fn register(
     orchestrator: &dyn Claims,
     record: WorkerRecord,
-    limit: Option<u32>,
+    limits: PoolLimits,
     signals: &mut Signals,
     watchdog: &mut Watchdog,
 ) -> Result<bool, OrchestratorError> {
-    let registering = orchestrator.register_worker(record, limit);
+    let registering = orchestrator.register_worker(record, limits);
     tokio::pin!(registering);
     loop {
         tokio::select! {

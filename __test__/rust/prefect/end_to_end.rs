@@ -98,6 +98,7 @@ impl PrefectWorld {
             .env("CAPTIONACC_OCR_MODELS", ocr_models())
             .env("CAPTIONACC_KILL_GRACE_MS", "3000")
             .env("CAPTIONACC_RETRY_DELAY_MS", "100")
+            .env("CAPTIONACC_BACKGROUND_LIMIT", "64")
             .env(self.api.0, &self.api.1)
             .env("RUST_LOG", "warn,captionacc=debug")
             .current_dir(self.folder.path())

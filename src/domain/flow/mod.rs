@@ -26,4 +26,4 @@ pub use parameters::{CAPTION_IDS, Parameters};
 pub use retry::RetryPolicy;
 pub use subject::Subject;
 pub use template::fill;
-pub use work_queue::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
+pub use work_queue::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue, default_background_limit};

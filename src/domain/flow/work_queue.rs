@@ -7,6 +7,12 @@ pub const WORK_POOL: &str = "video-processing-pool";
 /// How many flow runs the pool runs at once unless told otherwise.
 pub const DEFAULT_CONCURRENCY_LIMIT: u32 = 2;
 
+/// How many of the runs of a pool may be ones for which nobody waits, unless told otherwise: all but one, so that a person
+/// finds a slot.
+pub const fn default_background_limit(limit: u32) -> u32 {
+    if limit > 1 { limit - 1 } else { 1 }
+}
+
 /// A work queue: runs of a lower number are claimed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

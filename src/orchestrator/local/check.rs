@@ -158,8 +158,8 @@ pub(in crate::orchestrator) async fn check_queue(home: &Path) -> Findings {
 fn work_pool(pool: &WorkPool, findings: &mut Findings) {
     let waiting: u32 = pool.waiting.iter().map(|(_, count)| count).sum();
     let summary = format!(
-        "{}: {} of {} slots taken, {waiting} waiting",
-        pool.name, pool.active, pool.concurrency_limit
+        "{}: {} of {} slots taken (at most {} by background runs), {waiting} waiting",
+        pool.name, pool.active, pool.concurrency_limit, pool.background_limit
     );
     if pool.is_paused {
         findings.warning("work pool", format!("{summary}, paused"), "captionacc pool resume");

@@ -24,7 +24,7 @@ use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, EventCursor, LogLevel, Progress};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::{StateName, StateType};
-use crate::orchestrator::claims::{Claim, Ending, Record, log_line};
+use crate::orchestrator::claims::{Claim, Ending, PoolLimits, Record, log_line};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 
@@ -288,7 +288,16 @@ fn ask_what_workers_ask(subject: &mut Subject, all: &mut Questions) -> FlowRunId
             started_at: Timestamp::now(),
             is_alive: true,
         };
-        workers::register(&mut subject.connection, &subject.peers, &worker, Some(3)).expect("registers");
+        workers::register(
+            &mut subject.connection,
+            &subject.peers,
+            &worker,
+            PoolLimits {
+                all: Some(3),
+                background: None,
+            },
+        )
+        .expect("registers");
     });
     let older = ask!(all, subject, "create", subject.create("crop-frames", "v1", 0.1));
     let newer = ask!(

@@ -7,6 +7,7 @@ use super::records::log_bytes;
 use super::rows::{keep_state, now_ms, path_text, read_run};
 use super::store::Fault;
 use super::waiting;
+use crate::domain::flow::{WORK_POOL, default_background_limit};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::orchestrator::claims::Claim;
@@ -120,6 +121,24 @@ pub(in crate::orchestrator) fn held(connection: &Connection) -> rusqlite::Result
     connection
         .prepare_cached("SELECT count(*) FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')")?
         .query_row([], |row| row.get(0))
+}
+
+/// How many of them are runs for which nobody waits.
+pub(in crate::orchestrator) fn held_in_background(connection: &Connection) -> rusqlite::Result<u32> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM flow_run INDEXED BY flow_run_active
+             WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING') AND work_queue = 'background'",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
+/// How many there may be of them beside what else runs, of `limit` slots.
+pub(in crate::orchestrator) fn background_limit(connection: &Connection, limit: u32) -> rusqlite::Result<u32> {
+    let set: Option<u32> = connection
+        .prepare_cached("SELECT background_limit FROM work_pool WHERE name = ?1")?
+        .query_row([WORK_POOL], |row| row.get(0))?;
+    Ok(set.unwrap_or_else(|| default_background_limit(limit)))
 }
 
 /// Whether this run, or one of the same flow for the same video, is held.

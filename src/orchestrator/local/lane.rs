@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Transaction};
 
+use super::entries;
 use super::rows::parse_id;
 use super::store::Fault;
 use crate::domain::flow::{WORK_POOL, WorkQueue};
@@ -32,12 +33,7 @@ pub(super) enum Next {
 
 /// The next run of one of these flows, if the pool has a slot: by queue, then by time.
 pub(super) fn next(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<Next, Fault> {
-    if !has_slot(connection)? {
-        return Ok(Next::Nothing);
-    }
-    let mut priorities = WorkQueue::ALL.map(WorkQueue::priority);
-    priorities.sort_unstable();
-    for priority in priorities {
+    for priority in open_priorities(connection)? {
         let mut first: Option<(i64, String)> = None;
         for flow_name in flow_names {
             let seen = walk(connection, flow_name, priority, now, PASSED_OVER)?;
@@ -54,19 +50,30 @@ pub(super) fn next(connection: &Connection, flow_names: &BTreeSet<String>, now: 
     Ok(Next::Nothing)
 }
 
-/// Whether [`next`] is worth asking: a run of one of these flows is due, and the pool has a slot. Two statements, however many
-/// flows there are: workers ask in every turn, and most find nothing.
+/// Whether [`next`] is worth asking: a run of one of these flows is due, and the pool has a slot for it. Four statements at most,
+/// however many flows there are: workers ask in every turn, and most find nothing.
 pub(super) fn may_be_next(connection: &Connection, flow_names: &BTreeSet<String>, now: i64) -> Result<bool, Fault> {
     let is_due: bool = connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM json_each(?1) AS flow, json_each(?2) AS queue WHERE EXISTS (
-               SELECT 1 FROM flow_run
-               WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = flow.value AND priority = queue.value
-                 AND scheduled_at <= ?3))",
-        )?
+        .prepare_cached(IS_DUE)?
         .query_row((names(flow_names), priorities(), now), |row| row.get(0))?;
-    Ok(is_due && has_slot(connection)?)
+    if !is_due {
+        return Ok(false);
+    }
+    // The answer above holds for all queues; where not all are open, it is asked of those that are.
+    let open = open_priorities(connection)?;
+    if open.is_empty() || open.len() == WorkQueue::ALL.len() {
+        return Ok(!open.is_empty());
+    }
+    Ok(connection
+        .prepare_cached(IS_DUE)?
+        .query_row((names(flow_names), numbers(&open), now), |row| row.get(0))?)
 }
+
+/// Whether a run of these flows and priorities is due.
+const IS_DUE: &str = "SELECT EXISTS (SELECT 1 FROM json_each(?1) AS flow, json_each(?2) AS queue WHERE EXISTS (
+   SELECT 1 FROM flow_run
+   WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = flow.value AND priority = queue.value
+     AND scheduled_at <= ?3))";
 
 /// Names as a statement takes them.
 pub(super) fn names(flow_names: &BTreeSet<String>) -> String {
@@ -75,17 +82,32 @@ pub(super) fn names(flow_names: &BTreeSet<String>) -> String {
 
 /// The priorities of the queues as a statement takes them.
 pub(super) fn priorities() -> String {
-    serde_json::to_string(&WorkQueue::ALL.map(WorkQueue::priority)).expect("numbers are JSON")
+    numbers(&WorkQueue::ALL.map(WorkQueue::priority))
 }
 
-fn has_slot(connection: &Connection) -> Result<bool, Fault> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT NOT is_paused AND concurrency_limit >
-               (SELECT count(*) FROM flow_run INDEXED BY flow_run_active WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING'))
-             FROM work_pool WHERE name = ?1",
-        )?
-        .query_row([WORK_POOL], |row| row.get(0))?)
+fn numbers(priorities: &[u8]) -> String {
+    // A list of bytes would be text to serde.
+    format!("{priorities:?}")
+}
+
+/// Priorities of the queues whose next run may start now, the first first. Runs for which nobody waits leave a slot for a
+/// person.
+fn open_priorities(connection: &Connection) -> Result<Vec<u8>, Fault> {
+    let (is_paused, limit): (bool, u32) = connection
+        .prepare_cached("SELECT is_paused, concurrency_limit FROM work_pool WHERE name = ?1")?
+        .query_row([WORK_POOL], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if is_paused || entries::held(connection)? >= limit {
+        return Ok(Vec::new());
+    }
+    let is_full = entries::held_in_background(connection)? >= entries::background_limit(connection, limit)?;
+    let is_open = |queue: &WorkQueue| !(is_full && *queue == WorkQueue::Background);
+    let mut open: Vec<u8> = WorkQueue::ALL
+        .into_iter()
+        .filter(is_open)
+        .map(WorkQueue::priority)
+        .collect();
+    open.sort_unstable();
+    Ok(open)
 }
 
 struct Seen {

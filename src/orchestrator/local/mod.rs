@@ -41,7 +41,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
-use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, Record, StatusRowDue};
+use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, PoolLimits, Record, StatusRowDue};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
@@ -247,8 +247,8 @@ impl Queue for LocalOrchestrator {
 
 #[async_trait]
 impl Claims for LocalOrchestrator {
-    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
-        self.run_with_peers(move |connection, peers| workers::register(connection, peers, &worker, limit))
+    async fn register_worker(&self, worker: WorkerRecord, limits: PoolLimits) -> Result<(), OrchestratorError> {
+        self.run_with_peers(move |connection, peers| workers::register(connection, peers, &worker, limits))
             .await
     }
 

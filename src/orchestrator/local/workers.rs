@@ -7,7 +7,8 @@ use super::peers::{Peer, Peers};
 use super::rows::{json, timestamp};
 use super::store::{Fault, begin};
 use super::waiting;
-use crate::domain::flow::WORK_POOL;
+use crate::domain::flow::{WORK_POOL, default_background_limit};
+use crate::orchestrator::claims::PoolLimits;
 use crate::orchestrator::queue::{WorkPool, WorkerRecord};
 
 /// See [`crate::orchestrator::claims::Claims::register_worker`].
@@ -15,7 +16,7 @@ pub(super) fn register(
     connection: &mut Connection,
     peers: &Peers,
     worker: &WorkerRecord,
-    limit: Option<u32>,
+    limits: PoolLimits,
 ) -> Result<(), Fault> {
     let peer = Peer {
         process: worker.process.clone(),
@@ -34,11 +35,12 @@ pub(super) fn register(
             &worker.version,
             worker.started_at.as_millisecond(),
         ))?;
-    if let Some(limit) = limit {
-        transaction
-            .prepare_cached("UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1")?
-            .execute((WORK_POOL, limit))?;
-    }
+    transaction
+        .prepare_cached(
+            "UPDATE work_pool SET concurrency_limit = coalesce(?2, concurrency_limit),
+               background_limit = coalesce(?3, background_limit) WHERE name = ?1",
+        )?
+        .execute((WORK_POOL, limits.all, limits.background))?;
     transaction.commit()?;
     Ok(())
 }
@@ -83,12 +85,15 @@ pub(super) fn pool(connection: &mut Connection, peers: &Peers) -> Result<WorkPoo
         |row| row.get(0),
     )?;
     Ok(transaction.query_row(
-        "SELECT name, concurrency_limit, is_paused FROM work_pool WHERE name = ?1",
+        "SELECT name, concurrency_limit, is_paused, background_limit FROM work_pool WHERE name = ?1",
         [WORK_POOL],
         |row| {
+            let concurrency_limit = row.get(1)?;
+            let background_limit: Option<u32> = row.get(3)?;
             Ok(WorkPool {
                 name: row.get(0)?,
-                concurrency_limit: row.get(1)?,
+                concurrency_limit,
+                background_limit: background_limit.unwrap_or_else(|| default_background_limit(concurrency_limit)),
                 is_paused: row.get(2)?,
                 active,
                 waiting,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rusqlite::Connection;
 use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
@@ -23,6 +24,7 @@ use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::events::{EventPage, Pages, merge};
+use crate::orchestrator::local::entries;
 use crate::orchestrator::local::queue::check_key;
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
@@ -628,9 +630,12 @@ impl Caller {
                 });
             }
         }
+        let concurrency_limit = pool.concurrency_limit.unwrap_or(u32::MAX);
+        let read_limit = move |connection: &Connection| Ok(entries::background_limit(connection, concurrency_limit)?);
         Ok(WorkPool {
             name: pool.name,
-            concurrency_limit: pool.concurrency_limit.unwrap_or(u32::MAX),
+            concurrency_limit,
+            background_limit: self.journal.local.read(read_limit).await?,
             is_paused: pool.is_paused,
             active,
             waiting,

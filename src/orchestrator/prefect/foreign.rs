@@ -20,7 +20,7 @@ use super::program::program_of;
 use super::proposals::{Proposals, Proposed};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::Subject;
+use crate::domain::flow::{Subject, WorkQueue};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -82,6 +82,7 @@ impl ForeignRuns {
             transition_id,
             flow_name: flow_name.to_owned(),
             subject: Subject::default(),
+            is_background: run.work_queue_name.as_deref() == Some(WorkQueue::Background.as_str()),
         };
         if !self.journal.intents.reserve(intent, limit).await? {
             return Ok(None);

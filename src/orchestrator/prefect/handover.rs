@@ -53,6 +53,7 @@ pub(super) async fn take_over(
         transition_id: Uuid::new_v4(),
         flow_name,
         subject,
+        is_background: false,
     };
     // The limit is that worker's business.
     let is_its_turn = poller.is_its_turn(&flow, &run, video_id.as_deref()).await?

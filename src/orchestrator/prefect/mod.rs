@@ -92,7 +92,7 @@ use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 #[cfg(feature = "worker")]
 use crate::orchestrator::claims::{
-    Claim, Claimed, Claims, Ending, ForeignEnd, ForeignEnding, OrphanedRun, Record, StatusRowDue,
+    Claim, Claimed, Claims, Ending, ForeignEnd, ForeignEnding, OrphanedRun, PoolLimits, Record, StatusRowDue,
 };
 #[cfg(feature = "worker")]
 use crate::orchestrator::queue::WorkerRecord;
@@ -317,11 +317,11 @@ impl Queue for PrefectOrchestrator {
 #[cfg(feature = "worker")]
 #[async_trait]
 impl Claims for PrefectOrchestrator {
-    async fn register_worker(&self, worker: WorkerRecord, limit: Option<u32>) -> Result<(), OrchestratorError> {
+    async fn register_worker(&self, worker: WorkerRecord, limits: PoolLimits) -> Result<(), OrchestratorError> {
         let name = worker.name.clone();
         self.working.begin_work();
-        self.journal.local.register_worker(worker, limit).await?;
-        self.working.wait_for_server(limit).await?;
+        self.journal.local.register_worker(worker, limits).await?;
+        self.working.wait_for_server(limits.all).await?;
         if !self.working.is_started() {
             self.working.keep_house(&name);
             self.working.listen();

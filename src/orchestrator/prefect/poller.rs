@@ -27,7 +27,7 @@ use super::server::Server;
 use super::steering::Steering;
 use super::stopping::Stopping;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{FlowDefinition, Parameters, Subject};
+use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -259,6 +259,7 @@ impl Poller {
             transition_id: Uuid::new_v4(),
             flow_name: flow.name.clone(),
             subject,
+            is_background: flow.work_queue == WorkQueue::Background,
         };
         let transition_id = intent.transition_id;
         if !self.journal.intents.reserve(intent, limit).await? {

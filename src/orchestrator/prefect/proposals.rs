@@ -194,6 +194,7 @@ mod tests {
             transition_id: Uuid::new_v4(),
             flow_name: "hello".to_owned(),
             subject: Subject::default(),
+            is_background: false,
         };
         let dead = open().await;
         assert!(dead.intents.reserve(intent(1), 9).await.expect("asked"));

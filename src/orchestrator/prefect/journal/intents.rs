@@ -22,6 +22,8 @@ pub(in crate::orchestrator) struct ClaimIntent {
     pub(in crate::orchestrator) transition_id: Uuid,
     pub(in crate::orchestrator) flow_name: String,
     pub(in crate::orchestrator) subject: Subject,
+    /// Whether nobody waits for it.
+    pub(in crate::orchestrator) is_background: bool,
 }
 
 /// The intents of all workers of this journal.
@@ -46,6 +48,8 @@ impl Intents {
                 let id = intent.flow_run_id;
                 let (video_id, db_path) = (intent.subject.video_id.as_deref(), intent.subject.db_path_text());
                 if taken(transaction)? >= limit
+                    || intent.is_background
+                        && taken_in_background(transaction)? >= entries::background_limit(transaction, limit)?
                     || entries::is_held(transaction, id, &intent.flow_name, video_id, db_path)?
                 {
                     return Ok(false);
@@ -61,8 +65,9 @@ impl Intents {
                 }
                 transaction
                     .prepare_cached(
-                        "INSERT INTO claim_intent (flow_run_id, transition_id, worker_process, flow_name, video_id, db_path)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "INSERT INTO claim_intent
+                           (flow_run_id, transition_id, worker_process, flow_name, video_id, db_path, is_background)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     )?
                     .execute((
                         id.to_string(),
@@ -71,6 +76,7 @@ impl Intents {
                         &intent.flow_name,
                         video_id,
                         db_path,
+                        intent.is_background,
                     ))?;
                 Ok(true)
             })
@@ -139,6 +145,13 @@ fn taken(connection: &Connection) -> rusqlite::Result<u32> {
     Ok(entries::held(connection)?.saturating_add(asked_for))
 }
 
+fn taken_in_background(connection: &Connection) -> rusqlite::Result<u32> {
+    let asked_for: u32 = connection
+        .prepare_cached("SELECT count(*) FROM claim_intent WHERE is_background = 1")?
+        .query_row([], |row| row.get(0))?;
+    Ok(entries::held_in_background(connection)?.saturating_add(asked_for))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +166,7 @@ mod tests {
             transition_id: Uuid::new_v4(),
             flow_name: "hello".to_owned(),
             subject: Subject::default(),
+            is_background: false,
         };
         let (first, second) = (intent(), intent());
         let id = first.flow_run_id;
