@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bad_input;
+mod callers;
 mod chaos;
 mod cli;
 mod clips;
@@ -10,6 +11,7 @@ mod containers;
 mod films_from_life;
 mod floors;
 mod namesakes;
+mod notifications;
 mod ocr;
 mod prefect;
 mod rules;

@@ -41,6 +41,8 @@ pub enum Kind {
     Name,
     /// A file or folder; a relative one is meant against the folder of the file that says it, else the working directory.
     Path,
+    /// An address of http or https.
+    Url,
     /// Any text; whoever needs it takes it apart.
     Text,
 }
@@ -137,6 +139,22 @@ pub const STALL_TIMEOUT_MS: Setting = Setting {
     },
     default: Some("600000"),
     doc: "an attempt that says nothing for so long is taken for hung and stopped",
+};
+/// Who is told of every state of every run.
+pub const NOTIFY_URL: Setting = Setting {
+    variable: "CAPTIONACC_NOTIFY_URL",
+    key: Some(("worker", "notify-url")),
+    kind: Kind::Url,
+    default: None,
+    doc: "the worker posts every state that a run enters to this address, as JSON",
+};
+/// What those posts are signed with.
+pub const NOTIFY_SECRET: Setting = Setting {
+    variable: "CAPTIONACC_NOTIFY_SECRET",
+    key: Some(("worker", "notify-secret")),
+    kind: Kind::Text,
+    default: None,
+    doc: "signs them: `X-CaptionAcc-Signature: t=SECONDS,v1=HMAC-SHA256 of \"SECONDS.BODY\"`",
 };
 /// Wait before the first retry, in every flow.
 pub const RETRY_DELAY_MS: Setting = Setting {
@@ -243,7 +261,7 @@ pub const PREFECT_PROFILE: Setting = of_prefect(
 );
 
 /// Our settings, in the order in which people read them.
-pub const OURS: [&Setting; 16] = [
+pub const OURS: [&Setting; 18] = [
     &HOME,
     &CONFIG,
     &ORCHESTRATOR,
@@ -254,6 +272,8 @@ pub const OURS: [&Setting; 16] = [
     &OCR_MODELS,
     &CHILD_MEMORY_MB,
     &STALL_TIMEOUT_MS,
+    &NOTIFY_URL,
+    &NOTIFY_SECRET,
     &RETRY_DELAY_MS,
     &WHEN_UNREACHABLE,
     &RUNNER_MODE,
@@ -332,9 +352,17 @@ impl Kind {
             Self::Name if text.contains(['/', '%', '&', '>', '<']) || text.chars().all(|c| c == '.') => Err(format!(
                 "{text:?} is no name: one without / % & > < is needed, and not of dots alone"
             )),
-            Self::Name | Self::Path | Self::Text => Ok(()),
+            // A password in it is not shown.
+            Self::Url if !is_http(text) => {
+                Err("it is no address of http or https: give one as http://127.0.0.1:5173/api/runs".to_owned())
+            }
+            Self::Name | Self::Path | Self::Url | Self::Text => Ok(()),
         }
     }
+}
+
+fn is_http(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 /// Whether a flag that was checked says yes.
@@ -374,6 +402,7 @@ mod tests {
             Kind::Flag => "true or false".to_owned(),
             Kind::Name => "a name".to_owned(),
             Kind::Path => "a path".to_owned(),
+            Kind::Url => "an address".to_owned(),
             Kind::Text => "a text".to_owned(),
         }
     }
@@ -414,7 +443,7 @@ mod tests {
                 };
                 let doc = setting.doc.replace('`', "");
                 match setting.kind {
-                    Kind::Name | Kind::Path | Kind::Text => writeln!(text, "\n# {doc}"),
+                    Kind::Name | Kind::Path | Kind::Url | Kind::Text => writeln!(text, "\n# {doc}"),
                     _ => writeln!(text, "\n# {doc}; {}", values(&setting.kind)),
                 }
                 .expect(WRITES);

@@ -20,15 +20,16 @@ use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL};
 
 /// What makes each version of the schema of the one before, the first one of nothing. A few lines of SQL and a loop: a crate
 /// for migrations would not know of the application's id, and its errors would have to be told apart again.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.
