@@ -2,7 +2,7 @@
  * CaptionA.cc orchestrator: queues caption flows and tells what becomes of them. The flows themselves run in a worker
  * (`captionacc worker`), in another process.
  *
- * Every function returns a promise, and every failure is a rejection with an {@link OrchestratorError}, wrong arguments
+ * Every function returns a promise (or an iterator of them), and every failure is a rejection with an {@link OrchestratorError}, wrong arguments
  * included; only what hinders loading (`ERR_CAPTIONACC_LOAD_…`) is thrown when the package is imported or required. No call
  * blocks the event loop, keeps the process alive once it has settled, or opens an `annotations.db`.
  *
@@ -52,11 +52,14 @@ export interface FullFramesArguments extends VideoArguments {
 
 /** Arguments of `crop-frames`: samples the caption strip. */
 export interface CropFramesArguments extends VideoArguments {
-  /** The caption strip, as an object or as its JSON text. */
-  'crop-bounds': CropBounds | string;
+  /**
+   * The caption strip, as an object or as its JSON text.
+   * @default the bounds of `video_layout_config` when the run starts
+   */
+  'crop-bounds'?: CropBounds | string | undefined;
   /**
    * Version of the layout that the bounds come from; a whole number from 1.
-   * @default 1
+   * @default the version of `video_layout_config` when the run starts; 1 where it has no row
    */
   'crop-bounds-version'?: number | string | undefined;
   /**
@@ -162,8 +165,9 @@ export interface QueuedFlowRun {
  * Queues a flow run and resolves once it is durably stored.
  *
  * An equal `full-frames` run of the same video that still waits is returned instead of queued twice; a `crop-frames` run
- * takes the place of an older one of the same video, queued or running. A `caption-median-ocr` run takes the captions that it
- * names from older runs, which go on with their others.
+ * takes the place of an older one of the same video, queued or running. Only if one is at work on the very same (the same
+ * video file, not changed since; bounds that were given, version, rate, paths), that one is returned and goes on. A
+ * `caption-median-ocr` run takes the captions that it names from older runs, which go on with their others.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_UNKNOWN_FLOW`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
  * `ERR_CAPTIONACC_ABORTED`, `ERR_CAPTIONACC_TIMEOUT`, `ERR_CAPTIONACC_CONFIG`, `ERR_CAPTIONACC_STORE_…`,
@@ -204,6 +208,40 @@ export function queuePrefectFlow<A extends Record<string, string>>(
   args: string extends keyof A ? A : never,
   options?: QueueOptions,
 ): Promise<QueuedFlowRun>;
+
+/** An open database of better-sqlite3 (`Database`) or node:sqlite (`DatabaseSync`). */
+export interface AppDatabase {
+  exec(sql: string): unknown;
+  prepare(sql: string): { run(...parameters: never[]): { changes: number | bigint } };
+}
+
+/**
+ * Writes into a video's `annotations.db` that a run waits, through the app's own open database, so that a page shows it even
+ * before any worker has seen the run: `queued` in `crop_frames_status` (which is made if it is missing), `upload_complete` in
+ * `processing_status`, `queued` as `median_ocr_status` of the captions. One upsert, which may be part of a transaction of the
+ * app's; nothing else is opened. A row that an attempt writes at the moment stays as it is.
+ *
+ * To be called right before {@link queuePrefectFlow}: after it, a worker may be done already, and nobody would take the word
+ * back.
+ *
+ * It is the one function that is done when it returns. @returns how many rows say so now; 0: an attempt is at work.
+ *
+ * @throws {@link OrchestratorError} `ERR_CAPTIONACC_INVALID_ARGUMENT`, `ERR_CAPTIONACC_UNKNOWN_FLOW`. What the app's own SQLite
+ * throws (a lock, a missing table) is thrown as it is.
+ *
+ * @example
+ * ```ts
+ * markQueued(database, 'crop-frames');
+ * await queuePrefectFlow('crop-frames', args);
+ * ```
+ */
+export function markQueued(database: AppDatabase, flowType: 'full-frames' | 'crop-frames'): number;
+/** The same of captions. */
+export function markQueued(
+  database: AppDatabase,
+  flowType: 'caption-median-ocr',
+  options: { /** The captions' ids. */ captionIds: readonly number[] },
+): number;
 
 /** What kind of state it is. `CANCELLED`, `COMPLETED`, `FAILED` and `CRASHED` are final. */
 export type StateType =
@@ -432,10 +470,21 @@ export type FlowRunEvent =
   | { type: 'progress'; progress: Progress }
   | { type: 'log'; log: LogLine };
 
-/** Options of {@link watchFlowRun}. */
+/** An event with the place after it. */
+export type Placed<E> = E & {
+  /**
+   * The place after this event, to go on from with `after`; letters, digits, `-` and `_`. What is in it is no business of
+   * anybody else's.
+   */
+  cursor: string;
+};
+
+/** Options of {@link watchFlowRun} and {@link watchFlowRuns}. */
 export interface WatchOptions {
-  /** Ends the watching with `ERR_CAPTIONACC_ABORTED`; the run goes on. */
+  /** Ends the watching with `ERR_CAPTIONACC_ABORTED`; the runs go on. */
   signal?: AbortSignal | undefined;
+  /** Begin after the event of this cursor, which was one of the same function's (and of the same run's). */
+  after?: string | undefined;
 }
 
 /**
@@ -454,7 +503,80 @@ export interface WatchOptions {
  * }
  * ```
  */
-export function watchFlowRun(flowRunId: string, options?: WatchOptions): AsyncIterableIterator<FlowRunEvent, undefined>;
+export function watchFlowRun(
+  flowRunId: string,
+  options?: WatchOptions,
+): AsyncIterableIterator<Placed<FlowRunEvent>, undefined>;
+
+/** An event of any run. */
+export type AnyFlowRunEvent = Placed<FlowRunEvent> & {
+  flowRunId: string;
+  /** `full-frames`, for example. */
+  flowName: string;
+  /** The video that the run is about; null for a program that is about none. */
+  videoId: string | null;
+};
+
+/** Which events to watch; what is left out does not matter. */
+export interface WatchFilter {
+  /** Of this run. */
+  flowRunId?: string | undefined;
+  /** Of runs of this flow. */
+  flowName?: string | undefined;
+  /** Of runs for this video. */
+  videoId?: string | undefined;
+  /**
+   * Of these kinds.
+   * @default [] any
+   */
+  types?: readonly FlowRunEvent['type'][] | undefined;
+}
+
+/**
+ * The events of all flow runs, each as it happens: from the first `next()` on, or after a cursor. It never ends by itself.
+ * Leaving the loop, or the signal, ends it and releases everything. However many iterators a process has, one reader reads
+ * for all of them.
+ *
+ * With the embedded orchestrator every state and every log line comes, once and in the order in which they were stored, from
+ * whatever process; of progress the newest (after a cursor, that of the runs at work comes again). With Prefect the same is
+ * true of runs that this `CAPTIONACC_HOME` has queued or works on, from when it knows them; of all other runs of its
+ * deployments at the server there are the states alone, about 10 s after they happened.
+ *
+ * Events are kept as long as their runs (`retention-days`). A cursor from before that, or of another queue, is
+ * `ERR_CAPTIONACC_CURSOR_GONE`: list the runs anew, and watch without a cursor.
+ *
+ * @throws {@link OrchestratorError} from `next()`: `ERR_CAPTIONACC_CURSOR_GONE`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
+ * `ERR_CAPTIONACC_ABORTED`, and those of the store.
+ *
+ * @example One stream of server-sent events for a page, as a resource route of React Router. A browser that was cut off sends the
+ * last id that it has seen, and misses nothing.
+ * ```ts
+ * export function loader({ request }: LoaderFunctionArgs) {
+ *   const after = request.headers.get('Last-Event-ID') ?? undefined;
+ *   const events = watchFlowRuns({ types: ['state', 'progress'] }, { signal: request.signal, after });
+ *   const text = new TextEncoder();
+ *   const body = new ReadableStream({
+ *     async pull(controller) {
+ *       try {
+ *         const { value } = await events.next();
+ *         if (value) controller.enqueue(text.encode(`id: ${value.cursor}\ndata: ${JSON.stringify(value)}\n\n`));
+ *         else controller.close();
+ *       } catch (error) {
+ *         const code = (error as OrchestratorError).code;
+ *         if (code === 'ERR_CAPTIONACC_CURSOR_GONE') controller.enqueue(text.encode('id:\nevent: reload\ndata:\n\n'));
+ *         controller.close();
+ *       }
+ *     },
+ *     cancel: () => void events.return?.(),
+ *   });
+ *   return new Response(body, { headers: { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' } });
+ * }
+ * ```
+ */
+export function watchFlowRuns(
+  filter?: WatchFilter,
+  options?: WatchOptions,
+): AsyncIterableIterator<AnyFlowRunEvent, undefined>;
 
 /** The newest materialization of an asset. */
 export interface Asset {
@@ -497,6 +619,8 @@ export type OrchestratorErrorCode =
   | 'ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND'
   /** The flow run's state does not allow this. */
   | 'ERR_CAPTIONACC_INVALID_STATE'
+  /** Events after this cursor are no longer kept, or it is one of another queue. */
+  | 'ERR_CAPTIONACC_CURSOR_GONE'
   /** The signal was aborted; its reason is the `cause`. */
   | 'ERR_CAPTIONACC_ABORTED'
   /** Not done within `timeoutMs`. */

@@ -47,8 +47,10 @@ export const {
   getFlowRun,
   getLineage,
   listFlowRuns,
+  markQueued,
   queuePrefectFlow,
   retryFlowRun,
   waitForFlowRun,
   watchFlowRun,
+  watchFlowRuns,
 } = load();

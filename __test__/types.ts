@@ -26,6 +26,7 @@ export async function whatCompiles(plain: Record<string, string>, index: { [name
   await queuePrefectFlow('full-frames', { ...video, 'frame-rate': '0.5' }, { signal: AbortSignal.timeout(5) });
   await queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': bounds, 'crop-bounds-version': 3 });
   await queuePrefectFlow('crop-frames', { ...video, 'crop-bounds': JSON.stringify(bounds), 'crop-bounds-version': '3' });
+  await queuePrefectFlow('crop-frames', video);
   await queuePrefectFlow('crop-frames', plain);
   await queuePrefectFlow('full-frames', index);
   await queuePrefectFlow('full-frames', { ...video, ...plain });
@@ -45,8 +46,6 @@ export function whatDoesNotCompile(plain: Record<string, string>) {
   void queuePrefectFlow('full-frames', { 'video-id': 'v', 'video-path': 'v.mp4', 'db-path': 'annotations.db' });
   // @ts-expect-error no arguments at all
   void queuePrefectFlow('full-frames', {});
-  // @ts-expect-error the bounds are missing
-  void queuePrefectFlow('crop-frames', video);
   // @ts-expect-error an argument is misspelt
   void queuePrefectFlow('full-frames', { ...video, 'frame-rte': '1' });
   const misspelt = { ...video, 'frame-rte': '1' };

@@ -5,6 +5,7 @@
 
 const { loadAddon } = require('./addon.js');
 const { OrchestratorError } = require('./error.js');
+const { markQueued } = require('./mark-queued.js');
 
 const native = loadAddon();
 
@@ -51,7 +52,7 @@ function checkOptions(options, known) {
   for (const name of Object.keys(checkObject('options', options))) {
     if (!known.includes(name)) throw invalid(name, `unknown option (there are ${known.join(', ')})`);
   }
-  const { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress } = options;
+  const { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress, after } = options;
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal', 'it is not an AbortSignal');
   if (timeoutMs !== undefined && !(Number.isInteger(timeoutMs) && timeoutMs >= 1 && timeoutMs <= MAX_TIMEOUT_MS)) {
     throw invalid('timeoutMs', `${String(timeoutMs)} is not a whole number of milliseconds from 1 to ${MAX_TIMEOUT_MS}`);
@@ -61,7 +62,7 @@ function checkOptions(options, known) {
     throw invalid('whenUnreachable', `${describe(whenUnreachable)} is none of ${WHEN_UNREACHABLE.join(', ')}`);
   }
   if (onProgress !== undefined && typeof onProgress !== 'function') throw invalid('onProgress', 'it is not a function');
-  return { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress };
+  return { signal, timeoutMs, idempotencyKey, whenUnreachable, onProgress, after };
 }
 
 /** A flow's arguments as JSON can carry them, nothing lost: what JSON would drop or change is refused here. */
@@ -105,7 +106,7 @@ async function withSignal(signal, call) {
   const onAbort = () => interest.giveUp();
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
-    return unwrap(await call(interest));
+    return await call(interest);
   } catch (error) {
     throw signal?.aborted && error.code === 'ERR_CAPTIONACC_ABORTED' ? aborted(signal) : error;
   } finally {
@@ -127,7 +128,7 @@ async function queuePrefectFlow(flowType, args, options) {
     timeoutMs,
     whenUnreachable,
   });
-  return withSignal(signal, (interest) => native.queueFlowRun(request, interest));
+  return withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
 }
 
 async function getFlowRun(flowRunId) {
@@ -150,12 +151,26 @@ async function getLineage() {
   return unwrap(await native.getLineage());
 }
 
+/** A cursor as callers get it: opaque, and good for a header or an address. */
+const toCursor = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+
+function fromCursor(cursor) {
+  if (cursor === undefined) return undefined;
+  try {
+    const value = JSON.parse(Buffer.from(checkText('after', cursor), 'base64url').toString());
+    if (value !== null && typeof value === 'object') return value;
+  } catch {
+    // Not one of ours, as what is said below.
+  }
+  throw invalid('after', `${describe(cursor)} is no cursor of an event: give one as it came, or none`);
+}
+
 /**
- * The iterator of `watchFlowRun`. Written by hand because `return()` of an async generator waits for the `next()` that
- * is pending, which may be for ever: here it ends it.
+ * The iterator of `watchFlowRun` and `watchFlowRuns`. Written by hand because `return()` of an async generator waits for the
+ * `next()` that is pending, which may be for ever: here it ends it.
  */
-class FlowRunWatch {
-  #flowRunId;
+class Watch {
+  #read;
   #signal;
   #place;
   #events = [];
@@ -163,11 +178,11 @@ class FlowRunWatch {
   #isOver = false;
   #last = Promise.resolve();
 
-  /** `without`: kinds of events that nobody looks at, and that are not asked for. */
-  constructor(flowRunId, signal, without = {}) {
-    this.#flowRunId = flowRunId;
+  /** `read` asks for what comes after a place: it resolves to events, the place after them, and whether that was all. */
+  constructor(signal, place, read) {
     this.#signal = signal;
-    this.#place = { cursor: without };
+    this.#place = place;
+    this.#read = read;
   }
 
   [Symbol.asyncIterator]() {
@@ -194,16 +209,16 @@ class FlowRunWatch {
   }
 
   async #next() {
-    if (this.#events.length === 0 && !this.#isOver) await this.#read();
+    if (this.#events.length === 0 && !this.#isOver) await this.#readOn();
     if (this.#events.length > 0) return { done: false, value: this.#events.shift() };
     return { done: true, value: undefined };
   }
 
-  async #read() {
+  async #readOn() {
     try {
       const { events, place, done } = await withSignal(this.#signal, (interest) => {
         this.#interest = interest;
-        return native.nextEvents(checkText('flowRunId', this.#flowRunId), JSON.stringify(this.#place), interest);
+        return this.#read(this.#place, interest);
       });
       if (this.#isOver) return;
       this.#events = events;
@@ -220,31 +235,63 @@ class FlowRunWatch {
   }
 }
 if (Symbol.asyncDispose) {
-  Object.defineProperty(FlowRunWatch.prototype, Symbol.asyncDispose, {
+  Object.defineProperty(Watch.prototype, Symbol.asyncDispose, {
     async value() {
       await this.return();
     },
   });
 }
 
-function watchFlowRun(flowRunId, options) {
-  let signal;
+/** A watch, or one whose first `next()` rejects: every failure of this package is a rejection. */
+function watch(make) {
   try {
-    ({ signal } = checkOptions(options, ['signal']));
+    return make();
   } catch (error) {
-    // As every failure of this package, it is a rejection: of the first `next()`.
-    const failed = new FlowRunWatch(flowRunId);
+    const failed = new Watch();
     failed.next = async () => {
       throw error;
     };
     return failed;
   }
-  return new FlowRunWatch(flowRunId, signal);
+}
+
+function watchFlowRun(flowRunId, options) {
+  return watch(() => {
+    const { signal, after } = checkOptions(options, ['signal', 'after']);
+    const cursor = fromCursor(after) ?? {};
+    if ('all' in cursor) throw invalid('after', 'it is a cursor of watchFlowRuns, which goes on with all runs');
+    return watchOne(flowRunId, signal, cursor);
+  });
+}
+
+/** `cursor`: what was seen, and kinds of events that nobody looks at and that are not asked for. */
+function watchOne(flowRunId, signal, cursor) {
+  return new Watch(signal, { cursor }, async (place, interest) => {
+    const reading = unwrap(await native.nextEvents(checkText('flowRunId', flowRunId), JSON.stringify(place), interest));
+    const { events, cursors } = reading;
+    return { ...reading, events: events.map((event, number) => ({ ...event, cursor: toCursor(cursors[number]) })) };
+  });
+}
+
+function watchFlowRuns(filter, options) {
+  return watch(() => {
+    const { signal, after } = checkOptions(options, ['signal', 'after']);
+    const wanted = toJson('filter', filter === undefined ? {} : checkObject('filter', filter));
+    const cursor = fromCursor(after)?.all;
+    if (after !== undefined && typeof cursor !== 'string') {
+      throw invalid('after', 'it is a cursor of watchFlowRun, which goes on with that run alone');
+    }
+    return new Watch(signal, { cursor }, async (place, interest) => {
+      const reading = unwrap(await native.nextEventsOfAll(wanted, JSON.stringify(place), interest));
+      const events = reading.events.map((event) => ({ ...event, cursor: toCursor({ all: event.cursor }) }));
+      return { ...reading, events, done: false };
+    });
+  });
 }
 
 async function waitForFlowRun(flowRunId, options) {
   const { signal, timeoutMs, onProgress } = checkOptions(options, ['signal', 'timeoutMs', 'onProgress']);
-  const watch = new FlowRunWatch(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
+  const watch = watchOne(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
   let isTooLate = false;
   const timer =
     timeoutMs &&
@@ -270,6 +317,7 @@ async function waitForFlowRun(flowRunId, options) {
 }
 
 exports.OrchestratorError = OrchestratorError;
+exports.markQueued = markQueued;
 exports.queuePrefectFlow = queuePrefectFlow;
 exports.getFlowRun = getFlowRun;
 exports.listFlowRuns = listFlowRuns;
@@ -277,4 +325,5 @@ exports.cancelFlowRun = cancelFlowRun;
 exports.retryFlowRun = retryFlowRun;
 exports.waitForFlowRun = waitForFlowRun;
 exports.watchFlowRun = watchFlowRun;
+exports.watchFlowRuns = watchFlowRuns;
 exports.getLineage = getLineage;

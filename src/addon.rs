@@ -28,6 +28,7 @@ use crate::domain::state::StateType;
 use crate::orchestrator;
 use crate::orchestrator::following::{Place, next_events as events_after};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue};
+use crate::orchestrator::watching::{WatchFilter, WatchPlace, Watching};
 use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
 use crate::settings::{OrchestratorChoice, Settings, default_home};
 
@@ -253,7 +254,7 @@ pub fn next_events<'env>(
     let interest = interest.shared.clone();
     answer(env, async move |context| {
         let id: FlowRunId = flow_run_id.parse()?;
-        let place: Place = decode("place", &place)?;
+        let place: Place = decode("after", &place)?;
         let following = async { events_after(context.orchestrator().await?.as_ref(), id, place).await };
         tokio::select! {
             biased;
@@ -261,6 +262,39 @@ pub fn next_events<'env>(
             events = following => events,
         }
     })
+}
+
+/// What happened to all runs that pass the filter after `place` (JSON; `{}`: from now). Answers as soon as there is something.
+#[napi]
+pub fn next_events_of_all<'env>(
+    env: &'env Env,
+    filter: String,
+    place: String,
+    interest: &Interest,
+) -> napi::Result<PromiseRaw<'env, String>> {
+    let interest = interest.shared.clone();
+    answer(env, async move |context| {
+        let filter: WatchFilter = decode("filter", &filter)?;
+        let place: WatchPlace = decode("after", &place)?;
+        let watching = async { watching(&context.orchestrator().await?).next(&filter, place).await };
+        tokio::select! {
+            biased;
+            () = interest.given_up.notified() => Err(OrchestratorError::Aborted),
+            events = watching => events,
+        }
+    })
+}
+
+/// What all watchers of this orchestrator share; there are as few as [`open`] opens.
+fn watching(orchestrator: &Arc<dyn Queue>) -> Arc<Watching> {
+    static ALL: Mutex<Vec<(Arc<dyn Queue>, Arc<Watching>)>> = Mutex::new(Vec::new());
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, watching)) = all.iter().find(|(of, _)| Arc::ptr_eq(of, orchestrator)) {
+        return watching.clone();
+    }
+    let watching = Arc::new(Watching::new(orchestrator.clone()));
+    all.push((orchestrator.clone(), watching.clone()));
+    watching
 }
 
 /// Every error code there is, for the test that holds `index.d.ts` to them.

@@ -133,6 +133,75 @@ fn the_old_call_queues_a_run_and_prints_one_line() {
 }
 
 #[test]
+fn the_old_call_by_position_queues_the_same_run() {
+    let world = World::new("");
+    let full = [
+        "queue",
+        "full-frames",
+        "v1",
+        "films/v1.mp4",
+        "annotations.db",
+        "/tmp/v1",
+    ];
+    let crop = [
+        "queue",
+        "crop-frames",
+        "v1",
+        "films/v1.mp4",
+        "annotations.db",
+        "/tmp/v1",
+        BOUNDS,
+    ];
+    for (arguments, rest, expected) in [
+        (&full[..], &["--frame-rate", "0.5"][..], json!({"frame-rate": 0.5})),
+        (
+            &crop[..],
+            &["--crop-bounds-version", "3"],
+            json!({"crop-bounds-version": 3}),
+        ),
+        // The version is the layout's then, and so are the bounds.
+        (&crop[..6], &["--idempotency-key", "k"], json!({"crop-bounds": null})),
+    ] {
+        // Options stand before, among and after values.
+        for at in [2, 4, arguments.len()] {
+            let mut call = arguments.to_vec();
+            call.splice(at..at, rest.iter().copied());
+            let line = Test::new(&world).args(&call).json();
+            assert_eq!(line["flowRunId"], line["flow_run_id"]);
+            let id = line["flow_run_id"].as_str().expect("an id").parse().expect("an id");
+            let parameters = world.run(id).parameters.0;
+            assert_eq!(
+                (&parameters["video-id"], &parameters["output-dir"]),
+                (&json!("v1"), &json!("/tmp/v1"))
+            );
+            for (name, value) in expected.as_object().expect("an object") {
+                assert_eq!(parameters.get(name).unwrap_or(&json!(null)), value, "{call:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_by_position_are_not_mixed_with_options_of_the_same() {
+    let world = World::new("");
+    for (arguments, expected) in [
+        (
+            vec!["v1", "--video-path", "v1.mp4", "annotations.db", "/tmp/v1"],
+            "\"video-path\": given as an option beside values by position",
+        ),
+        (
+            vec!["v1", "v1.mp4", "annotations.db", "/tmp/v1", "0.2"],
+            "by position there are VIDEO_ID VIDEO_PATH DB_PATH OUTPUT_DIR",
+        ),
+        (vec!["v1", "v1.mp4"], "\"db-path\": missing"),
+    ] {
+        let call = [vec!["queue", "full-frames"], arguments].concat();
+        Test::new(&world).args(call).failure(INVALID, expected);
+    }
+    assert_eq!(world.runs(), []);
+}
+
+#[test]
 fn crop_frames_takes_its_bounds_as_json_and_one_key_makes_one_run() {
     let world = World::new("");
     let call = || {

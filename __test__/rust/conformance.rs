@@ -14,8 +14,10 @@ use captionacc::domain::id::FlowRunId;
 use captionacc::domain::lease::Lease;
 use captionacc::domain::state::{StateName, StateType};
 use captionacc::orchestrator::claims::{Claim, Claimed, Claims, Ending, PoolLimits, Record, log_line};
+use captionacc::orchestrator::feed::{FeedCursor, FeedEvent};
 use captionacc::orchestrator::local::LocalOrchestrator;
-use captionacc::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, WorkerRecord};
+use captionacc::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, WorkerRecord};
+use captionacc::orchestrator::watching::{EventType, WatchFilter, WatchPlace, Watching};
 use captionacc::process::identity::ProcessIdentity;
 use jiff::Timestamp;
 use serde_json::json;
@@ -375,6 +377,304 @@ fn a_newer_crop_frames_supersedes_a_running_one_and_waits_for_its_end() {
             .await
             .expect("ends");
         assert_eq!(claim(&subject).await.expect("its turn").lease.flow_run_id, newer);
+    });
+}
+
+#[test]
+fn an_equal_crop_frames_at_work_is_returned_and_another_one_takes_its_place() {
+    check(|subject| async move {
+        let folder = tempfile::tempdir().expect("a folder");
+        let video = folder.path().join("a.mp4");
+        std::fs::write(&video, "a film").expect("written");
+        let given = json!({
+            "video-id": "v1", "video-path": video, "db-path": "/d/v1.db", "output-dir": "/o",
+            "crop-bounds": {"left": 0, "top": 0, "right": 8, "bottom": 8},
+        });
+        let queue = async |more: serde_json::Value| {
+            let mut given = given.clone();
+            for (name, value) in more.as_object().expect("an object") {
+                given[name] = value.clone();
+            }
+            let mut new = new("crop-frames", "v1");
+            let given = given.as_object().expect("an object");
+            new.arguments = new
+                .flow
+                .parse_arguments(given, Path::new("/"))
+                .expect("valid arguments");
+            subject.create_flow_run(new, Arc::default()).await.expect("queued")
+        };
+        let first = queue(json!({})).await;
+        let lease = claim_and_start(&subject).await;
+        let again = queue(json!({})).await;
+        assert_eq!((again.flow_run_id, again.created), (first.flow_run_id, false));
+        assert_eq!(state(&subject, first.flow_run_id).await, StateName::Running);
+        let others = [
+            json!({"crop-bounds-version": 2}),
+            json!({"frame-rate": 5}),
+            json!({"output-dir": "/elsewhere"}),
+            json!({"crop-bounds": {"left": 0, "top": 0, "right": 8, "bottom": 9}}),
+            // What the layout says now need not be what it said then.
+            json!({"crop-bounds": null}),
+            json!({"crop-bounds": null}),
+        ];
+        let mut at_work = (first.flow_run_id, lease);
+        let end = async |(older, lease): (FlowRunId, Lease), newer: FlowRunId| {
+            assert_ne!(newer, older);
+            assert_eq!(state(&subject, older).await, StateName::Cancelling);
+            let ending = Ending::Cancelled { message: String::new() };
+            subject.finish(lease, ending).await.expect("ends");
+            (newer, claim_and_start(&subject).await)
+        };
+        for other in others {
+            let newer = queue(other).await.flow_run_id;
+            at_work = end(at_work, newer).await;
+        }
+        let equal = queue(json!({})).await.flow_run_id;
+        at_work = end(at_work, equal).await;
+        std::fs::write(&video, "another film").expect("written");
+        let newer = queue(json!({})).await.flow_run_id;
+        end(at_work, newer).await;
+    });
+}
+
+/// What a watcher of all runs is told, in words.
+fn words(events: &[FeedEvent]) -> Vec<String> {
+    let word = |event: &FeedEvent| match &event.event {
+        FlowRunEvent::Log { log } => log.message.clone(),
+        FlowRunEvent::Progress { progress } => format!("{}", progress.done),
+        FlowRunEvent::State { state, .. } => state.name.as_str().to_owned(),
+    };
+    let short = |event: &FeedEvent| event.video_id.clone().unwrap_or_default();
+    events
+        .iter()
+        .map(|event| format!("{} {}", short(event), word(event)))
+        .collect()
+}
+
+#[test]
+fn watchers_of_all_runs_see_what_happens_to_each_in_order_and_go_on_from_any_event() {
+    check(|subject| async move {
+        let queue_only: Arc<dyn Queue> = subject.clone();
+        let watching = Watching::new(queue_only);
+        queue(&subject, "full-frames", "before").await;
+        let begin = async |filter: &WatchFilter| {
+            // Nothing happens yet: it comes to its place and waits there.
+            let mut place = WatchPlace::default();
+            let looking = watching.next(filter, WatchPlace::default());
+            assert!(tokio::time::timeout(Duration::from_millis(50), looking).await.is_err());
+            place.cursor = Some(subject.read_feed(None).await.expect("reads").next);
+            place
+        };
+        let all = WatchFilter::default();
+        let start = begin(&all).await;
+        let progress = |done| {
+            Record::Progress(Progress {
+                task: "sample".to_owned(),
+                done,
+                total: None,
+                unit: "frames".to_owned(),
+                fraction: 0.1,
+                timestamp: Timestamp::now(),
+            })
+        };
+        let line = |text| Record::Log(log_line(1, LogLevel::Info, text));
+        let mut place = start.clone();
+        let mut seen = Vec::new();
+        let read = async |place: &mut WatchPlace, seen: &mut Vec<FeedEvent>, last: &str| {
+            while words(seen).last().map(String::as_str) != Some(last) {
+                let reading = watching.next(&all, place.clone()).await.expect("reads");
+                seen.extend(reading.events);
+                *place = reading.place;
+            }
+        };
+        let first = queue(&subject, "crop-frames", "v1").await;
+        queue(&subject, "crop-frames", "v2").await;
+        read(&mut place, &mut seen, "v2 Scheduled").await;
+        let lease = claim_and_start(&subject).await;
+        assert_eq!(lease.flow_run_id, first);
+        subject
+            .record(lease, vec![line("begun"), progress(1)])
+            .await
+            .expect("kept");
+        read(&mut place, &mut seen, "v1 1").await;
+        subject.record(lease, vec![progress(2)]).await.expect("kept");
+        read(&mut place, &mut seen, "v1 2").await;
+        subject.record(lease, vec![line("last words")]).await.expect("kept");
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        read(&mut place, &mut seen, "v1 Completed").await;
+        let of = |video: &str| -> Vec<String> {
+            let prefix = format!("{video} ");
+            let own = |word: String| word.strip_prefix(&prefix).map(str::to_owned);
+            words(&seen).into_iter().filter_map(own).collect()
+        };
+        let expected = [
+            "Scheduled",
+            "Pending",
+            "Running",
+            "begun",
+            "1",
+            "2",
+            "last words",
+            "Completed",
+        ];
+        assert_eq!(of("v1"), expected);
+        assert_eq!(of("v2"), ["Scheduled"]);
+        assert_eq!(of("before"), [""; 0], "that was before");
+        // From any event on, whoever comes later sees the same; of progress that is over nothing is left.
+        let kept = |events: &[FeedEvent]| -> Vec<String> {
+            let is_kept = |event: &&FeedEvent| !matches!(event.event, FlowRunEvent::Progress { .. });
+            words(&events.iter().filter(is_kept).cloned().collect::<Vec<_>>())
+        };
+        for (number, event) in seen.iter().enumerate() {
+            let expected = kept(&seen[number + 1..]);
+            let mut rest = Vec::new();
+            let mut place = WatchPlace {
+                cursor: Some(event.cursor.clone()),
+                at: None,
+            };
+            while rest.len() < expected.len() {
+                let reading = watching.next(&all, place).await.expect("reads");
+                rest.extend(kept(&reading.events));
+                place = reading.place;
+            }
+            assert_eq!(rest, expected);
+        }
+        // Each sees what it asks for.
+        let filter = WatchFilter {
+            video_id: Some("v1".to_owned()),
+            types: vec![EventType::State],
+            ..WatchFilter::default()
+        };
+        let reading = watching.next(&filter, start).await.expect("reads");
+        assert_eq!(words(&reading.events)[0], "v1 Scheduled");
+    });
+}
+
+#[test]
+fn a_cursor_that_is_none_or_of_a_past_that_is_gone_is_an_error() {
+    check(|subject| async move {
+        for text in ["", "x", "1.2", "a.b.c.d", "..", "1.-1.0.0"] {
+            let error = subject
+                .read_feed(Some(&FeedCursor(text.to_owned())))
+                .await
+                .expect_err(text);
+            assert_eq!(error.code(), "ERR_CAPTIONACC_INVALID_ARGUMENT", "{text:?}");
+        }
+        let start = subject.read_feed(None).await.expect("reads").next;
+        queue(&subject, "full-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        let end = subject.read_feed(None).await.expect("reads").next;
+        let mut forgotten = 0;
+        let given_up_at = Instant::now() + Duration::from_secs(30);
+        // A Prefect server has to hear of the run's end first.
+        while forgotten == 0 && Instant::now() < given_up_at {
+            let soon = Timestamp::now() + jiff::SignedDuration::from_secs(60);
+            forgotten = subject.apply_retention(soon).await.expect("forgets");
+        }
+        let error = subject.read_feed(Some(&start)).await.expect_err("gone");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_CURSOR_GONE");
+        let page = subject.read_feed(Some(&end)).await.expect("nothing after it is gone");
+        assert_eq!(page.events, []);
+        let elsewhere = end.0.replace(|c: char| c.is_ascii_lowercase(), "0");
+        let elsewhere = FeedCursor(format!("f{elsewhere}"));
+        let error = subject.read_feed(Some(&elsewhere)).await.expect_err("another queue's");
+        assert_eq!(error.code(), "ERR_CAPTIONACC_CURSOR_GONE");
+    });
+}
+
+#[test]
+fn one_reader_reads_for_all_watchers_and_hands_over_when_it_leaves() {
+    check(|subject| async move {
+        let queue_only: Arc<dyn Queue> = subject.clone();
+        let watching = Arc::new(Watching::new(queue_only));
+        let all = WatchFilter::default();
+        let mut first = Box::pin(watching.next(&all, WatchPlace::default()));
+        let others: Vec<_> = (0..20)
+            .map(|_| {
+                let watching = watching.clone();
+                async move { watching.next(&WatchFilter::default(), WatchPlace::default()).await }
+            })
+            .collect();
+        let mut others = Box::pin(futures_util::future::join_all(others));
+        // The first one reads; all others wait behind it.
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), &mut first)
+                .await
+                .is_err()
+        );
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), &mut others)
+                .await
+                .is_err()
+        );
+        drop(first);
+        // Each begins where it first comes to its turn: what is queued until all of them have seen something.
+        let seen = loop {
+            queue(&subject, "crop-frames", "v1").await;
+            if let Ok(seen) = tokio::time::timeout(Duration::from_millis(300), &mut others).await {
+                break seen;
+            }
+        };
+        for reading in seen {
+            assert!(!reading.expect("reads").events.is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_receiver_is_due_every_state_in_order_until_it_was_told() {
+    check(|subject| async move {
+        let receiver = "http://127.0.0.1:9/runs";
+        queue(&subject, "full-frames", "before").await;
+        let due = async || subject.notifications_due(receiver).await.expect("reads").notifications;
+        assert_eq!(due().await, [], "it begins now");
+        let id = queue(&subject, "crop-frames", "v1").await;
+        let lease = claim_and_start(&subject).await;
+        subject.finish(lease, completed(Vec::new())).await.expect("ends");
+        let found = due().await;
+        let states: Vec<_> = found
+            .iter()
+            .map(|one| (one.flow_run_id, one.previous.map(|state| state.name), one.state.name))
+            .collect();
+        use StateName::{Completed, Pending, Running, Scheduled};
+        assert_eq!(
+            states,
+            [
+                (id, None, Scheduled),
+                (id, Some(Scheduled), Pending),
+                (id, Some(Pending), Running),
+                (id, Some(Running), Completed)
+            ]
+        );
+        let text = serde_json::to_value(&found[3]).expect("JSON");
+        assert_eq!(text["state"]["type"], "COMPLETED");
+        assert_eq!(
+            (&text["videoId"], &text["parameters"]["video-id"]),
+            (&json!("v1"), &json!("v1"))
+        );
+        assert_eq!(text["eventId"], format!("{id}.4"));
+        assert_eq!(due().await, found, "it was not told yet");
+        subject
+            .notified(receiver, found[1].position, None)
+            .await
+            .expect("noted");
+        assert_eq!(due().await, found[2..]);
+        let wait = Duration::from_secs(60);
+        subject
+            .not_notified(receiver, "away".to_owned(), wait)
+            .await
+            .expect("noted");
+        assert_eq!(due().await, [], "it is left alone");
+        subject
+            .notified(receiver, found[3].position, None)
+            .await
+            .expect("noted");
+        subject
+            .notified(receiver, found[0].position, None)
+            .await
+            .expect("noted");
+        assert_eq!(due().await, [], "nothing is told twice because of a late word");
     });
 }
 

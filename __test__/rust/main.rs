@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bad_input;
+mod callers;
 mod captions;
 mod chaos;
 mod cli;
@@ -12,6 +13,7 @@ mod films_from_life;
 mod floors;
 mod namesakes;
 mod no_text;
+mod notifications;
 mod ocr;
 mod prefect;
 mod rules;

@@ -11,7 +11,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::attempt::Annotations;
 use super::database::Database;
@@ -156,6 +156,17 @@ impl<'a> Target<'a> {
 type Layout = (Option<CropBounds>, Option<i64>);
 
 impl Annotations {
+    /// The crop bounds of the layout and their version; `None` for what it does not say, or if there is no layout.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn layout(&self) -> Result<(Option<CropBounds>, Option<i64>), AnnotationsError> {
+        if self.identity().is_none() {
+            return Ok((None, None));
+        }
+        self.database()?.read("reading the layout", read_layout)
+    }
+
     /// Swaps in what full-frames has staged, with layout row, metadata and the completed status row. `observe` hears of
     /// every step, and can end it.
     ///
@@ -175,7 +186,7 @@ impl Annotations {
         self.commit(staging, &targets, observe, &|sqlite| {
             write_layout(sqlite, outcome)?;
             fill_metadata(sqlite, outcome)?;
-            read_layout(sqlite)
+            Ok(read_layout(sqlite)?)
         })
     }
 
@@ -563,17 +574,20 @@ fn write_layout(sqlite: &Connection, outcome: &FullFramesOutcome) -> Result<(), 
 }
 
 /// The layout as it is now; `None` for what is not there or is no whole number.
-fn read_layout(sqlite: &Connection) -> Result<(Option<CropBounds>, Option<i64>), Fault> {
+fn read_layout(sqlite: &Connection) -> rusqlite::Result<(Option<CropBounds>, Option<i64>)> {
     let found = columns(sqlite, "video_layout_config")?;
     let value = |column: &str| -> rusqlite::Result<Option<i64>> {
         if !found.has(column) {
             return Ok(None);
         }
-        sqlite.query_row(
-            &format!("SELECT CAST({column} AS INTEGER) FROM main.video_layout_config WHERE id = 1"),
-            [],
-            |row| row.get(0),
-        )
+        sqlite
+            .query_row(
+                &format!("SELECT CAST({column} AS INTEGER) FROM main.video_layout_config WHERE id = 1"),
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map(Option::flatten)
     };
     let edge =
         |column| -> rusqlite::Result<Option<u32>> { Ok(value(column)?.and_then(|edge| u32::try_from(edge).ok())) };

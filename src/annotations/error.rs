@@ -126,13 +126,21 @@ pub enum AnnotationsError {
         path: PathBuf,
     },
     /// `STATUS_ROW_TAKEN`: the status row names the process of another run.
-    #[error("process {holder} has taken over the status row of {path}: this attempt writes nothing more", path = path.display())]
+    #[error("process {holder}{} {path}: this attempt writes nothing more", TAKEN_OVER, path = path.display())]
     Superseded {
         /// The file.
         path: PathBuf,
         /// `current_job_id` as found.
         holder: String,
     },
+}
+
+/// What [`AnnotationsError::Superseded`] says, whoever it is.
+const TAKEN_OVER: &str = " has taken over the status row of";
+
+/// Whether a run that ended with this message lost its status row to another process.
+pub fn tells_of_takeover(message: &str) -> bool {
+    message.contains(TAKEN_OVER)
 }
 
 impl AnnotationsError {

@@ -30,6 +30,6 @@ mod status;
 pub use self::attempt::{Annotations, OpenRequest};
 pub use self::captions::{Begun, Caption, CaptionRows, Captions, CroppedFrame, FrameLayout, Standing};
 pub use self::commit::{CommitCounts, CommitStep, FullFramesOutcome};
-pub use self::error::AnnotationsError;
+pub use self::error::{AnnotationsError, tells_of_takeover};
 pub use self::staging::{StagedBox, Staging, StagingReader, remove_leftovers};
 pub use self::status::{Completion, FailureRecord, Stage, StatusRow};

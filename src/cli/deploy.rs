@@ -27,6 +27,7 @@ changes nothing. The embedded orchestrator needs no deployments.
 Examples:
   captionacc deploy
   captionacc deploy --json
+  captionacc deploy --legacy-names
   captionacc deploy --command '/opt/captionacc/bin/captionacc execute'";
 
 /// Options of `captionacc deploy`.
@@ -38,6 +39,9 @@ pub(super) struct Options {
     /// What Prefect's own Python worker runs for a flow run (default: this program with `execute`)
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     command: Option<String>,
+    /// Also as the Python service that was there before named them: crop-video-frames/production, parameters as video_id
+    #[arg(long)]
+    legacy_names: bool,
 }
 
 /// What became of one deployment.
@@ -75,7 +79,17 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         }
         let mut deployed = Vec::new();
         for flow in settings.flows.iter() {
-            deployed.push(deploy(&client, flow, &command).await?);
+            deployed.push(deploy(&client, flow, wanted(client.settings(), flow, &command)).await?);
+        }
+        let legacy = settings.flows.iter().filter(|_| options.legacy_names);
+        for flow in legacy.filter_map(FlowDefinition::as_legacy) {
+            let mut wanted = wanted(client.settings(), &flow, &command);
+            wanted.insert("tags".to_owned(), json!(flow.legacy_tags()));
+            // Whatever program it was of, it is of this one from now on.
+            for field in ["entrypoint", "path", "pull_steps"] {
+                wanted.insert(field.to_owned(), Value::Null);
+            }
+            deployed.push(deploy(&client, &flow, wanted).await?);
         }
         Ok(deployed)
     })?;
@@ -108,7 +122,11 @@ fn execute_command() -> Result<String, Failure> {
     })
 }
 
-async fn deploy(client: &PrefectClient, flow: &FlowDefinition, command: &str) -> Result<Deployed, Failure> {
+async fn deploy(
+    client: &PrefectClient,
+    flow: &FlowDefinition,
+    wanted: Map<String, Value>,
+) -> Result<Deployed, Failure> {
     let settings = client.settings();
     let name = &settings.deployment_name;
     let before = match read(client, flow).await {
@@ -117,7 +135,6 @@ async fn deploy(client: &PrefectClient, flow: &FlowDefinition, command: &str) ->
         Err(error) => return Err(of(error)),
     };
     let flow_id = client.create_flow(&flow.name).await.map_err(of)?.id;
-    let wanted = wanted(settings, flow, command);
     let changes: Vec<String> = match &before {
         None => Vec::new(),
         Some(before) => wanted
@@ -132,8 +149,12 @@ async fn deploy(client: &PrefectClient, flow: &FlowDefinition, command: &str) ->
     let sent = match id {
         _ if !is_due => Ok(()),
         // Schedules, limits and whatever else people set in Prefect's UI is theirs: only what differs is sent. A pool
-        // can only be taken away by registering anew.
-        Some(id) if !changes.iter().any(|field| field == "work_pool_name") => {
+        // and a program can only be taken away by registering anew.
+        Some(id)
+            if !changes
+                .iter()
+                .any(|field| ["work_pool_name", "entrypoint", "path", "pull_steps"].contains(&field.as_str())) =>
+        {
             let patch: Map<String, Value> = wanted
                 .into_iter()
                 .filter(|(field, _)| changes.contains(field))
@@ -179,6 +200,8 @@ fn wanted(settings: &PrefectSettings, flow: &FlowDefinition, command: &str) -> M
         // The server would write it into every run, also for workers of an earlier version, which know none such.
         .filter(|parameter| parameter.kind != ParameterKind::OnDamage)
         .filter_map(|parameter| Some((parameter.name.clone(), parameter.default.clone()?)))
+        // Found out where the work is done: to the server it is a parameter that may be missing.
+        .filter(|(_, default)| !default.is_null())
         .collect();
     let (pool, queue, variables) = if settings.runner_mode {
         (Value::Null, Value::Null, json!({}))

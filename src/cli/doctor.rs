@@ -16,12 +16,16 @@ use super::runtime::block_on;
 use crate::annotations::check::Answer;
 use crate::domain::error::OrchestratorError;
 use crate::domain::finding::{Findings, Level};
+use crate::domain::flow_run::FlowRun;
+use crate::domain::state::StateType;
 use crate::orchestrator::local::check::check_home;
 use crate::orchestrator::local::sqlite_version;
+use crate::orchestrator::queue::FlowRunFilter;
 use crate::process::check::Allowance;
 use crate::process::machine::own_program;
-use crate::settings::Settings;
 use crate::settings::check::Listed;
+use crate::settings::{OrchestratorChoice, Settings};
+use crate::worker::check::check_takeovers;
 use crate::{annotations, ocr, orchestrator, process, settings, video};
 
 /// What `captionacc doctor --help` ends with.
@@ -107,6 +111,7 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
     let mut findings = settings::check::check(settings);
     findings.extend(check_home(&settings.home));
     findings.extend(block_on(async { Ok(orchestrator::check::check(settings).await) })?);
+    findings.extend(block_on(async { Ok(check_takeovers(&cancelled(settings).await)) })?);
     findings.extend(settings::check::check_flows(settings));
     findings.extend(ocr::check(settings.ocr_models.as_deref()));
     findings.extend(process::check::check(
@@ -132,6 +137,22 @@ fn ask_another(trial: &Path) -> Result<Answer, String> {
             String::from_utf8_lossy(&output.stderr).trim()
         )
     })
+}
+
+/// The newest runs that were cancelled. A queue that is not there yet is not made; one that cannot be read has been named.
+async fn cancelled(settings: &Settings) -> Vec<FlowRun> {
+    if settings.orchestrator == OrchestratorChoice::Embedded && !settings.home.join("queue.db").exists() {
+        return Vec::new();
+    }
+    let filter = FlowRunFilter {
+        state_types: vec![StateType::Cancelled],
+        limit: 100,
+        ..FlowRunFilter::default()
+    };
+    match orchestrator::open::queue(settings).await {
+        Ok(queue) => queue.list_flow_runs(filter).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Everything that the program and its system bring along, whatever is set.

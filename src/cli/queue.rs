@@ -1,9 +1,10 @@
 //! `captionacc queue FLOW --name value …`: queues a flow run and prints one line of JSON.
 //!
-//! Drop-in for the old `python queue_flow.py FLOW …`: the same arguments, and `flow_run_id` in the line. The options
+//! Drop-in for the old `python queue_flow.py FLOW …`: the same arguments, as options or by position, and `flow_run_id` in
+//! the line. The options
 //! of a flow are its parameters, those of flows declared in `captionacc.toml` included.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::builder::ValueParser;
@@ -26,7 +27,7 @@ pub(super) struct Options {
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        value_name = "FLOW --OPTION VALUE"
+        value_name = "FLOW VALUE… --OPTION VALUE"
     )]
     arguments: Vec<OsString>,
 }
@@ -39,11 +40,15 @@ Examples:
     --db-path annotations.db --output-dir /tmp/v1 \\
     --crop-bounds '{\"left\":0,\"top\":300,\"right\":640,\"bottom\":360}' --crop-bounds-version 1
   captionacc queue caption-median-ocr --video-id v1 --db-path annotations.db --video-dir . --caption-ids '[1,2]'
+  captionacc queue full-frames v1 v1.mp4 annotations.db /tmp/v1 --frame-rate 0.2
 
 It prints one line of JSON: {\"flow_run_id\":…,\"flowRunId\":…,\"status\":\"queued\",\"priority\":…}";
 
 /// Option that belongs to the call, not to the flow; settings refuse a parameter of that name.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What is given by position; no parameter has such a name.
+const POSITIONS: &str = "by position";
 
 /// Queues the run.
 pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
@@ -99,10 +104,27 @@ fn flow_command(flow: &FlowDefinition) -> Command {
         Runner::Command(_) => own_example(flow),
         Runner::FullFrames | Runner::CropFrames | Runner::CaptionMedianOcr => EXAMPLES.to_owned(),
     };
-    Command::new(flow.name.clone())
+    let command = Command::new(flow.name.clone())
         .about(flow.description.clone())
         .after_help(examples)
-        .args(flow.parameters.iter().map(option).chain([takes_any_value(key)]))
+        .args(flow.parameters.iter().map(option).chain([takes_any_value(key)]));
+    if flow.positions().is_empty() {
+        return command;
+    }
+    let names: Vec<String> = flow.positions().iter().map(|name| position_name(name)).collect();
+    command.arg(
+        Arg::new(POSITIONS)
+            .action(ArgAction::Append)
+            .num_args(0..)
+            .value_name(names.join(" "))
+            .value_parser(ValueParser::os_string())
+            .help("The same by position, instead of the options of these names"),
+    )
+}
+
+/// A parameter as help texts show its position: `VIDEO_ID`.
+fn position_name(parameter: &str) -> String {
+    parameter.replace('-', "_").to_uppercase()
 }
 
 /// The shortest call of a flow that `captionacc.toml` declares.
@@ -130,6 +152,7 @@ fn value_name(parameter: &ParameterDefinition) -> &'static str {
 
 fn option(parameter: &ParameterDefinition) -> Arg {
     let presence = match &parameter.default {
+        Some(Value::Null) => "optional".to_owned(),
         Some(default) => format!("default: {default}"),
         None => "required".to_owned(),
     };
@@ -158,15 +181,51 @@ fn texts(flow: &FlowDefinition, given: &ArgMatches) -> Result<Map<String, Value>
             values.insert(parameter.name.clone(), Value::String(value));
         }
     }
+    let by_position = if flow.positions().is_empty() {
+        None
+    } else {
+        given.get_many::<OsString>(POSITIONS)
+    };
+    let Some(by_position) = by_position else {
+        return Ok(values);
+    };
+    let names = flow.positions();
+    // Which value would be whose is a guess: who mixes has made a mistake.
+    if let Some(name) = names.iter().find(|name| values.contains_key(**name)) {
+        return Err(Failure::argument(
+            *name,
+            format!(
+                "given as an option beside values by position: give {} all as options, or all by position",
+                names.join(", ")
+            ),
+        ));
+    }
+    for (number, value) in by_position.enumerate() {
+        let Some(name) = names.get(number) else {
+            let all: Vec<String> = names.iter().map(|name| position_name(name)).collect();
+            return Err(Failure::argument(
+                value.to_string_lossy(),
+                format!(
+                    "belongs to no option and no position: by position there are {}",
+                    all.join(" ")
+                ),
+            ));
+        };
+        values.insert((*name).to_owned(), Value::String(utf8(name, value)?));
+    }
     Ok(values)
 }
 
 fn text(given: &ArgMatches, name: &str) -> Result<Option<String>, Failure> {
-    let Some(value) = given.get_one::<OsString>(name) else {
-        return Ok(None);
-    };
+    given
+        .get_one::<OsString>(name)
+        .map(|value| utf8(name, value))
+        .transpose()
+}
+
+fn utf8(name: &str, value: &OsStr) -> Result<String, Failure> {
     match value.to_str() {
-        Some(text) => Ok(Some(text.to_owned())),
+        Some(text) => Ok(text.to_owned()),
         None => Err(Failure::argument(
             name,
             format!(

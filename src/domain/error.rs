@@ -44,6 +44,12 @@ pub enum OrchestratorError {
         /// Why not, and what to do.
         problem: String,
     },
+    /// `ERR_CAPTIONACC_CURSOR_GONE`: events after this cursor are no longer kept, or it is a cursor of another queue.
+    #[error(
+        "events after this cursor are no longer kept (runs are forgotten some days after their end), or it is of another \
+         queue: list the flow runs, and watch without a cursor"
+    )]
+    CursorGone,
     /// `ERR_CAPTIONACC_ABORTED`: the caller's signal was aborted; nothing was stored.
     #[error("aborted by the caller before the operation was done")]
     Aborted,
@@ -148,11 +154,12 @@ impl From<InvalidFlowRunId> for OrchestratorError {
 
 impl OrchestratorError {
     /// Every code, for the types of the Node surface and their test.
-    pub const CODES: [&'static str; 22] = [
+    pub const CODES: [&'static str; 23] = [
         "ERR_CAPTIONACC_UNKNOWN_FLOW",
         "ERR_CAPTIONACC_INVALID_ARGUMENT",
         "ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND",
         "ERR_CAPTIONACC_INVALID_STATE",
+        "ERR_CAPTIONACC_CURSOR_GONE",
         "ERR_CAPTIONACC_ABORTED",
         "ERR_CAPTIONACC_TIMEOUT",
         "ERR_CAPTIONACC_ATTEMPT_SUPERSEDED",
@@ -180,6 +187,7 @@ impl OrchestratorError {
             Self::InvalidArgument { .. } => "ERR_CAPTIONACC_INVALID_ARGUMENT",
             Self::FlowRunNotFound(_) => "ERR_CAPTIONACC_FLOW_RUN_NOT_FOUND",
             Self::InvalidState { .. } => "ERR_CAPTIONACC_INVALID_STATE",
+            Self::CursorGone => "ERR_CAPTIONACC_CURSOR_GONE",
             Self::Aborted => "ERR_CAPTIONACC_ABORTED",
             Self::Timeout { .. } => "ERR_CAPTIONACC_TIMEOUT",
             Self::AttemptSuperseded { .. } => "ERR_CAPTIONACC_ATTEMPT_SUPERSEDED",

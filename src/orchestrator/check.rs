@@ -1,7 +1,8 @@
 //! What `captionacc doctor` says of the orchestrator: which, why, and whether it works.
 
-use super::local::check::check as check_local;
+use super::local::check::{check as check_local, check_notifications};
 use super::prefect::check::check as check_prefect;
+use super::prefect::journal_home;
 use crate::domain::finding::Findings;
 use crate::settings::{OrchestratorChoice, Settings};
 
@@ -38,6 +39,13 @@ pub async fn check(settings: &Settings) -> Findings {
             format!("Prefect, and no address of its API; because: {because}"),
             "captionacc setup, or set PREFECT_API_URL",
         ),
+    }
+    if let Some(notify) = &settings.notify {
+        let home = match (settings.orchestrator, &settings.prefect) {
+            (OrchestratorChoice::Prefect, Some(prefect)) => journal_home(&settings.home, prefect),
+            _ => settings.home.clone(),
+        };
+        findings.extend(check_notifications(&home, &notify.url).await);
     }
     findings
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::notifications::Notifications;
 use super::queue::{Queue, WorkerRecord};
 use crate::domain::asset::Materialization;
 use crate::domain::database::DatabaseIdentity;
@@ -22,7 +23,7 @@ use crate::process::identity::ProcessIdentity;
 /// The queue as its workers see it. Every method is atomic and durable when it returns, except [`Claims::record`], which
 /// may lose the last moments of progress and logs at a power loss. A method that fails has changed nothing.
 #[async_trait]
-pub trait Claims: Queue {
+pub trait Claims: Queue + Notifications {
     /// Announces a worker and sets the pool's limits, as far as it brings them.
     async fn register_worker(&self, worker: WorkerRecord, limits: PoolLimits) -> Result<(), OrchestratorError>;
 

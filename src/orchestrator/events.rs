@@ -7,8 +7,8 @@ use crate::domain::flow_run::{EventCursor, FlowRunEvent, LogLine, Progress, Stat
 /// What was read of a run after a cursor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Pages {
-    /// Log lines after [`EventCursor::log`], oldest first.
-    pub(super) lines: Vec<LogLine>,
+    /// Log lines after [`EventCursor::log`], oldest first, each with the cursor after it.
+    pub(super) lines: Vec<(i64, LogLine)>,
     /// The cursor after them.
     pub(super) log: i64,
     /// Whether the page of log lines was full, so that more of them may wait.
@@ -26,6 +26,8 @@ pub(super) struct Pages {
 pub struct EventPage {
     /// In their order.
     pub events: Vec<FlowRunEvent>,
+    /// For each of them, a place from which all that come after it are read, and hardly anything before.
+    pub cursors: Vec<EventCursor>,
     /// Where to go on.
     pub next: EventCursor,
     /// Whether more is to be read now.
@@ -40,10 +42,10 @@ pub(super) fn merge(cursor: EventCursor, pages: Pages) -> EventPage {
         has_ended: false,
         ..cursor
     };
-    let mut events: Vec<(Timestamp, FlowRunEvent)> = pages
+    let mut events: Vec<(Timestamp, i64, FlowRunEvent)> = pages
         .lines
         .into_iter()
-        .map(|log| (log.timestamp, FlowRunEvent::Log { log }))
+        .map(|(number, log)| (log.timestamp, number, FlowRunEvent::Log { log }))
         .collect();
     if !pages.is_full {
         next.has_ended = pages.has_ended;
@@ -52,32 +54,52 @@ pub(super) fn merge(cursor: EventCursor, pages: Pages) -> EventPage {
             && at_ms > cursor.progress_ms
         {
             next.progress_ms = at_ms;
-            events.push((progress.timestamp, FlowRunEvent::Progress { progress }));
+            events.push((progress.timestamp, at_ms, FlowRunEvent::Progress { progress }));
         }
         for (number, attempt, state) in pages.states {
             next.state_at = Some(state.timestamp);
             if number > cursor.state {
                 next.state = number;
-                events.push((state.timestamp, FlowRunEvent::State { state, attempt }));
+                events.push((state.timestamp, number, FlowRunEvent::State { state, attempt }));
             }
         }
         // Stable: what has one time stays in the order above.
-        events.sort_by_key(|(timestamp, _)| *timestamp);
+        events.sort_by_key(|(timestamp, ..)| *timestamp);
         let last_state = events
             .iter()
-            .rposition(|(_, event)| matches!(event, FlowRunEvent::State { .. }));
+            .rposition(|(.., event)| matches!(event, FlowRunEvent::State { .. }));
         if let Some(at) = last_state
-            && matches!(&events[at].1, FlowRunEvent::State { state, .. } if state.state_type.is_final())
+            && matches!(&events[at].2, FlowRunEvent::State { state, .. } if state.state_type.is_final())
         {
             let last = events.remove(at);
             events.push(last);
         }
     }
     EventPage {
-        events: events.into_iter().map(|(_, event)| event).collect(),
+        cursors: cursors(cursor, next, &events),
+        events: events.into_iter().map(|(.., event)| event).collect(),
         next,
         has_more: pages.is_full,
     }
+}
+
+/// The place after each of these events. Where clocks have put two of a kind the wrong way round, the one after it comes
+/// again rather than never.
+fn cursors(before: EventCursor, next: EventCursor, events: &[(Timestamp, i64, FlowRunEvent)]) -> Vec<EventCursor> {
+    let mut place = next;
+    let mut cursors = Vec::with_capacity(events.len());
+    for (_, number, event) in events.iter().rev() {
+        cursors.push(place);
+        // States are looked at again from here, and more of the run than its end.
+        (place.state_at, place.has_ended) = (before.state_at, false);
+        match event {
+            FlowRunEvent::Log { .. } => place.log = place.log.min(number - 1),
+            FlowRunEvent::State { .. } => place.state = place.state.min(number - 1),
+            FlowRunEvent::Progress { .. } => place.progress_ms = before.progress_ms,
+        }
+    }
+    cursors.reverse();
+    cursors
 }
 
 #[cfg(test)]
@@ -90,13 +112,14 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn line(second: i64) -> LogLine {
-        LogLine {
+    fn line(second: i64) -> (i64, LogLine) {
+        let line = LogLine {
             attempt: 1,
             level: LogLevel::Info,
             message: format!("line {second}"),
             timestamp: at(second),
-        }
+        };
+        (second, line)
     }
 
     fn progress(second: i64) -> (i64, Progress) {
@@ -239,6 +262,26 @@ mod tests {
             };
             assert_eq!(merge(page.next, again).events, [], "{what}");
         }
+    }
+
+    #[test]
+    fn from_the_place_after_an_event_the_ones_after_it_are_read() {
+        let pages = Pages {
+            lines: vec![line(2), line(7), line(9)],
+            log: 9,
+            progress: Some(progress(6)),
+            states: vec![state(1, StateName::Running, 3), state(2, StateName::Failed, 8)],
+            has_ended: true,
+            ..Pages::default()
+        };
+        let page = merge(EventCursor::default(), pages.clone());
+        let all = words(&page);
+        for (number, cursor) in page.cursors.iter().enumerate() {
+            let mut rest = pages.clone();
+            rest.lines.retain(|(of, _)| *of > cursor.log);
+            assert_eq!(words(&merge(*cursor, rest)), all[number + 1..], "after {}", all[number]);
+        }
+        assert_eq!(page.cursors.last(), Some(&page.next));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Place {
 pub struct Reading {
     /// In their order.
     pub events: Vec<FlowRunEvent>,
+    /// The place after each of them.
+    pub cursors: Vec<EventCursor>,
     /// Where to go on.
     pub place: Place,
     /// The run has ended and nothing of it is left to be seen.
@@ -75,6 +77,7 @@ pub async fn next_events(orchestrator: &dyn Queue, id: FlowRunId, place: Place) 
             return Ok(Reading {
                 done: events.is_empty(),
                 events,
+                cursors: page.cursors,
                 place: Place {
                     cursor,
                     counter: (!has_more).then_some(counter),

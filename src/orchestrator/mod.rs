@@ -7,8 +7,12 @@
 pub mod check;
 pub mod claims;
 pub mod events;
+pub mod feed;
 pub mod following;
 pub mod local;
+pub mod notifications;
 pub mod open;
 pub mod prefect;
 pub mod queue;
+mod video_file;
+pub mod watching;

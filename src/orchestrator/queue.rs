@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::events::EventPage;
+use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, WorkQueue};
@@ -41,6 +42,10 @@ pub trait Queue: Send + Sync {
     /// What happened to the run since `cursor`. [`crate::orchestrator::following::next_events`] waits for it.
     async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError>;
 
+    /// What happened to all runs after a cursor; without one, only where their order ends now.
+    /// [`crate::orchestrator::watching::Watching`] waits for it.
+    async fn read_feed(&self, after: Option<&FeedCursor>) -> Result<FeedPage, OrchestratorError>;
+
     /// Cancels a run: one that waits at once, a running one as soon as its worker has stopped it. Twice is once.
     async fn cancel_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError>;
 
@@ -63,6 +68,11 @@ pub trait Queue: Send + Sync {
     /// Changes when there may be news of this run; as cheap, and no more often than its events may be asked for.
     async fn news_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
         let _ = id;
+        self.change_counter().await
+    }
+
+    /// Changes when there may be news of any run; as cheap, and no more often than the feed may be asked for.
+    async fn feed_counter(&self) -> Result<i64, OrchestratorError> {
         self.change_counter().await
     }
 

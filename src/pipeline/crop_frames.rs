@@ -6,9 +6,9 @@ use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks,
 use super::status::StatusKeeper;
 use crate::annotations::Completion;
 use crate::domain::asset;
-use crate::domain::flow::{CropFrames, StatusTable};
-use crate::domain::flow_run::ArtifactType;
-use crate::engine::{Attempt, TaskError};
+use crate::domain::flow::{CropBounds, CropFrames, StatusTable};
+use crate::domain::flow_run::{ArtifactType, LogLevel};
+use crate::engine::{Attempt, FaultKind, TaskError};
 
 /// The part of the attempt's progress that sampling is.
 const SAMPLING_SHARE: f64 = 0.98;
@@ -16,21 +16,21 @@ const SAMPLING_SHARE: f64 = 0.98;
 pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, TaskError> {
     let &CropFrames {
         ref files,
-        crop_bounds: bounds,
-        crop_bounds_version: version,
         frame_rate_hz,
         on_damage,
+        ..
     } = arguments;
+    let keeper = StatusKeeper::begin(
+        attempt,
+        attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),
+    )?;
+    let (bounds, version) = layout(attempt, &keeper, arguments)?;
     let sampling = Sampling {
         frame_rate_hz,
         crop: Some(bounds),
         on_damage,
         share: SAMPLING_SHARE,
     };
-    let keeper = StatusKeeper::begin(
-        attempt,
-        attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),
-    )?;
     let Sampled { mut staging, summary } = sample_video(attempt, &keeper, files, &sampling)?;
     keeper.annotations().set_completion(Completion {
         details: damage_details(&summary).map(|details| details.to_string()),
@@ -74,4 +74,42 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
     );
     let remarks = remarks(attempt, &summary);
     Ok(format!("{} cropped frames{remarks}", counts.frames))
+}
+
+/// The bounds and their version: as given, else those of the layout in annotations.db.
+fn layout(
+    attempt: &Attempt,
+    keeper: &StatusKeeper<'_>,
+    arguments: &CropFrames,
+) -> Result<(CropBounds, u32), TaskError> {
+    if let (Some(bounds), Some(version)) = (arguments.crop_bounds, arguments.crop_bounds_version) {
+        return Ok((bounds, version));
+    }
+    let (layout_bounds, layout_version) = keeper.annotations().layout()?;
+    let version = arguments
+        .crop_bounds_version
+        .or_else(|| layout_version.and_then(|version| u32::try_from(version).ok()))
+        .unwrap_or(1)
+        .max(1);
+    if let Some(bounds) = arguments.crop_bounds {
+        return Ok((bounds, version));
+    }
+    let Some(bounds) = layout_bounds else {
+        let message = format!(
+            "argument \"crop-bounds\": missing, and {} has no layout that says: give crop-bounds, or run full-frames first",
+            arguments.files.db_path.display()
+        );
+        return Err(TaskError::new("INVALID_ARGUMENT", message, FaultKind::Input));
+    };
+    let CropBounds {
+        left,
+        top,
+        right,
+        bottom,
+    } = bounds;
+    attempt.log(
+        LogLevel::Info,
+        format!("Crop bounds of the layout, version {version}: left {left}, top {top}, right {right}, bottom {bottom}"),
+    );
+    Ok((bounds, version))
 }

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
-use crate::settings::prefect::PrefectSettings;
+use crate::settings::prefect::{PrefectSettings, Secret};
 use sources::Sources;
 use table::{
-    BACKGROUND_LIMIT, CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, OCR_MODELS, ORCHESTRATOR, RETENTION_DAYS,
-    STALL_TIMEOUT_MS,
+    BACKGROUND_LIMIT, CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, NOTIFY_SECRET, NOTIFY_URL, OCR_MODELS,
+    ORCHESTRATOR, RETENTION_DAYS, STALL_TIMEOUT_MS,
 };
 
 /// Which orchestrator.
@@ -65,6 +65,17 @@ pub struct Settings {
     pub child_memory_mb: u64,
     /// `CAPTIONACC_STALL_TIMEOUT_MS`: a child that says nothing for so long is stopped.
     pub stall_timeout_ms: u64,
+    /// Who is told of every state of every run.
+    pub notify: Option<NotifySettings>,
+}
+
+/// Who is told of every state of every run, and how it knows who tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifySettings {
+    /// `CAPTIONACC_NOTIFY_URL` or `[worker] notify-url`: an address of http or https.
+    pub url: String,
+    /// `CAPTIONACC_NOTIFY_SECRET` or `[worker] notify-secret`.
+    pub secret: Option<Secret>,
 }
 
 impl Settings {
@@ -103,6 +114,13 @@ impl Settings {
             ocr_models: sources.path(&OCR_MODELS)?,
             child_memory_mb: sources.number_or_default(&CHILD_MEMORY_MB)?,
             stall_timeout_ms: sources.number_or_default(&STALL_TIMEOUT_MS)?,
+            notify: match sources.find(&NOTIFY_URL)? {
+                Some(url) => Some(NotifySettings {
+                    url: url.text().to_owned(),
+                    secret: sources.find(&NOTIFY_SECRET)?.map(|secret| Secret::new(secret.text())),
+                }),
+                None => None,
+            },
             home: sources.home,
             config_file: sources.config_file,
         })

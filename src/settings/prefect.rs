@@ -195,13 +195,13 @@ fn parse_headers(text: &str, origin: &str) -> Result<Vec<(String, Secret)>, Orch
         .collect()
 }
 
-/// What a program of a command flow may see of an environment variable: of Prefect's, no key, no password and no header,
-/// and no address with one in it. `None`: nothing. Everything else is the operator's, and stays as it is.
+/// What a program of a command flow may see of an environment variable: of Prefect's and of
+/// notifications, no key, no password and no header, and no address with one in it. `None`: nothing. Everything else is the operator's, and stays as it is.
 pub fn without_secrets(name: &OsStr, value: &OsStr) -> Option<OsString> {
     /// Words of the names of settings whose value is a secret: `PREFECT_API_KEY`, `PREFECT_API_DATABASE_PASSWORD`, …
     const SECRET_WORDS: [&str; 6] = ["KEY", "AUTH", "HEADERS", "PASSWORD", "SECRET", "TOKEN"];
     let name = name.to_string_lossy().to_uppercase();
-    if !name.starts_with("PREFECT_") {
+    if !name.starts_with("PREFECT_") && !name.starts_with("CAPTIONACC_NOTIFY_") {
         return Some(value.to_owned());
     }
     if name.split('_').any(|word| SECRET_WORDS.contains(&word)) {

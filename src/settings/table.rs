@@ -41,6 +41,8 @@ pub enum Kind {
     Name,
     /// A file or folder; a relative one is meant against the folder of the file that says it, else the working directory.
     Path,
+    /// An address of http or https.
+    Url,
     /// Any text; whoever needs it takes it apart.
     Text,
 }
@@ -147,6 +149,22 @@ pub const STALL_TIMEOUT_MS: Setting = Setting {
     default: Some("600000"),
     doc: "an attempt that says nothing for so long is taken for hung and stopped",
 };
+/// Who is told of every state of every run.
+pub const NOTIFY_URL: Setting = Setting {
+    variable: "CAPTIONACC_NOTIFY_URL",
+    key: Some(("worker", "notify-url")),
+    kind: Kind::Url,
+    default: None,
+    doc: "the worker posts every state that a run enters to this address, as JSON",
+};
+/// What those posts are signed with.
+pub const NOTIFY_SECRET: Setting = Setting {
+    variable: "CAPTIONACC_NOTIFY_SECRET",
+    key: Some(("worker", "notify-secret")),
+    kind: Kind::Text,
+    default: None,
+    doc: "signs them: `X-CaptionAcc-Signature: t=SECONDS,v1=HMAC-SHA256 of \"SECONDS.BODY\"`",
+};
 /// Wait before the first retry, in every flow.
 pub const RETRY_DELAY_MS: Setting = Setting {
     variable: "CAPTIONACC_RETRY_DELAY_MS",
@@ -252,7 +270,7 @@ pub const PREFECT_PROFILE: Setting = of_prefect(
 );
 
 /// Our settings, in the order in which people read them.
-pub const OURS: [&Setting; 17] = [
+pub const OURS: [&Setting; 19] = [
     &HOME,
     &CONFIG,
     &ORCHESTRATOR,
@@ -264,6 +282,8 @@ pub const OURS: [&Setting; 17] = [
     &OCR_MODELS,
     &CHILD_MEMORY_MB,
     &STALL_TIMEOUT_MS,
+    &NOTIFY_URL,
+    &NOTIFY_SECRET,
     &RETRY_DELAY_MS,
     &WHEN_UNREACHABLE,
     &RUNNER_MODE,
@@ -342,9 +362,17 @@ impl Kind {
             Self::Name if text.contains(['/', '%', '&', '>', '<']) || text.chars().all(|c| c == '.') => Err(format!(
                 "{text:?} is no name: one without / % & > < is needed, and not of dots alone"
             )),
-            Self::Name | Self::Path | Self::Text => Ok(()),
+            // A password in it is not shown.
+            Self::Url if !is_http(text) => {
+                Err("it is no address of http or https: give one as http://127.0.0.1:5173/api/runs".to_owned())
+            }
+            Self::Name | Self::Path | Self::Url | Self::Text => Ok(()),
         }
     }
+}
+
+fn is_http(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 /// Whether a flag that was checked says yes.
@@ -384,6 +412,7 @@ mod tests {
             Kind::Flag => "true or false".to_owned(),
             Kind::Name => "a name".to_owned(),
             Kind::Path => "a path".to_owned(),
+            Kind::Url => "an address".to_owned(),
             Kind::Text => "a text".to_owned(),
         }
     }
@@ -424,7 +453,7 @@ mod tests {
                 };
                 let doc = setting.doc.replace('`', "");
                 match setting.kind {
-                    Kind::Name | Kind::Path | Kind::Text => writeln!(text, "\n# {doc}"),
+                    Kind::Name | Kind::Path | Kind::Url | Kind::Text => writeln!(text, "\n# {doc}"),
                     _ => writeln!(text, "\n# {doc}; {}", values(&setting.kind)),
                 }
                 .expect(WRITES);

@@ -5,9 +5,11 @@
 //! workers and brings status rows up to date. The worker knows no pipeline: a child is this same executable.
 
 pub mod attempt;
+pub mod check;
 pub mod console;
 pub mod foreign;
 mod hearing;
+mod notify;
 mod output;
 mod scratch;
 mod status_rows;
@@ -35,6 +37,7 @@ use crate::settings::Settings;
 use attempt::{Shared, Wish, abandon, supervise};
 use console::Console;
 use foreign::supervise_foreign;
+use notify::Notifier;
 use scratch::remove_scratch;
 use status_rows::StatusRows;
 
@@ -112,6 +115,7 @@ struct Worker {
     retention_at: Option<Instant>,
     complained: Option<&'static str>,
     watchdog: Watchdog,
+    notifier: Option<Notifier>,
 }
 
 /// What systemd watches, if it has started this worker.
@@ -266,7 +270,12 @@ impl Worker {
         if pool.is_paused {
             warn!("The work pool is paused: nothing is claimed until `captionacc pool resume`.");
         }
+        let notifier = match &settings.notify {
+            Some(notify) => Some(Notifier::begin(orchestrator.clone(), notify.clone()).await?),
+            None => None,
+        };
         let worker = Self {
+            notifier,
             name,
             once: options.once,
             flow_names: settings.flows.iter().map(|flow| flow.name.clone()).collect(),
@@ -322,6 +331,9 @@ impl Worker {
                 }
             };
             self.watchdog.feed();
+            if let Some(notifier) = &self.notifier {
+                notifier.look();
+            }
             let wait = self.watchdog.interval.map_or(wait, |interval| wait.min(interval));
             let orchestrator = self.shared.orchestrator.clone();
             tokio::select! {
@@ -333,6 +345,9 @@ impl Worker {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         // What just ended may still owe its status row.
         self.status_rows.write_all().await;
+        if let Some(notifier) = self.notifier.take() {
+            notifier.finish().await;
+        }
         if let Err(error) = self.orchestrator().deregister_worker(&self.name).await {
             warn!(error = error.to_line(), "The worker could not be withdrawn.");
         }

@@ -52,10 +52,10 @@ pub struct FullFrames {
 pub struct CropFrames {
     /// Which video.
     pub files: VideoFiles,
-    /// The caption strip.
-    pub crop_bounds: CropBounds,
-    /// Version of the layout that the bounds are from; from 1.
-    pub crop_bounds_version: u32,
+    /// The caption strip; the layout's where none is given.
+    pub crop_bounds: Option<CropBounds>,
+    /// Version of the layout that the bounds are from, from 1; what the layout says where none is given.
+    pub crop_bounds_version: Option<u32>,
     /// Sampled frames a second, above 0.
     pub frame_rate_hz: f64,
     /// What becomes of a damaged video.
@@ -174,8 +174,12 @@ impl Arguments {
             }
             Self::CropFrames(crop) => {
                 let mut parameters = crop.files.to_parameters();
-                parameters.insert("crop-bounds".to_owned(), json!(crop.crop_bounds));
-                parameters.insert("crop-bounds-version".to_owned(), json!(crop.crop_bounds_version));
+                if let Some(bounds) = crop.crop_bounds {
+                    parameters.insert("crop-bounds".to_owned(), json!(bounds));
+                }
+                if let Some(version) = crop.crop_bounds_version {
+                    parameters.insert("crop-bounds-version".to_owned(), json!(version));
+                }
                 parameters.insert("frame-rate".to_owned(), json!(crop.frame_rate_hz));
                 insert_unless_default(&mut parameters, crop.on_damage);
                 Parameters(parameters)

@@ -60,14 +60,14 @@ impl Flows {
             parameter(
                 "crop-bounds",
                 ParameterKind::CropBounds,
-                None,
-                "the caption strip, in pixels of the upright frame",
+                Some(Value::Null),
+                "the caption strip, in pixels of the upright frame; the layout's unless given",
             ),
             parameter(
                 "crop-bounds-version",
                 ParameterKind::PositiveInteger,
-                Some(json!(1)),
-                "version of the layout",
+                Some(Value::Null),
+                "version of the layout; what the layout says unless given",
             ),
             parameter(
                 "frame-rate",

@@ -48,7 +48,8 @@ pub struct ParameterDefinition {
     pub name: String,
     /// Its form.
     pub kind: ParameterKind,
-    /// The value if the caller gives none; a parameter without one is required.
+    /// The value if the caller gives none: `null`, if it is found out where the work is done. A parameter without one is
+    /// required.
     pub default: Option<Value>,
     /// One line for help texts and schemas.
     pub description: String,

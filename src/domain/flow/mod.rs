@@ -4,16 +4,19 @@
 //! Everything that a caller hands over is checked once, before anything is stored: what comes out of it,
 //! [`Arguments`], is complete and typed. What is stored and shown are [`Parameters`].
 
+mod aliases;
 mod arguments;
 mod catalogue;
 mod definition;
 mod parameters;
 mod parse;
+mod positions;
 mod retry;
 mod subject;
 mod template;
 mod work_queue;
 
+pub use aliases::{flow_meant_by, legacy_names};
 pub use arguments::{
     Arguments, CaptionMedianOcr, CommandArguments, CropBounds, CropFrames, DEFAULT_LANGUAGE, FullFrames, OnDamage,
     VideoFiles,

@@ -384,7 +384,19 @@ mod tests {
             let Arguments::CropFrames(crop) = arguments else {
                 panic!("{arguments:?}")
             };
-            assert_eq!((crop.crop_bounds, crop.crop_bounds_version), (bounds, 1));
+            assert_eq!((crop.crop_bounds, crop.crop_bounds_version), (Some(bounds), None));
+        }
+    }
+
+    #[test]
+    fn bounds_that_are_not_given_are_no_parameters() {
+        for extra in [json!({}), json!({"crop-bounds": null, "crop-bounds-version": null})] {
+            let arguments = parse("crop-frames", &extra).expect("valid");
+            let parameters = arguments.to_parameters().0;
+            assert!(
+                parameters.keys().all(|name| !name.starts_with("crop-bounds")),
+                "{parameters:?}"
+            );
         }
     }
 
@@ -403,7 +415,6 @@ mod tests {
             ("full-frames", json!({"video-path": "http://x/y.mp4"}), "is an address"),
             ("full-frames", json!({"video-path": "concat:a|b"}), "is an address"),
             ("full-frames", json!({"crop-bounds": bounds}), "unknown argument"),
-            ("crop-frames", json!({}), "\"crop-bounds\": missing"),
             ("crop-frames", json!({"crop-bounds": "{"}), "is not JSON"),
             (
                 "crop-frames",

@@ -155,6 +155,36 @@ pub(in crate::orchestrator) async fn check_queue(home: &Path) -> Findings {
     findings
 }
 
+/// Whether the receiver of notifications hears them, from the queue in `home`.
+pub(in crate::orchestrator) async fn check_notifications(home: &Path, receiver: &str) -> Findings {
+    const CHECK: &str = "notify-url";
+    let mut findings = Findings::default();
+    if !home.join("queue.db").exists() {
+        return findings;
+    }
+    let delivery = async { LocalOrchestrator::open(home).await?.delivery(receiver).await }.await;
+    match delivery {
+        Ok(None) => findings.ok(CHECK, "nobody was told anything yet: a worker begins with it"),
+        Ok(Some(delivery)) => {
+            let waiting = format!("{} notifications wait", delivery.waiting);
+            let last = delivery.problem.map_or(String::new(), |(problem, at)| {
+                format!("; the last failure, at {at}: {problem}")
+            });
+            if delivery.failures > 0 {
+                findings.warning(
+                    CHECK,
+                    format!("{waiting}, {} tries in a row have failed{last}", delivery.failures),
+                    "see that the receiver runs and answers with 200: it is told all that waits",
+                );
+            } else {
+                findings.ok(CHECK, format!("{waiting}{last}"));
+            }
+        }
+        Err(error) => findings.error(CHECK, line(&error), "do as the message says"),
+    }
+    findings
+}
+
 fn work_pool(pool: &WorkPool, findings: &mut Findings) {
     let waiting: u32 = pool.waiting.iter().map(|(_, count)| count).sum();
     let summary = format!(

@@ -18,7 +18,7 @@ use super::outbox::Tell;
 use super::peers::Peers;
 use super::rows::now_ms;
 use super::store::open_connection;
-use super::{queue, reading, records, retention, waiting, workers};
+use super::{feed, queue, reading, records, retention, waiting, workers};
 use crate::domain::asset::Materialization;
 use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, EventCursor, LogLevel, Progress};
@@ -30,6 +30,9 @@ use crate::process::identity::ProcessIdentity;
 
 /// Runs that wait, and as many that have ended: enough that no walk over them goes unseen.
 const MANY: u32 = 5000;
+
+/// What the videos of all runs look like.
+const VIDEO_FILE: &str = "1:2:3:4";
 
 /// A store, and what was asked of it.
 struct Subject {
@@ -77,7 +80,12 @@ impl Subject {
     }
 
     fn create(&mut self, flow: &str, video_id: &str, rate: f64) -> FlowRunId {
-        queue::create(&mut self.connection, &new(flow, video_id, rate), &Intent::default())
+        self.create_for(flow, video_id, rate, VIDEO_FILE)
+    }
+
+    fn create_for(&mut self, flow: &str, video_id: &str, rate: f64, video_file: &str) -> FlowRunId {
+        let new = new(flow, video_id, rate);
+        queue::create(&mut self.connection, &new, Some(video_file), &Intent::default())
             .expect("queued")
             .flow_run_id
     }
@@ -220,7 +228,8 @@ fn fill(connection: &Connection, crowd: Crowd) {
         .execute_batch(
             "UPDATE waiting SET runs = (SELECT count(*) FROM flow_run
                                         WHERE state_type = 'SCHEDULED' AND work_queue = waiting.work_queue);
-             INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, state_at FROM flow_run;
+             INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, state_at, rowid FROM flow_run;
+             UPDATE feed SET position = (SELECT max(position) FROM flow_run_state);
              INSERT INTO log (flow_run_id, attempt, level, message, at)
                SELECT id, 1, 'info', 'line', state_at FROM flow_run WHERE ended_at IS NOT NULL;
              INSERT INTO task_run SELECT id, id, 1, 'task', 1, 'Completed', NULL, 1, 1, 1 FROM flow_run WHERE ended_at IS NOT NULL;
@@ -372,11 +381,18 @@ fn ask_what_workers_ask(subject: &mut Subject, all: &mut Questions) -> FlowRunId
         "pool",
         workers::pool(&mut subject.connection, &subject.peers).expect("reads")
     );
+    let equal = ask!(
+        all,
+        subject,
+        "create one that is at work",
+        subject.create("crop-frames", "v1", 0.1)
+    );
+    assert_eq!(equal, newer);
     let last = ask!(
         all,
         subject,
         "supersede one at work",
-        subject.create("crop-frames", "v1", 0.1)
+        subject.create_for("crop-frames", "v1", 0.1, "of another video")
     );
     ask!(all, subject, "cancellations", {
         assert_eq!(
@@ -466,6 +482,10 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
     ask!(all, subject, "read events", {
         reading::events(&mut subject.connection, newer, EventCursor::default()).expect("reads");
         reading::logs(&subject.connection, newer, 0).expect("reads");
+    });
+    ask!(all, subject, "read the feed", {
+        let end = feed::read(&mut subject.connection, None).expect("reads").next;
+        feed::read(&mut subject.connection, Some(&end)).expect("reads");
     });
     ask!(
         all,
@@ -611,13 +631,15 @@ fn every_statement_looks_things_up_by_an_index_and_sorts_nothing() {
 }
 
 /// What is small, or asked for as a whole.
-const MAY_BE_WALKED: [&str; 11] = [
+const MAY_BE_WALKED: [&str; 12] = [
     // Values given with the statement, and rows that were looked up.
     "SCAN CONSTANT ROW",
     "SCAN json_each",
     "SCAN flow VIRTUAL TABLE",
     "SCAN queue VIRTUAL TABLE",
     "SCAN (subquery",
+    // One row.
+    "SCAN feed",
     // As many as the limit of the pool.
     "SCAN flow_run USING INDEX flow_run_active",
     "SCAN flow_run USING COVERING INDEX flow_run_active",

@@ -11,8 +11,10 @@ pub mod check;
 #[cfg(test)]
 mod cost;
 pub(in crate::orchestrator) mod entries;
+mod feed;
 mod inspection;
 mod lane;
+mod notifications;
 pub(in crate::orchestrator) mod outbox;
 pub(in crate::orchestrator) mod peers;
 pub(in crate::orchestrator) mod queue;
@@ -34,14 +36,20 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use super::events::EventPage;
+use super::feed::{FeedCursor, FeedPage};
+use super::video_file;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::orchestrator::claims::{Claimed, Claims, Ending, OrphanedRun, PoolLimits, Record, StatusRowDue};
+#[cfg(feature = "worker")]
+use crate::orchestrator::notifications::Delivery;
+use crate::orchestrator::notifications::{Due, Notifications};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
 use crate::process::identity::ProcessIdentity;
 use crate::process::wake::{Bell, Ear};
@@ -111,6 +119,21 @@ impl LocalOrchestrator {
         .await
     }
 
+    /// How telling a receiver goes; `None`: nobody ever asked for it.
+    ///
+    /// # Errors
+    /// The `Store…` errors.
+    #[cfg(feature = "worker")]
+    pub(in crate::orchestrator) async fn delivery(
+        &self,
+        receiver: &str,
+    ) -> Result<Option<Delivery>, OrchestratorError> {
+        let receiver = receiver.to_owned();
+        self.store
+            .run(move |connection| notifications::delivery(connection, &receiver))
+            .await
+    }
+
     /// Reads what another system keeps in this file.
     pub(in crate::orchestrator) async fn read<T: Send + 'static>(
         &self,
@@ -165,9 +188,10 @@ impl LocalOrchestrator {
 #[async_trait]
 impl Queue for LocalOrchestrator {
     async fn create_flow_run(&self, new: NewFlowRun, intent: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
+        let video_file = video_file::fingerprint(&new).await;
         let queued = self
             .store
-            .run(move |connection| queue::create(connection, &new, &intent))
+            .run(move |connection| queue::create(connection, &new, video_file.as_deref(), &intent))
             .await?;
         self.bell.ring();
         Ok(queued)
@@ -198,6 +222,13 @@ impl Queue for LocalOrchestrator {
     async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError> {
         self.store
             .run(move |connection| reading::events(connection, id, cursor))
+            .await
+    }
+
+    async fn read_feed(&self, after: Option<&FeedCursor>) -> Result<FeedPage, OrchestratorError> {
+        let after = after.cloned();
+        self.store
+            .run(move |connection| feed::read(connection, after.as_ref()))
             .await
     }
 
@@ -242,6 +273,35 @@ impl Queue for LocalOrchestrator {
 
     fn description(&self) -> String {
         format!("embedded ({})", self.store.path().display())
+    }
+}
+
+#[async_trait]
+impl Notifications for LocalOrchestrator {
+    async fn notifications_due(&self, receiver: &str) -> Result<Due, OrchestratorError> {
+        let receiver = receiver.to_owned();
+        self.store
+            .run(move |connection| notifications::due(connection, &receiver))
+            .await
+    }
+
+    async fn notified(&self, receiver: &str, position: i64, problem: Option<String>) -> Result<(), OrchestratorError> {
+        let receiver = receiver.to_owned();
+        self.store
+            .run(move |connection| notifications::notified(connection, &receiver, position, problem.as_deref()))
+            .await
+    }
+
+    async fn not_notified(&self, receiver: &str, problem: String, wait: Duration) -> Result<(), OrchestratorError> {
+        let receiver = receiver.to_owned();
+        self.store
+            .run(move |connection| notifications::not_notified(connection, &receiver, &problem, wait))
+            .await
+    }
+
+    fn notifications_lock(&self, receiver: &str) -> PathBuf {
+        let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, receiver.as_bytes());
+        self.peers.lock_file(&format!("notify-{name}"))
     }
 }
 

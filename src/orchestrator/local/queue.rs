@@ -34,7 +34,13 @@ const WAITING: &[StateType] = &[StateType::Scheduled];
 const HELD_UNLESS_CANCELLING: &[StateType] = &[StateType::Pending, StateType::Running];
 
 /// Queues a run; see [`crate::orchestrator::queue::Queue::create_flow_run`].
-pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Intent) -> Result<QueuedFlowRun, Fault> {
+/// `video_file` is what tells the run's video from another file of that name; without it, no run at work is equal.
+pub(super) fn create(
+    connection: &mut Connection,
+    new: &NewFlowRun,
+    video_file: Option<&str>,
+    intent: &Intent,
+) -> Result<QueuedFlowRun, Fault> {
     if intent.is_given_up() {
         return Err(OrchestratorError::Aborted.into());
     }
@@ -63,8 +69,18 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
             .into())
         };
     }
-    let equal = if flow.latest_wins || video_id.is_none() {
+    let equal = if video_id.is_none() {
         None
+    } else if flow.latest_wins {
+        // What is at work on the same is not begun anew; one that is to be stopped is.
+        transaction
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM flow_run INDEXED BY flow_run_active
+                 WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING') AND state_type <> 'CANCELLING'
+                   AND flow_name = ?2 AND video_id = ?1 AND parameters = ?3 AND video_file = ?4 LIMIT 1"
+            ))?
+            .query_row((video_id, &flow.name, &parameters, video_file), StoredRun::from_row)
+            .optional()?
     } else {
         transaction
             .prepare_cached(&format!(
@@ -92,8 +108,8 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
             .prepare_cached(
                 "INSERT INTO flow_run (id, flow_name, parameters, video_id, db_path, work_queue, priority, tags,
                    has_status_row, state_type, state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at,
-                   is_behind)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10, ?11)",
+                   is_behind, video_file)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10, ?11, ?12)",
             )?
             .execute((
                 id.to_string(),
@@ -107,6 +123,7 @@ pub(super) fn create(connection: &mut Connection, new: &NewFlowRun, intent: &Int
                 flow.keeps_status() && db_path.is_some(),
                 now,
                 lane::is_taken(&transaction, &flow.name, video_id, db_path, now)?,
+                video_file,
             ))?;
         waiting::came(&transaction, flow.work_queue.as_str())?;
         keep_state(&transaction, id)?;

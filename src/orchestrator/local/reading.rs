@@ -160,7 +160,13 @@ fn flow_names(connection: &Connection) -> Result<Vec<String>, Fault> {
 pub(super) fn logs(connection: &Connection, run_id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), Fault> {
     // Tells an unknown run from one without logs.
     read_run(connection, run_id)?;
-    let rows: Vec<(i64, LogLine)> = connection
+    let rows = log_page(connection, run_id, cursor)?;
+    let next = rows.last().map_or(cursor, |(id, _)| *id);
+    Ok((rows.into_iter().map(|(_, line)| line).collect(), next))
+}
+
+fn log_page(connection: &Connection, run_id: FlowRunId, cursor: i64) -> Result<Vec<(i64, LogLine)>, Fault> {
+    Ok(connection
         .prepare_cached(
             "SELECT id, attempt, level, message, at FROM log WHERE flow_run_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
         )?
@@ -175,25 +181,23 @@ pub(super) fn logs(connection: &Connection, run_id: FlowRunId, cursor: i64) -> R
             };
             Ok((row.get("id")?, line))
         })?
-        .collect::<rusqlite::Result<_>>()?;
-    let next = rows.last().map_or(cursor, |(id, _)| *id);
-    Ok((rows.into_iter().map(|(_, line)| line).collect(), next))
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn events(connection: &mut Connection, run_id: FlowRunId, cursor: EventCursor) -> Result<EventPage, Fault> {
     // One transaction: a final state is never read without the log lines before it.
     let transaction = connection.transaction()?;
     let run = read_run(&transaction, run_id)?.flow_run;
-    let (lines, log) = if cursor.without_logs {
-        (Vec::new(), cursor.log)
+    let lines = if cursor.without_logs {
+        Vec::new()
     } else {
-        logs(&transaction, run_id, cursor.log)?
+        log_page(&transaction, run_id, cursor.log)?
     };
     let progress_at: i64 = transaction
         .prepare_cached("SELECT progress_at FROM flow_run WHERE id = ?1")?
         .query_row([run_id.to_string()], |row| row.get(0))?;
     let pages = Pages {
-        log,
+        log: lines.last().map_or(cursor.log, |(number, _)| *number),
         is_full: lines.len() >= LOG_PAGE as usize,
         lines,
         progress: run.progress.map(|progress| (progress_at, progress)),

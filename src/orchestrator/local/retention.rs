@@ -64,6 +64,16 @@ pub(super) fn forget_some(connection: &mut Connection, ended_before: i64) -> Res
 
 /// A run's log, then the run. `false`: more of it is left than there is room for.
 fn forget_run(transaction: &Transaction<'_>, run: &str, left: &mut i64) -> Result<bool, Fault> {
+    // Whoever has not seen them by now never will, and is told so.
+    let noted = transaction
+        .prepare_cached(
+            "UPDATE feed SET
+               forgotten_position =
+                 max(forgotten_position, coalesce((SELECT max(position) FROM flow_run_state WHERE flow_run_id = ?1), 0)),
+               forgotten_log = max(forgotten_log, coalesce((SELECT max(id) FROM log WHERE flow_run_id = ?1), 0))",
+        )?
+        .execute([run])?;
+    *left -= deleted(noted);
     for sql in [
         "DELETE FROM log WHERE id IN (SELECT id FROM log WHERE flow_run_id = ?1 LIMIT ?2)",
         "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE flow_run_id = ?1 LIMIT ?2)",

@@ -5,7 +5,9 @@
 CREATE TABLE work_pool (
   name TEXT PRIMARY KEY,
   concurrency_limit INTEGER NOT NULL CHECK (concurrency_limit >= 1),
-  is_paused INTEGER NOT NULL DEFAULT 0 CHECK (is_paused IN (0, 1))
+  is_paused INTEGER NOT NULL DEFAULT 0 CHECK (is_paused IN (0, 1)),
+  -- How many runs for which nobody waits at once; NULL: one less than the limit of all, but one at least.
+  background_limit INTEGER CHECK (background_limit >= 1)
 ) STRICT;
 
 -- Workers in several containers may have one name: a record belongs to a process, told by its lock.
@@ -56,6 +58,8 @@ CREATE TABLE flow_run (
   -- Waits behind another run for its video (or annotations.db) and flow, and claims do not look at it. The end of the one
   -- before lets the next one through (`rows.rs`).
   is_behind INTEGER NOT NULL DEFAULT 0,
+  -- Tells the run's video from another file of that name; of flows where the latest wins.
+  video_file TEXT,
   CHECK (
     (state_type = 'SCHEDULED' AND state_name IN ('Scheduled', 'AwaitingRetry'))
     OR (state_type = 'PENDING' AND state_name = 'Pending')
@@ -115,8 +119,11 @@ CREATE TABLE flow_run_state (
   message TEXT,
   attempt INTEGER NOT NULL,
   at INTEGER NOT NULL,
+  -- A number for every state, in the order in which they were entered; states from before version 7 have none.
+  position INTEGER,
   PRIMARY KEY (flow_run_id, sequence)
 ) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX flow_run_state_position ON flow_run_state (position) WHERE position IS NOT NULL;
 
 CREATE TABLE task_run (
   id TEXT PRIMARY KEY,
@@ -175,6 +182,29 @@ CREATE TABLE asset_upstream (
   PRIMARY KEY (materialization_version, key)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE feed (
+  -- Tells this file from another one at the same place.
+  id TEXT NOT NULL,
+  -- The newest number of a state.
+  position INTEGER NOT NULL,
+  -- The newest state and the newest log line of those that were deleted with their runs.
+  forgotten_position INTEGER NOT NULL,
+  forgotten_log INTEGER NOT NULL
+) STRICT;
+INSERT INTO feed (id, position, forgotten_position, forgotten_log)
+VALUES (lower(hex(randomblob(8))), 0, 0, 0);
+
+-- Who is told of every state, up to where that was done, and how it goes.
+CREATE TABLE notification (
+  url TEXT PRIMARY KEY,
+  position INTEGER NOT NULL,
+  failures INTEGER NOT NULL,
+  -- When the next try is due, and what the last one met.
+  due_at INTEGER NOT NULL,
+  problem TEXT,
+  problem_at INTEGER
+) STRICT, WITHOUT ROWID;
+
 -- What the Prefect orchestrator keeps on this machine. Its queue.db is the journal of the runs that are worked on here.
 
 -- A run that was claimed from a Prefect server.
@@ -206,7 +236,8 @@ CREATE TABLE claim_intent (
   worker_process TEXT NOT NULL CHECK (json_valid(worker_process)),
   flow_name TEXT NOT NULL,
   video_id TEXT,
-  db_path TEXT
+  db_path TEXT,
+  is_background INTEGER NOT NULL DEFAULT 0 CHECK (is_background IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
 -- A run that was queued while the server could not be reached.

@@ -15,10 +15,11 @@ use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::model::{ApiArtifact, ApiFlowRun, ApiState};
+use super::names::flow_meant;
 use super::server::Server;
 use super::steering::Steering;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
+use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue, flow_meant_by, legacy_names};
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
@@ -27,6 +28,7 @@ use crate::orchestrator::events::{EventPage, Pages, merge};
 use crate::orchestrator::local::entries;
 use crate::orchestrator::local::queue::check_key;
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool, WorkerRecord};
+use crate::orchestrator::video_file;
 use crate::process::identity::ProcessIdentity;
 use crate::settings::prefect::WhenUnreachable;
 
@@ -34,6 +36,8 @@ use crate::settings::prefect::WhenUnreachable;
 const LOG_PAGE: usize = PAGE as usize;
 /// The label of the call that made a run, where equal runs share their key.
 const MADE_BY: &str = "captionacc.made-by";
+/// The label that tells a run's video from another file of that name.
+const VIDEO_FILE: &str = "captionacc.video-file";
 /// What keys of calls without one begin with.
 const GENERATED: &str = "call-";
 /// The namespace of the keys that equal runs share: any UUID, for ever the same.
@@ -118,6 +122,14 @@ impl Caller {
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
+        if let Some(video_file) = video_file::fingerprint(new).await {
+            if new.idempotency_key.is_none()
+                && let Some(equal) = self.within(deadline, self.equal_at_work(new, &video_file)).await?
+            {
+                return Ok(queued(equal, false));
+            }
+            body["labels"] = json!({ VIDEO_FILE: video_file });
+        }
         let mut is_committed = false;
         let mut is_looked_up_again = false;
         let (run, is_created) = loop {
@@ -189,6 +201,25 @@ impl Caller {
         Ok(queued(run.id, true))
     }
 
+    /// The run for this video that counts, if it is at work on the same as this one.
+    async fn equal_at_work(&self, new: &NewFlowRun, video_file: &str) -> Result<Option<Uuid>, PrefectError> {
+        let subject = new.arguments.subject();
+        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
+        let runs = self
+            .steering
+            .runs_of_video(&new.flow, subject.video_id.as_deref(), &states)
+            .await?;
+        let newest = runs.into_iter().max_by_key(|run| (run.created, run.id));
+        Ok(newest
+            .filter(|run| {
+                let state = run.state.as_ref().map(ApiState::state_type);
+                matches!(state, Some(StateType::Pending | StateType::Running))
+                    && run.label(VIDEO_FILE).as_deref() == Some(video_file)
+                    && has_arguments(&new.flow, run, new)
+            })
+            .map(|run| run.id))
+    }
+
     /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
     fn key_of_equals(&self, new: &NewFlowRun) -> String {
         let parameters = new.arguments.to_parameters();
@@ -254,23 +285,35 @@ impl Caller {
         artifacts: &[ApiArtifact],
     ) -> Result<FlowRun, OrchestratorError> {
         let flow_name = self.server.names().flow(self.server.client(), run.flow_id).await?;
+        let mut meant = flow_meant_by(&flow_name);
         let deployment = match run.deployment_id {
             Some(id) => match self.server.names().deployment(self.server.client(), id).await {
-                Ok(deployment) => format!("{flow_name}/{}", deployment.name),
+                Ok(deployment) => {
+                    meant = flow_meant(&flow_name, &deployment);
+                    format!("{flow_name}/{}", deployment.name)
+                }
                 // Deleted since.
                 Err(PrefectError::NotFound { .. }) => format!("{flow_name}/{}", self.server.settings().deployment_name),
                 Err(error) => return Err(error.into()),
             },
             None => flow_name.clone(),
         };
-        let queue = self
-            .server
-            .flows()
-            .get(&flow_name)
-            .map_or(WorkQueue::Background, |flow| flow.work_queue);
+        let flow = self.server.flows().get(meant).ok();
+        let queue = flow.map_or(WorkQueue::Background, |flow| flow.work_queue);
+        let named;
+        let run = match flow {
+            Some(flow) if meant != flow_name => {
+                named = ApiFlowRun {
+                    parameters: flow.own_names(&run.parameters),
+                    ..run.clone()
+                };
+                &named
+            }
+            _ => run,
+        };
         Ok(conversion::flow_run(
             run,
-            flow_name,
+            meant.to_owned(),
             deployment,
             queue,
             conversion::progress(artifacts),
@@ -403,7 +446,13 @@ impl Caller {
                 "limit": PAGE.min(filter.limit.saturating_add(1)),
             });
             if let Some(flow_name) = &filter.flow_name {
-                query["flows"] = json!({ "name": { "any_": [flow_name] } });
+                let mut names = vec![flow_name.clone()];
+                names.extend(
+                    legacy_names()
+                        .filter(|name| flow_meant_by(name) == *flow_name)
+                        .map(str::to_owned),
+                );
+                query["flows"] = json!({ "name": { "any_": names } });
             }
             let page = self.server.client().filter_flow_runs(&query).await?;
             let is_last = page.len() < PAGE.min(filter.limit.saturating_add(1)) as usize;
@@ -462,6 +511,7 @@ impl Caller {
                 };
                 let events = is_new.then_some(FlowRunEvent::State { state, attempt: 0 });
                 return Ok(EventPage {
+                    cursors: events.iter().map(|_| next).collect(),
                     events: events.into_iter().collect(),
                     next,
                     has_more: false,
@@ -497,7 +547,8 @@ impl Caller {
             (number, attempt, state)
         });
         let pages = Pages {
-            lines,
+            // Lines are counted.
+            lines: (cursor.log.max(0) + 1..).zip(lines).collect(),
             log,
             is_full,
             progress: progress.map(|progress| (progress.timestamp.as_millisecond(), progress)),

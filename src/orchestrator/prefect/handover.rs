@@ -6,6 +6,7 @@ use super::client::{DEFAULT_PATIENCE, PrefectClient};
 use super::journal::Journal;
 use super::journal::intents::ClaimIntent;
 use super::model::{ApiState, Proposal};
+use super::names::flow_meant;
 use super::poller::{Offer, Poller};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
@@ -28,7 +29,7 @@ pub(super) async fn take_over(
     worker_name: &str,
 ) -> Result<Option<Claim>, OrchestratorError> {
     let (client, names) = (server.client(), server.names());
-    let run = match client.read_flow_run(id.as_uuid()).await {
+    let mut run = match client.read_flow_run(id.as_uuid()).await {
         Ok(run) => run,
         Err(PrefectError::NotFound { .. }) => return Err(OrchestratorError::FlowRunNotFound(id)),
         Err(error) => return Err(error.into()),
@@ -41,17 +42,18 @@ pub(super) async fn take_over(
             problem: "only a run that a worker has claimed (PENDING) can be executed".to_owned(),
         });
     }
-    let flow_name = names.flow(client, run.flow_id).await?;
-    let flow = server.flows().get(&flow_name)?.clone();
     let deployment_id = run.deployment_id.ok_or(OrchestratorError::FlowRunNotFound(id))?;
     let deployment = names.deployment(client, deployment_id).await?;
+    let flow_name = names.flow(client, run.flow_id).await?;
+    let flow = server.flows().get(flow_meant(&flow_name, &deployment))?.clone();
+    run.parameters = flow.own_names(&run.parameters);
     let subject = Subject::of(&Parameters(run.parameters.clone()));
     let video_id = subject.video_id.clone();
     let intent = ClaimIntent {
         flow_run_id: id,
         // Nobody knows it: a run whose process dies now is its worker's to report.
         transition_id: Uuid::new_v4(),
-        flow_name,
+        flow_name: flow.name.clone(),
         subject,
         is_background: false,
     };

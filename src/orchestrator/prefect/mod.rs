@@ -20,6 +20,7 @@ mod calling;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod conversion;
+mod feed;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
@@ -83,6 +84,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::events::EventPage;
+use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
@@ -95,6 +97,8 @@ use crate::orchestrator::claims::{
     Claim, Claimed, Claims, Ending, ForeignEnd, ForeignEnding, OrphanedRun, PoolLimits, Record, StatusRowDue,
 };
 #[cfg(feature = "worker")]
+use crate::orchestrator::notifications::{Due, Notifications};
+#[cfg(feature = "worker")]
 use crate::orchestrator::queue::WorkerRecord;
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue, QueuedFlowRun, WorkPool};
 #[cfg(feature = "worker")]
@@ -104,6 +108,7 @@ use calling::Caller;
 use client::PrefectClient;
 #[cfg(feature = "worker")]
 use courier::Scope;
+use feed::Feed;
 use journal::Journal;
 pub use journal::place::journal_home;
 use server::Server;
@@ -129,6 +134,7 @@ pub struct PrefectOrchestrator {
     server: Arc<Server>,
     journal: Journal,
     caller: Arc<Caller>,
+    feed: Feed,
     #[cfg(feature = "worker")]
     working: Working,
     changes: AtomicI64,
@@ -147,6 +153,7 @@ impl PrefectOrchestrator {
         Ok(Self {
             #[cfg(feature = "worker")]
             working: Working::new(&server, &journal, &caller),
+            feed: Feed::new(server.clone(), journal.clone()),
             server,
             journal,
             caller,
@@ -158,6 +165,16 @@ impl PrefectOrchestrator {
     /// The client, for what is not an orchestrator's business.
     pub fn client(&self) -> &PrefectClient {
         self.server.client()
+    }
+
+    /// Counts how often the server may be asked for news.
+    fn turns(&self) -> i64 {
+        let interval = if self.server.settings().is_cloud {
+            CLOUD_NEWS_INTERVAL
+        } else {
+            NEWS_INTERVAL
+        };
+        i64::try_from(self.started.elapsed().as_millis() / interval.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn changed(&self) {
@@ -257,6 +274,10 @@ impl Queue for PrefectOrchestrator {
         self.caller.events(id, cursor).await
     }
 
+    async fn read_feed(&self, after: Option<&FeedCursor>) -> Result<FeedPage, OrchestratorError> {
+        self.feed.read(after).await
+    }
+
     async fn cancel_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError> {
         let run = self.caller.cancel(id).await?;
         self.changed();
@@ -299,18 +320,38 @@ impl Queue for PrefectOrchestrator {
 
     /// A server is asked every few seconds; what this machine knows better is asked for at once.
     async fn news_counter(&self, id: FlowRunId) -> Result<i64, OrchestratorError> {
-        let interval = if self.server.settings().is_cloud {
-            CLOUD_NEWS_INTERVAL
-        } else {
-            NEWS_INTERVAL
-        };
-        let turns = self.started.elapsed().as_millis() / interval.as_millis();
         let told = self.journal.forwarding.told_counter(id).await?;
-        Ok(told.wrapping_add(i64::try_from(turns).unwrap_or(i64::MAX).wrapping_mul(1 << 40)))
+        Ok(told.wrapping_add(self.turns().wrapping_mul(1 << 40)))
+    }
+
+    async fn feed_counter(&self) -> Result<i64, OrchestratorError> {
+        let journal = self.journal.local.change_counter().await?;
+        Ok(journal.wrapping_add(self.turns().wrapping_mul(1 << 20)))
     }
 
     fn description(&self) -> String {
         format!("Prefect ({})", self.client().address())
+    }
+}
+
+/// Of the runs that this home has queued or works on; the journal knows no others.
+#[cfg(feature = "worker")]
+#[async_trait]
+impl Notifications for PrefectOrchestrator {
+    async fn notifications_due(&self, receiver: &str) -> Result<Due, OrchestratorError> {
+        self.journal.local.notifications_due(receiver).await
+    }
+
+    async fn notified(&self, receiver: &str, position: i64, problem: Option<String>) -> Result<(), OrchestratorError> {
+        self.journal.local.notified(receiver, position, problem).await
+    }
+
+    async fn not_notified(&self, receiver: &str, problem: String, wait: Duration) -> Result<(), OrchestratorError> {
+        self.journal.local.not_notified(receiver, problem, wait).await
+    }
+
+    fn notifications_lock(&self, receiver: &str) -> PathBuf {
+        self.journal.local.notifications_lock(receiver)
     }
 }
 

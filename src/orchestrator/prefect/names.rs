@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::PrefectClient;
 use super::model::ApiDeployment;
+use crate::domain::flow::{FlowDefinition, flow_meant_by, legacy_names};
 use crate::domain::prefect_error::PrefectError;
 
 /// A deployment without a pool that carries this tag is served by workers in runner mode, whatever program it is of.
@@ -31,12 +32,43 @@ pub(super) struct Names {
     own: Mutex<HashMap<String, Uuid>>,
     /// All of them that are there, and since when they are known.
     all_own: Mutex<Option<(Instant, Vec<Uuid>)>>,
+    /// Whether a flow has a deployment of its old name, and since when that is known.
+    legacy: Mutex<HashMap<&'static str, (Instant, bool)>>,
     /// Deployments that ask for our workers, and since when they are known.
     served: Mutex<Option<(Instant, Vec<Uuid>)>>,
 }
 
+/// Our deployments under the old names of these flows.
+async fn legacy_deployments(client: &PrefectClient, flow_names: &BTreeSet<String>) -> Result<Vec<Uuid>, PrefectError> {
+    let legacy: Vec<&str> = legacy_names()
+        .filter(|name| flow_names.contains(flow_meant_by(name)))
+        .collect();
+    let filter = json!({
+        "flows": { "name": { "any_": legacy } },
+        "deployments": { "name": { "any_": [client.settings().deployment_name] } },
+        "limit": PAGE,
+    });
+    let found = client.filter_deployments(&filter).await?;
+    let is_ours = |deployment: &ApiDeployment| deployment.entrypoint.is_none();
+    Ok(found
+        .into_iter()
+        .filter(is_ours)
+        .map(|deployment| deployment.id)
+        .collect())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The flow of ours that a deployment is of, whatever it is called there: `deploy --legacy-names` makes deployments of the old
+/// names. One with code of its own is another program's.
+pub(super) fn flow_meant<'a>(flow_name: &'a str, deployment: &ApiDeployment) -> &'a str {
+    if deployment.entrypoint.is_none() {
+        flow_meant_by(flow_name)
+    } else {
+        flow_name
+    }
 }
 
 impl Names {
@@ -96,7 +128,8 @@ impl Names {
             "limit": PAGE,
         });
         let found = client.filter_deployments(&filter).await?;
-        let ids: Vec<Uuid> = found.into_iter().map(|deployment| deployment.id).collect();
+        let mut ids: Vec<Uuid> = found.into_iter().map(|deployment| deployment.id).collect();
+        ids.extend(legacy_deployments(client, flow_names).await?);
         *lock(&self.all_own) = Some((Instant::now(), ids.clone()));
         Ok(ids)
     }
@@ -118,6 +151,23 @@ impl Names {
             .collect();
         *lock(&self.served) = Some((Instant::now(), ids.clone()));
         Ok(ids)
+    }
+
+    /// Whether there is a deployment of this flow under its old name, as of at most some seconds ago.
+    pub(super) async fn has_legacy(&self, client: &PrefectClient, flow: &FlowDefinition) -> Result<bool, PrefectError> {
+        let Some(legacy) = flow.legacy_name() else {
+            return Ok(false);
+        };
+        let known = lock(&self.legacy).get(legacy).copied();
+        if let Some((at, is_there)) = known
+            && at.elapsed() < OWN_FRESHNESS
+        {
+            return Ok(is_there);
+        }
+        let names = BTreeSet::from([flow.name.clone()]);
+        let is_there = !legacy_deployments(client, &names).await?.is_empty();
+        lock(&self.legacy).insert(legacy, (Instant::now(), is_there));
+        Ok(is_there)
     }
 
     /// It is gone: it was deleted, or made anew under another id.

@@ -34,6 +34,8 @@ pub fn parameter_schema(flow: &FlowDefinition) -> Value {
         schema["description"] = json!(parameter.description);
         schema["position"] = json!(position);
         match &parameter.default {
+            // Found out where the work is done.
+            Some(Value::Null) => {}
             Some(default) => schema["default"] = default.clone(),
             None => required.push(parameter.name.clone()),
         }

@@ -22,12 +22,14 @@ use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::intents::ClaimIntent;
 use super::model::{ApiDeployment, ApiFlowRun, ApiState};
+use super::names::flow_meant;
 use super::proposals::{Proposals, Proposed};
 use super::server::Server;
 use super::steering::Steering;
 use super::stopping::Stopping;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
+use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -221,7 +223,7 @@ impl Poller {
 
     async fn consider(
         &self,
-        run: ApiFlowRun,
+        mut run: ApiFlowRun,
         worker_name: &str,
         flow_names: &BTreeSet<String>,
         limit: u32,
@@ -240,6 +242,7 @@ impl Poller {
             .deployment(self.server.client(), deployment_id)
             .await?;
         let flow_name = self.server.names().flow(self.server.client(), run.flow_id).await?;
+        let flow_name = flow_meant(&flow_name, &deployment).to_owned();
         let is_ours = deployment.name == self.server.settings().deployment_name && flow_names.contains(&flow_name);
         let flow = match self.server.flows().get(&flow_name) {
             Ok(flow) if is_ours => flow.clone(),
@@ -249,6 +252,7 @@ impl Poller {
                 return Ok(claim.map_or(Offer::Passed, |claim| Offer::Claimed(Claimed::Foreign(Box::new(claim)))));
             }
         };
+        run.parameters = flow.own_names(&run.parameters);
         let subject = Subject::of(&Parameters(run.parameters.clone()));
         if !self.is_its_turn(&flow, &run, subject.video_id.as_deref()).await? {
             return Ok(Offer::Passed);
@@ -350,6 +354,7 @@ impl Poller {
             let subject = arguments.subject();
             (own.video_id, own.db_path) = (subject.video_id, subject.db_path);
         }
+        self.tag(&mut own, &flow).await;
         let has_status_row = flow.keeps_status() && checked.is_ok();
         let claim = self
             .journal
@@ -374,6 +379,26 @@ impl Poller {
                 Ok(Offer::Passed)
             }
         }
+    }
+
+    /// Gives a run the tags by which it is looked up, which callers of other programs know nothing of. Without an answer it is
+    /// worked on all the same.
+    async fn tag(&self, run: &mut FlowRun, flow: &FlowDefinition) {
+        let Some(video_id) = &run.video_id else { return };
+        if run.tags.contains(&format!("video:{video_id}")) {
+            return;
+        }
+        for tag in flow.tags(Some(video_id)) {
+            if !run.tags.contains(&tag) {
+                run.tags.push(tag);
+            }
+        }
+        let update = json!({ "tags": run.tags });
+        let client = self.server.client();
+        let told = client
+            .update_flow_run(run.flow_run_id.as_uuid(), &update, DEFAULT_PATIENCE)
+            .await;
+        self.server.note(&told);
     }
 
     /// Asks for the states of these runs, if something said that one has changed or if it is time.

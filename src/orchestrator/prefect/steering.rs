@@ -49,7 +49,33 @@ impl Steering {
             "sort": "EXPECTED_START_TIME_DESC",
             "limit": PAGE,
         });
-        self.server.client().filter_flow_runs(&filter).await
+        let mut runs = self.server.client().filter_flow_runs(&filter).await?;
+        if self.server.names().has_legacy(self.server.client(), flow).await? {
+            runs.extend(self.legacy_runs_of_video(flow, video_id, state_types).await?);
+        }
+        Ok(runs)
+    }
+
+    /// The same of its deployment of the old name, whose callers give their runs no tags.
+    async fn legacy_runs_of_video(
+        &self,
+        flow: &FlowDefinition,
+        video_id: &str,
+        state_types: &[StateType],
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let filter = json!({
+            "flows": { "name": { "any_": flow.legacy_name().into_iter().collect::<Vec<_>>() } },
+            "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
+            "flow_runs": { "state": { "type": { "any_": state_types } } },
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": PAGE,
+        });
+        let mut runs = self.server.client().filter_flow_runs(&filter).await?;
+        for run in &mut runs {
+            run.parameters = flow.own_names(&run.parameters);
+        }
+        runs.retain(|run| run.parameters.get("video-id").and_then(Value::as_str) == Some(video_id));
+        Ok(runs)
     }
 
     /// Cancels the older runs of a flow for the same video: the newest one is the one that counts.
