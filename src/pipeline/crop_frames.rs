@@ -6,7 +6,7 @@ use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks,
 use super::status::StatusKeeper;
 use crate::domain::asset;
 use crate::domain::flow::{CropFrames, StatusTable};
-use crate::domain::flow_run::ArtifactType;
+use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, TaskError};
 
 /// The part of the attempt's progress that sampling is.
@@ -69,5 +69,12 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         }]),
     );
     let remarks = remarks(attempt, &summary);
+    attempt.log(
+        LogLevel::Info,
+        format!(
+            "{} cropped frames ({} bytes) are in annotations.db.",
+            counts.frames, counts.bytes
+        ),
+    );
     Ok(format!("{} cropped frames{remarks}", counts.frames))
 }

@@ -7,6 +7,7 @@ mod following;
 mod foreign;
 mod interop;
 pub mod judge;
+mod machines;
 pub mod proxy;
 mod queueing;
 mod runner;
