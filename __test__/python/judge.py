@@ -117,6 +117,12 @@ async def read(client, id):
     return run_of(await client.read_flow_run(UUID(id)))
 
 
+async def result(client, id):
+    """What `await run.state.result()` gives whoever called `run_deployment`."""
+    run = await client.read_flow_run(UUID(id))
+    return await run.state.aresult()
+
+
 async def list_runs(client, tag=None):
     filter = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])) if tag else None
     runs = await client.read_flow_runs(flow_run_filter=filter, sort=FlowRunSort.ID_DESC, limit=200)
@@ -161,7 +167,20 @@ async def request(client, method, path, body=None):
 
 VERBS = {
     verb.__name__: verb
-    for verb in (everything, events, queue, read, list_runs, cancel, wait, deployment, work_pool, work_queues, request)
+    for verb in (
+        everything,
+        events,
+        queue,
+        read,
+        result,
+        list_runs,
+        cancel,
+        wait,
+        deployment,
+        work_pool,
+        work_queues,
+        request,
+    )
 }
 
 

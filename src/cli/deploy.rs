@@ -19,6 +19,9 @@ use crate::orchestrator::prefect::parameter_schema::parameter_schema;
 use crate::settings::prefect::PrefectSettings;
 use crate::settings::{OrchestratorChoice, Settings};
 
+/// What Prefect's own worker runs: no path, because a deployment is for every machine.
+const EXECUTE: &str = "captionacc execute";
+
 /// What `captionacc deploy --help` ends with.
 pub(super) const EXAMPLES: &str = "\
 Registers every flow, built in or declared in captionacc.toml, with the Prefect API that is configured. Doing it again
@@ -36,7 +39,7 @@ pub(super) struct Options {
     /// One line of JSON
     #[arg(long)]
     json: bool,
-    /// What Prefect's own Python worker runs for a flow run (default: this program with `execute`)
+    /// What Prefect's own Python worker runs for a flow run (default: `captionacc execute`, found in its PATH)
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     command: Option<String>,
     /// Also as the Python service that was there before named them: crop-video-frames/production, parameters as video_id
@@ -67,10 +70,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         }
         .into());
     };
-    let command = match &options.command {
-        Some(command) => command.clone(),
-        None => execute_command()?,
-    };
+    let command = options.command.as_deref().unwrap_or(EXECUTE);
     let client = PrefectClient::new(prefect)?;
     let deployed = block_on(async {
         if !client.settings().runner_mode {
@@ -79,11 +79,11 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         }
         let mut deployed = Vec::new();
         for flow in settings.flows.iter() {
-            deployed.push(deploy(&client, flow, wanted(client.settings(), flow, &command)).await?);
+            deployed.push(deploy(&client, flow, wanted(client.settings(), flow, command)).await?);
         }
         let legacy = settings.flows.iter().filter(|_| options.legacy_names);
         for flow in legacy.filter_map(FlowDefinition::as_legacy) {
-            let mut wanted = wanted(client.settings(), &flow, &command);
+            let mut wanted = wanted(client.settings(), &flow, command);
             wanted.insert("tags".to_owned(), json!(flow.legacy_tags()));
             // Whatever program it was of, it is of this one from now on.
             for field in ["entrypoint", "path", "pull_steps"] {
@@ -103,23 +103,6 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 
 fn of(error: PrefectError) -> Failure {
     OrchestratorError::from(error).into()
-}
-
-/// This program's `execute`, as words that Prefect's worker splits like a shell would.
-fn execute_command() -> Result<String, Failure> {
-    let program = std::env::current_exe().map_err(|error| OrchestratorError::Internal(error.to_string()))?;
-    let program = program.to_str().ok_or_else(|| OrchestratorError::Config {
-        origin: program.display().to_string(),
-        problem: "the path of this program is not UTF-8: give --command".to_owned(),
-    })?;
-    let is_plain = program
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
-    Ok(if is_plain {
-        format!("{program} execute")
-    } else {
-        format!("'{}' execute", program.replace('\'', "'\"'\"'"))
-    })
 }
 
 async fn deploy(
@@ -162,7 +145,12 @@ async fn deploy(
             let call = Call::patch(format!("/deployments/{}", segment(id)), &patch);
             client.answer(call).await.map(drop)
         }
-        _ => {
+        before => {
+            let is_to_leave_pool =
+                changes.iter().any(|field| field == "work_pool_name") && wanted["work_pool_name"].is_null();
+            if let Some(id) = before.filter(|_| is_to_leave_pool) {
+                take_from_pool(client, &format!("{}/{name}", flow.name), id).await?;
+            }
             let mut body = wanted;
             body.insert("name".to_owned(), json!(name));
             body.insert("flow_id".to_owned(), json!(flow_id));
@@ -183,6 +171,27 @@ async fn deploy(
         work_pool: (!settings.runner_mode).then(|| settings.work_pool.clone()),
         work_queue: (!settings.runner_mode).then(|| flow.work_queue.as_str().to_owned()),
     })
+}
+
+/// Deletes a deployment of a pool that is to have none: the server keeps the pool of one that is registered anew. It deletes what
+/// waits as well, so that nothing may.
+async fn take_from_pool(client: &PrefectClient, shown: &str, id: &str) -> Result<(), Failure> {
+    let filter = json!({
+        "flow_runs": { "deployment_id": { "any_": [id] }, "state": { "type": { "any_": ["SCHEDULED"] } } },
+    });
+    let waiting = client.count_flow_runs(&filter).await.map_err(of)?;
+    if waiting > 0 {
+        return Err(OrchestratorError::Config {
+            origin: format!("deployment {shown}"),
+            problem: format!(
+                "{waiting} of its runs wait in its work pool, and to take it from there it must be made anew, which deletes them: let \
+                 a worker of the pool do them, or cancel them, and deploy then"
+            ),
+        }
+        .into());
+    }
+    let call = Call::delete(format!("/deployments/{}", segment(id)));
+    client.answer(call).await.map(drop).map_err(of)
 }
 
 /// The deployment with every field that the API has.

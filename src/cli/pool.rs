@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::exit;
 use super::failure::Failure;
-use super::output::{json_line, print, table, time};
+use super::output::{json_line, plain, print, table, time};
 use super::runtime::with_orchestrator;
+use crate::orchestrator::attention::Attention;
 use crate::orchestrator::queue::WorkPool;
 use crate::settings::Settings;
 
@@ -42,16 +44,50 @@ enum Action {
 /// Does what was asked with the pool, and shows it.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
-    let pool = with_orchestrator(&settings, async |orchestrator| {
+    let (pool, attention) = with_orchestrator(&settings, async |orchestrator| {
         match options.action {
             Some(Action::Pause) => orchestrator.set_paused(true).await?,
             Some(Action::Resume) => orchestrator.set_paused(false).await?,
             Some(Action::Show) | None => {}
         }
-        Ok(orchestrator.read_work_pool().await?)
+        let pool = orchestrator.read_work_pool().await?;
+        Ok((pool, orchestrator.read_attention().await?))
     })?;
-    print(&if options.json { json_line(&pool) } else { text(&pool) })?;
+    print(&if options.json {
+        json_line(&Shown {
+            pool: &pool,
+            attention: &attention,
+        })
+    } else {
+        text(&pool) + &attention_text(&attention)
+    })?;
     Ok(exit::DONE)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    pool: &'a WorkPool,
+    #[serde(flatten)]
+    attention: &'a Attention,
+}
+
+/// What waits for a person, each with what to do about it.
+fn attention_text(attention: &Attention) -> String {
+    let stranded = attention.stranded.iter().map(|run| (run.line(), run.remedy()));
+    let unserved = attention.unserved.iter().map(|flow| (flow.line(), flow.remedy()));
+    let paused = attention.paused_queues.iter().map(|queue| {
+        (
+            format!("work queue {queue} is paused: its runs wait"),
+            format!("prefect work-queue resume {queue} goes on"),
+        )
+    });
+    stranded
+        .chain(unserved)
+        .chain(paused)
+        .map(|(line, remedy)| format!("\n{}\n  {}\n", plain(&line), plain(&remedy)))
+        .collect()
 }
 
 fn text(pool: &WorkPool) -> String {

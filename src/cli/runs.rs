@@ -29,6 +29,7 @@ Examples:
   captionacc runs list --state running,failed --video v1
   captionacc runs show 01994c5e-7b1c-7c3e-8d5f-2a4b6c8d0e1f
   captionacc runs logs 01994c5e-7b1c-7c3e-8d5f-2a4b6c8d0e1f --follow
+  captionacc runs take-over 01994c5e-7b1c-7c3e-8d5f-2a4b6c8d0e1f   # its machine is lost
   captionacc runs --json | jq -r 'select(.state.type == \"FAILED\") | .flowRunId' | xargs -n 1 captionacc runs retry";
 
 /// Options of `captionacc runs`.
@@ -51,6 +52,8 @@ enum Action {
     Logs(LogOptions),
     /// Cancel a flow run: one that waits at once, a running one as soon as it has stopped
     Cancel(RunOptions),
+    /// Give a flow run whose worker is offline to another worker at once
+    TakeOver(TakeOverOptions),
     /// Queue a failed, crashed or cancelled flow run again; one that waits for its retry becomes due
     Retry(RunOptions),
 }
@@ -82,6 +85,15 @@ struct RunOptions {
     /// One line of JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TakeOverOptions {
+    #[command(flatten)]
+    run: RunOptions,
+    /// Also if its worker was heard a moment ago: it stops once it hears of it
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +149,9 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
             Action::Show(options) => show(orchestrator, &options).await,
             Action::Logs(options) => logs(orchestrator, &options).await,
             Action::Cancel(options) => Ok(said(&orchestrator.cancel_flow_run(options.id).await?, options.json)?),
+            Action::TakeOver(TakeOverOptions { run, force }) => {
+                Ok(said(&orchestrator.take_over_flow_run(run.id, force).await?, run.json)?)
+            }
             Action::Retry(options) => Ok(said(&orchestrator.retry_flow_run(options.id).await?, options.json)?),
         }
     })?;

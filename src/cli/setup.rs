@@ -23,6 +23,7 @@ use super::toml_file::{TomlFile, set};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
+use crate::orchestrator::prefect::automation;
 use crate::orchestrator::prefect::client::{Call, PrefectClient};
 use crate::orchestrator::prefect::model::{ApiWorkPool, ApiWorkQueue};
 use crate::settings::Settings;
@@ -72,6 +73,9 @@ pub(super) struct Options {
     /// Most flow runs at once (default: what the pool has, 2 for a new one)
     #[arg(long, value_name = "COUNT", value_parser = limit_parser())]
     limit: Option<u32>,
+    /// Remove the automation that an earlier setup has made at the server that is configured, and nothing else
+    #[arg(long, exclusive = true)]
+    remove: bool,
     /// Use no work pool even if the plan allows one: the worker polls the deployments
     #[arg(long)]
     runner_mode: bool,
@@ -98,6 +102,9 @@ fn profile_name(text: &str) -> Result<String, String> {
 
 /// Sets up the orchestrator that is asked for.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
+    if options.remove {
+        return remove();
+    }
     let working_directory = working_directory()?;
     let environment = |name: &str| std::env::var_os(name);
     // A profile that is wrong is what this command repairs: only what lies beside it is needed.
@@ -127,15 +134,16 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         ))?;
         return Ok(exit::DONE);
     }
-    let pool = settings
-        .prefect
-        .map_or_else(|| WORK_POOL.to_owned(), |prefect| prefect.work_pool);
+    let own = settings.prefect;
+    let pool = own
+        .as_ref()
+        .map_or_else(|| WORK_POOL.to_owned(), |prefect| prefect.work_pool.clone());
     let outcome = block_on(async {
         let client = match place {
             Place::Cloud => cloud(options, &asker).await?,
             _ => server(options, &asker)?,
         };
-        let checked = check(&client).await?;
+        let checked = check(&client).await.map_err(|error| refused(error, &client))?;
         let mode = if options.runner_mode {
             Mode::Runner {
                 why: "as asked".to_owned(),
@@ -143,9 +151,17 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         } else {
             prepare_pool(&client, &pool, options.limit).await?
         };
-        Ok((client, checked, mode))
+        let mut settings = client.settings().clone();
+        settings.runner_mode = matches!(mode, Mode::Runner { .. });
+        settings.work_pool.clone_from(&pool);
+        if let Some(own) = &own {
+            settings.deployment_name.clone_from(&own.deployment_name);
+            settings.lost_after = own.lost_after;
+        }
+        let watched = watch_for_lost_machines(&PrefectClient::new(settings)?).await;
+        Ok((client, checked, mode, watched))
     })?;
-    let (client, checked, mode) = outcome;
+    let (client, checked, mode, watched) = outcome;
     let profiles = profiles_path(&environment)?;
     write_profile(&profiles, &options.profile, client.settings())?;
     choose(&config_path, "prefect", matches!(mode, Mode::Runner { .. }))?;
@@ -157,11 +173,48 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         ),
     };
     print(&format!(
-        "Prefect at {}: {checked}\n{}\nProfile {:?} is written to {} and active\nNext: npm run deploy, then npm run worker\n",
+        "Prefect at {}: {checked}\n{}\n{}\nProfile {:?} is written to {} and active\nNext: npm run deploy, then npm run worker\n",
         plain(client.address()),
         plain(&mode),
+        plain(&watched),
         options.profile,
         plain(&profiles.display().to_string()),
+    ))?;
+    Ok(exit::DONE)
+}
+
+/// Makes the automation that notices lost machines; what is said of it. Without one the workers notice them alone.
+async fn watch_for_lost_machines(client: &PrefectClient) -> String {
+    let name = automation::name(client);
+    match automation::ensure(client).await {
+        Ok(outcome) => format!(
+            "Automation {name:?} is {}: a run that gives no sign of life for {} s is another worker's (captionacc setup --remove \
+             removes it)",
+            outcome.as_str(),
+            automation::silence_s(client)
+        ),
+        Err(error) => {
+            format!("No automation for runs whose machine is lost ({error}): the workers look for them alone")
+        }
+    }
+}
+
+/// Removes what is at the server for everybody, and nothing that holds runs.
+fn remove() -> Result<ExitCode, Failure> {
+    let settings = Settings::from_environment()?;
+    let Some(prefect) = settings.prefect else {
+        return Err(OrchestratorError::Config {
+            origin: settings.orchestrator_reason,
+            problem: "no Prefect API is configured, so that there is nothing to remove".to_owned(),
+        }
+        .into());
+    };
+    let client = PrefectClient::new(prefect)?;
+    let name = automation::name(&client);
+    let was_there = block_on(async { automation::remove(&client).await.map_err(of) })?;
+    print(&format!(
+        "Automation {name:?} {}\n",
+        if was_there { "is removed" } else { "is not there" }
     ))?;
     Ok(exit::DONE)
 }
@@ -387,25 +440,39 @@ async fn cloud(options: &Options, asker: &Asker) -> Result<PrefectClient, Failur
 }
 
 /// Asks the API for something that needs the credentials, and says how it went.
-async fn check(client: &PrefectClient) -> Result<String, Failure> {
+async fn check(client: &PrefectClient) -> Result<String, PrefectError> {
     let version = if client.settings().is_cloud {
         "Prefect Cloud".to_owned()
     } else {
-        let version = client.read_version().await.map_err(of)?;
+        let version = client.read_version().await?;
         if !version.starts_with("3.") {
-            return Err(of(PrefectError::Rejected {
+            return Err(PrefectError::Rejected {
                 call: "GET /admin/version".to_owned(),
                 status: 200,
                 detail: format!("it is Prefect {version:?}, and this program speaks to Prefect 3"),
-            }));
+            });
         }
         format!("Prefect {version}")
     };
     let started = Instant::now();
     let body = json!({ "limit": 1 });
-    client.answer(Call::post("/flows/filter", &body)).await.map_err(of)?;
+    client.answer(Call::post("/flows/filter", &body)).await?;
     let took_ms = started.elapsed().as_millis();
     Ok(format!("{version} answers within {took_ms} ms"))
+}
+
+/// Why an API was not taken, for whoever gave its address and credentials a moment ago.
+fn refused(error: PrefectError, client: &PrefectClient) -> Failure {
+    let settings = client.settings();
+    let url = &settings.api_url;
+    let is_no_api = matches!(
+        error,
+        PrefectError::NotFound { .. } | PrefectError::Rejected { .. } | PrefectError::Fault { .. }
+    );
+    if is_no_api && !settings.is_cloud && !url.ends_with("/api") {
+        return Failure::argument("api-url", format!("{url} is no address of an API: give {url}/api"));
+    }
+    of(error)
 }
 
 enum Mode {

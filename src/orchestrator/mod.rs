@@ -3,6 +3,7 @@
 //! Two traits, because it has two audiences: [`queue::Queue`] for callers, [`claims::Claims`] for workers. [`local`] is the
 //! embedded orchestrator, [`prefect`] the one over a Prefect API; [`open`] chooses.
 
+pub mod attention;
 #[cfg(feature = "worker")]
 pub mod check;
 pub mod claims;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::attention::Attention;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
@@ -52,6 +53,24 @@ pub trait Queue: Send + Sync {
     /// Queues a failed, crashed or cancelled run again, with all its attempts before it; one that waits for its
     /// retry becomes due.
     async fn retry_flow_run(&self, id: FlowRunId) -> Result<FlowRun, OrchestratorError>;
+
+    /// Gives a run whose worker is not to be heard to another worker, without waiting until it counts as lost; `is_forced`: also
+    /// one whose worker was heard a moment ago. One that was to be stopped is cancelled. A queue of one machine notices the
+    /// death of its workers at once, and does so by itself.
+    async fn take_over_flow_run(&self, id: FlowRunId, is_forced: bool) -> Result<FlowRun, OrchestratorError> {
+        let _ = is_forced;
+        Err(OrchestratorError::InvalidState {
+            flow_run_id: id,
+            state: self.read_flow_run(id).await?.state.name,
+            problem: "the workers of this queue take over the runs of a dead one by themselves, within a second"
+                .to_owned(),
+        })
+    }
+
+    /// What waits for a person.
+    async fn read_attention(&self) -> Result<Attention, OrchestratorError> {
+        Ok(Attention::default())
+    }
 
     /// Every asset with its newest materialization.
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError>;

@@ -73,6 +73,13 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         }]),
     );
     let remarks = remarks(attempt, &summary);
+    attempt.log(
+        LogLevel::Info,
+        format!(
+            "{} cropped frames ({} bytes) are in annotations.db.",
+            counts.frames, counts.bytes
+        ),
+    );
     Ok(format!("{} cropped frames{remarks}", counts.frames))
 }
 

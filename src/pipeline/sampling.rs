@@ -77,6 +77,10 @@ pub(super) fn sample_video(
     }
     let order = attempt.order();
     let request = sampling.request(attempt);
+    attempt.log(
+        LogLevel::Info,
+        format!("Sampling {} at {frame_rate_hz} Hz.", files.video_path.display()),
+    );
     attempt.task("sample_video", || {
         keeper.alive(|| {
             let mut staging = Staging::create(&files.output_dir, &format!("{}-{}", order.flow_run_id, order.attempt))?;
@@ -98,12 +102,24 @@ pub(super) fn sample_video(
             // What the staging database said is the cause of what the sampler says.
             staged?;
             match outcome {
-                Ok(summary) => Ok(Sampled { staging, summary }),
+                Ok(summary) => {
+                    attempt.log(LogLevel::Info, facts(&summary));
+                    Ok(Sampled { staging, summary })
+                }
                 Err(error) if error.code() == "CANCELLED" => Err(attempt.stopped()),
                 Err(error) => Err(error.into()),
             }
         })
     })
+}
+
+/// What the film is and what was taken of it, in a line.
+fn facts(summary: &SampleSummary) -> String {
+    let info = &summary.info;
+    format!(
+        "The film is {}x{} {}, {:.1} s at {:.2} Hz: {} samples were taken.",
+        info.width, info.height, info.codec, info.duration_seconds, info.frame_rate_hz, summary.samples
+    )
 }
 
 /// Where the video could not be shown, a row each.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use super::sources::{Sources, fault};
 use super::table::{
     API_AUTH_STRING, API_KEY, API_SSL_CERT_FILE, API_TLS_INSECURE_SKIP_VERIFY, API_URL, CLIENT_CUSTOM_HEADERS,
-    CLOUD_API_URL, DEPLOYMENT, POOL, RUNNER_MODE, SSL_CERT_FILE, WHEN_UNREACHABLE,
+    CLOUD_API_URL, DEPLOYMENT, LOST_AFTER_MS, POOL, RUNNER_MODE, SSL_CERT_FILE, WHEN_UNREACHABLE,
 };
 use crate::domain::error::OrchestratorError;
 
@@ -19,6 +20,9 @@ use crate::domain::error::OrchestratorError;
 const PREFECT_CLOUD: &str = "https://api.prefect.cloud/api";
 /// Headers that a custom header may not replace.
 const RESERVED_HEADERS: [&str; 3] = ["user-agent", "prefect-csrf-token", "prefect-csrf-client"];
+
+/// What [`LOST_AFTER_MS`] is unless set.
+const LOST_AFTER: Duration = Duration::from_secs(90);
 
 /// A text that is never shown: an API key, a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -89,6 +93,8 @@ pub struct PrefectSettings {
     pub runner_mode: bool,
     /// `CAPTIONACC_WHEN_UNREACHABLE`, unless a call says otherwise.
     pub when_unreachable: WhenUnreachable,
+    /// How long a run may give no sign of life before it is lost: `CAPTIONACC_LOST_AFTER_MS`.
+    pub lost_after: Duration,
 }
 
 impl PrefectSettings {
@@ -110,6 +116,7 @@ impl PrefectSettings {
             deployment_name: DEPLOYMENT.default.unwrap_or_default().to_owned(),
             runner_mode: false,
             when_unreachable: WhenUnreachable::Reject,
+            lost_after: LOST_AFTER,
         })
     }
 
@@ -145,6 +152,7 @@ impl PrefectSettings {
             Some("store") => WhenUnreachable::Store,
             _ => WhenUnreachable::Reject,
         };
+        settings.lost_after = Duration::from_millis(sources.number_or_default(&LOST_AFTER_MS)?);
         Ok(Some(settings))
     }
 }

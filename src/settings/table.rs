@@ -181,6 +181,18 @@ pub const WHEN_UNREACHABLE: Setting = Setting {
     default: Some("reject"),
     doc: "while Prefect's API is away, a queue call fails, or keeps the run here to be queued once when it is back",
 };
+/// When a run at Prefect is taken for lost.
+pub const LOST_AFTER_MS: Setting = Setting {
+    variable: "CAPTIONACC_LOST_AFTER_MS",
+    key: Some(("prefect", "lost-after-ms")),
+    kind: Kind::Number {
+        least: 3000,
+        most: DAY_MS,
+    },
+    default: Some("90000"),
+    doc: "a run at Prefect that gives no sign of life for so long is lost with its machine, and another worker takes it over; the \
+          same on every machine, and `captionacc setup` again after a change",
+};
 /// Whether there is no work pool.
 pub const RUNNER_MODE: Setting = Setting {
     variable: "CAPTIONACC_RUNNER_MODE",
@@ -270,7 +282,7 @@ pub const PREFECT_PROFILE: Setting = of_prefect(
 );
 
 /// Our settings, in the order in which people read them.
-pub const OURS: [&Setting; 19] = [
+pub const OURS: [&Setting; 20] = [
     &HOME,
     &CONFIG,
     &ORCHESTRATOR,
@@ -286,6 +298,7 @@ pub const OURS: [&Setting; 19] = [
     &NOTIFY_SECRET,
     &RETRY_DELAY_MS,
     &WHEN_UNREACHABLE,
+    &LOST_AFTER_MS,
     &RUNNER_MODE,
     &POOL,
     &DEPLOYMENT,

@@ -8,6 +8,7 @@ mod foreign;
 mod interop;
 pub mod judge;
 mod legacy;
+mod machines;
 pub mod proxy;
 mod queueing;
 mod runner;

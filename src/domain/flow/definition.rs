@@ -125,6 +125,11 @@ impl FlowDefinition {
         self.status_table.is_some() || self.keeps_captions
     }
 
+    /// What a run for a video is called, for people.
+    pub fn run_name(&self, video_id: &str) -> String {
+        format!("{} of {video_id}", self.name)
+    }
+
     /// Tags of a run: flow, queue and, where there is one, the video.
     pub fn tags(&self, video_id: Option<&str>) -> Vec<String> {
         let mut tags = vec![self.name.clone(), self.work_queue.as_str().to_owned()];

@@ -77,6 +77,21 @@ impl FlowDefinition {
     /// # Errors
     /// As [`FlowDefinition::parse_arguments`].
     pub fn parse_stored(&self, parameters: &Map<String, Value>) -> Result<Arguments, OrchestratorError> {
+        for parameter in &self.parameters {
+            let given = parameters.get(&parameter.name);
+            if parameter.kind == ParameterKind::Path
+                && given != parameter.default.as_ref()
+                && let Some(Value::String(path)) = given
+                && Path::new(path).is_relative()
+            {
+                return Err(invalid(
+                    &parameter.name,
+                    format!(
+                        "{path:?} is a relative path, and whoever queued the run has no working directory here: give it from /"
+                    ),
+                ));
+            }
+        }
         self.parse_arguments(parameters, Path::new("/"))
     }
 }

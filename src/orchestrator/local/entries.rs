@@ -29,7 +29,7 @@ pub(in crate::orchestrator) fn hold(
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'PENDING', 'Pending', ?10, 1, 0, ?11, ?12, ?13, ?14, 1,
                coalesce((SELECT max(version) FROM asset_materialization), 0), ?15, ?16)
              ON CONFLICT (id) DO UPDATE SET
-               parameters = ?3, video_id = ?4, db_path = ?5, state_type = 'PENDING', state_name = 'Pending',
+               parameters = ?3, video_id = ?4, db_path = ?5, has_status_row = ?9, state_type = 'PENDING', state_name = 'Pending',
                state_message = NULL, state_at = ?10, state_sequence = state_sequence + 1, status_row_due = 0,
                scheduled_at = ?12, attempt = max(attempt + 1, ?13), failed_attempts = ?14,
                fencing_token = fencing_token + 1,

@@ -14,16 +14,19 @@ use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
+use super::lost::{give_on, is_alarm, worker_of};
 use super::model::{ApiArtifact, ApiFlowRun, ApiState};
 use super::names::flow_meant;
 use super::server::Server;
 use super::steering::Steering;
+use super::stranded::{self, Roll};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue, flow_meant_by, legacy_names};
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::attention::Attention;
 use crate::orchestrator::events::{EventPage, Pages, merge};
 use crate::orchestrator::local::entries;
 use crate::orchestrator::local::queue::check_key;
@@ -119,6 +122,9 @@ impl Caller {
             key.to_owned()
         };
         let mut body = json!({ "parameters": parameters, "tags": flow.tags(video_id) });
+        if let Some(video_id) = video_id {
+            body["name"] = json!(flow.run_name(video_id));
+        }
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
@@ -428,23 +434,38 @@ impl Caller {
         let mut offset = 0;
         let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
         while runs.len() < wanted {
+            let limit = if filter.video_id.is_some() {
+                PAGE
+            } else {
+                PAGE.min(filter.limit.saturating_add(1))
+            };
             let mut conditions = json!({});
             if let Some(video_id) = &filter.video_id {
+                // Of those that wait, some may have no tag yet: others have queued them. What they are about is read.
+                conditions["operator"] = json!("or_");
                 conditions["tags"] = json!({ "all_": [format!("video:{video_id}")] });
-            }
-            if !filter.state_types.is_empty() {
+                conditions["state"] = json!({ "type": { "any_": [StateType::Scheduled] } });
+            } else if !filter.state_types.is_empty() {
                 conditions["state"] = json!({ "type": { "any_": filter.state_types } });
             }
-            if let Some(time) = before.as_ref().and_then(|run| run.expected_start_time) {
+            // With a video the conditions are alternatives, so that this is looked at below.
+            let before_time = before.as_ref().and_then(|run| run.expected_start_time);
+            if let Some(time) = before_time.filter(|_| filter.video_id.is_none()) {
                 conditions["expected_start_time"] = json!({ "before_": time });
             }
             let mut query = json!({
-                "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
                 "flow_runs": conditions,
                 "sort": "EXPECTED_START_TIME_DESC",
                 "offset": offset,
-                "limit": PAGE.min(filter.limit.saturating_add(1)),
+                "limit": limit,
             });
+            let settings = self.server.settings();
+            if settings.runner_mode {
+                query["deployments"] = json!({ "name": { "any_": [settings.deployment_name] } });
+            } else {
+                // Runs of other programs in the pool as well, whatever their deployments are called.
+                query["work_pools"] = json!({ "name": { "any_": [settings.work_pool] } });
+            }
             if let Some(flow_name) = &filter.flow_name {
                 let mut names = vec![flow_name.clone()];
                 names.extend(
@@ -455,10 +476,12 @@ impl Caller {
                 query["flows"] = json!({ "name": { "any_": names } });
             }
             let page = self.server.client().filter_flow_runs(&query).await?;
-            let is_last = page.len() < PAGE.min(filter.limit.saturating_add(1)) as usize;
+            let is_last = page.len() < limit as usize;
             offset += page.len();
             for run in page {
-                if runs.len() < wanted && before.as_ref().is_none_or(|before| before.id != run.id) {
+                let is_older = before.as_ref().is_none_or(|before| before.id != run.id)
+                    && before_time.is_none_or(|time| run.expected_start_time.is_none_or(|at| at <= time));
+                if runs.len() < wanted && is_older && is_wanted(filter, &run) {
                     runs.push(self.own_run(&run, &[]).await?);
                 }
             }
@@ -573,7 +596,11 @@ impl Caller {
         };
         let own = self.own_run(&run, &[]).await?;
         match own.state.state_type {
-            StateType::Cancelling | StateType::Cancelled => return Ok(own),
+            StateType::Cancelled => return Ok(own),
+            StateType::Cancelling => {
+                self.end_if_stranded(&run).await?;
+                return self.read(id).await;
+            }
             StateType::Completed | StateType::Failed | StateType::Crashed => {
                 return Err(OrchestratorError::InvalidState {
                     flow_run_id: id,
@@ -584,7 +611,53 @@ impl Caller {
             StateType::Scheduled | StateType::Pending | StateType::Running => {}
         }
         self.steering.ask_to_cancel(&run, "cancelled on request").await?;
+        self.end_if_stranded(&self.server.client().read_flow_run(run.id).await?)
+            .await?;
         self.read(id).await
+    }
+
+    /// Nobody is left who could stop a run whose worker is not to be heard: it has stopped. Should its worker come back, it finds
+    /// that, and stops.
+    async fn end_if_stranded(&self, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
+        let is_cancelling = run.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling);
+        if is_cancelling && self.is_stranded(run).await? {
+            give_on(self.server.client(), run, "cancelled").await?;
+        }
+        Ok(())
+    }
+
+    async fn is_stranded(&self, run: &ApiFlowRun) -> Result<bool, OrchestratorError> {
+        let local = self.journal.local.read_work_pool().await?.workers;
+        let roll = Roll::call(self.server.client(), &local).await?;
+        Ok(roll.is_offline(run).await?)
+    }
+
+    /// See [`crate::orchestrator::queue::Queue::take_over_flow_run`].
+    pub(super) async fn take_over(&self, id: FlowRunId, is_forced: bool) -> Result<FlowRun, OrchestratorError> {
+        let api = self.find_at_server(id).await?;
+        let refused = |problem: String| OrchestratorError::InvalidState {
+            flow_run_id: id,
+            state: api.state.as_ref().map_or(StateName::Scheduled, ApiState::state_name),
+            problem,
+        };
+        let is_held = api.state.as_ref().is_some_and(|state| state.state_type().holds_slot());
+        if !is_held && !api.state.as_ref().is_some_and(is_alarm) {
+            return Err(refused("no worker has it, so there is nothing to take over".to_owned()));
+        }
+        if is_held && !is_forced && !self.is_stranded(&api).await? {
+            let worker = worker_of(&api).map_or_else(|| "its worker".to_owned(), |name| format!("its worker {name}"));
+            return Err(refused(format!(
+                "{worker} was heard not long ago: wait, or cancel the run, or take it over all the same with --force"
+            )));
+        }
+        give_on(self.server.client(), &api, "on request").await?;
+        self.read(id).await
+    }
+
+    /// See [`crate::orchestrator::queue::Queue::read_attention`].
+    pub(super) async fn attention(&self) -> Result<Attention, OrchestratorError> {
+        let local = self.journal.local.read_work_pool().await?.workers;
+        Ok(stranded::attention(self.server.client(), self.server.flows(), &local).await?)
     }
 
     /// See [`crate::orchestrator::queue::Queue::retry_flow_run`].
@@ -600,6 +673,10 @@ impl Caller {
             (StateType::Failed | StateType::Crashed | StateType::Cancelled, _) | (_, StateName::AwaitingRetry) => {}
             (StateType::Scheduled, _) => return Err(refused("it is queued already")),
             (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
+            _ if self.is_stranded(&api).await? => {
+                give_on(self.server.client(), &api, "retried on request").await?;
+                return self.read(id).await;
+            }
             _ => return Err(refused("it has not ended: cancel it first, or wait")),
         }
         if let Ok(flow) = self.server.flows().get(&run.flow_name) {
@@ -713,6 +790,14 @@ impl Caller {
 fn has_arguments(flow: &FlowDefinition, run: &ApiFlowRun, new: &NewFlowRun) -> bool {
     flow.parse_stored(&run.parameters)
         .is_ok_and(|arguments| arguments == new.arguments)
+}
+
+/// Whether the run is one of those that a filter with a video asks for, of which the server returns more.
+fn is_wanted(filter: &FlowRunFilter, run: &ApiFlowRun) -> bool {
+    let Some(video_id) = &filter.video_id else { return true };
+    let state_type = run.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
+    Subject::of(&Parameters(run.parameters.clone())).video_id.as_ref() == Some(video_id)
+        && (filter.state_types.is_empty() || filter.state_types.contains(&state_type))
 }
 
 /// The key that a caller gave to a run that was kept here; none, if it gave none.

@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::automation;
 use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
+use super::stranded::attention;
 use crate::domain::finding::Findings;
 use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
 use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool};
+use crate::orchestrator::queue::WorkerRecord;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
 /// How long the API may take for the first answer.
@@ -28,18 +31,28 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows) -> Fin
             return findings;
         }
     };
+    let local = known_workers(home, prefect).await;
     match answers(&client, &mut findings).await {
-        Ok(()) => at_server(&client, flows, &mut findings).await,
+        Ok(()) => at_server(&client, flows, &local, &mut findings).await,
         Err(error) => fault(&client, "prefect", &error, &mut findings),
     }
     the_journal(home, prefect, &mut findings).await;
     findings
 }
 
-async fn at_server(client: &PrefectClient, flows: &Flows, findings: &mut Findings) {
+/// Workers of this machine, alive or not, if any has served this server.
+async fn known_workers(home: &Path, prefect: &PrefectSettings) -> Vec<WorkerRecord> {
+    let home = journal_home(home, prefect);
+    if !home.join("queue.db").exists() {
+        return Vec::new();
+    }
+    read_pool(&home).await.map(|pool| pool.workers).unwrap_or_default()
+}
+
+async fn at_server(client: &PrefectClient, flows: &Flows, local: &[WorkerRecord], findings: &mut Findings) {
     clock(client, findings);
     if !client.settings().runner_mode {
-        if let Err(error) = pool_at_server(client, findings).await {
+        if let Err(error) = pool_at_server(client, local, findings).await {
             fault(client, "work pool", &error, findings);
         }
         if let Err(error) = queues_at_server(client, findings).await {
@@ -48,6 +61,51 @@ async fn at_server(client: &PrefectClient, flows: &Flows, findings: &mut Finding
     }
     if let Err(error) = deployments(client, flows, findings).await {
         fault(client, "deployments", &error, findings);
+    }
+    lost_machines(client, findings).await;
+    match attention(client, flows, local).await {
+        Ok(found) => {
+            for run in &found.stranded {
+                findings.warning("flow runs", run.line(), run.remedy());
+            }
+            for flow in &found.unserved {
+                findings.warning("flows", flow.line(), flow.remedy());
+            }
+        }
+        Err(error) => fault(client, "flow runs", &error, findings),
+    }
+}
+
+/// Who notices that a machine is lost.
+async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
+    const CHECK: &str = "lost machines";
+    let name = automation::name(client);
+    let after_s = client.settings().lost_after.as_secs_f64();
+    match automation::find(client).await {
+        Ok(Some(found)) if !found.is_enabled => {
+            findings.warning(CHECK, format!("the automation {name:?} is switched off"), "captionacc setup");
+        }
+        Ok(Some(found)) if !found.is_right => findings.warning(
+            CHECK,
+            format!("the automation {name:?} does not do what {after_s} s of silence need (CAPTIONACC_LOST_AFTER_MS)"),
+            "captionacc setup",
+        ),
+        Ok(Some(_)) => findings.ok(
+            CHECK,
+            format!(
+                "automation {name:?}: {} s without a sign of life, and a run is another worker's",
+                automation::silence_s(client)
+            ),
+        ),
+        // The workers do it alone.
+        Ok(None) => findings.ok(
+            CHECK,
+            format!("workers take over runs after {after_s} s of silence; the server has no automation for it (captionacc setup makes it)"),
+        ),
+        Err(_) => findings.ok(
+            CHECK,
+            format!("workers take over runs after {after_s} s of silence; the server has no automations"),
+        ),
     }
 }
 
@@ -58,10 +116,22 @@ fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, find
         PrefectError::Unreachable { .. } if settings.is_cloud => {
             "see that this machine reaches that address; behind a proxy, set HTTPS_PROXY".to_owned()
         }
-        PrefectError::Unreachable { .. } if !settings.api_url.ends_with("/api") => format!(
-            "the address of an API ends with /api: captionacc setup --orchestrator server --api-url {}/api",
-            settings.api_url
-        ),
+        PrefectError::Unreachable { .. }
+        | PrefectError::NotFound { .. }
+        | PrefectError::Rejected { .. }
+        | PrefectError::Fault { .. }
+            if !settings.is_cloud && !settings.api_url.ends_with("/api") =>
+        {
+            format!(
+                "the address of an API ends with /api: captionacc setup --orchestrator server --api-url {}/api",
+                settings.api_url
+            )
+        }
+        PrefectError::Rejected {
+            status: 400, detail, ..
+        } if detail.contains("API version") => {
+            "update this program: the server no longer takes what it speaks".to_owned()
+        }
         PrefectError::Unreachable { .. } => format!(
             "start the server (prefect server start), or correct the address, which comes from {}",
             settings.reason
@@ -148,7 +218,11 @@ fn clock(client: &PrefectClient, findings: &mut Findings) {
     }
 }
 
-async fn pool_at_server(client: &PrefectClient, findings: &mut Findings) -> Result<(), PrefectError> {
+async fn pool_at_server(
+    client: &PrefectClient,
+    local: &[WorkerRecord],
+    findings: &mut Findings,
+) -> Result<(), PrefectError> {
     const CHECK: &str = "work pool";
     let pool = client.read_work_pool(&client.settings().work_pool).await?;
     let count = async |states: &[StateType]| {
@@ -187,8 +261,20 @@ async fn pool_at_server(client: &PrefectClient, findings: &mut Findings) -> Resu
         .into_iter()
         .filter(|worker| worker.status.as_deref() == Some("ONLINE"))
         .map(|worker| worker.name)
+        // What has died here is known here first.
+        .filter(|name| {
+            let mut known = local.iter().filter(|worker| worker.name == *name).peekable();
+            known.peek().is_none() || known.any(|worker| worker.is_alive)
+        })
         .collect();
-    if online.is_empty() {
+    let alive_here = local.iter().any(|worker| worker.is_alive);
+    if online.is_empty() && alive_here {
+        findings.warning(
+            "worker",
+            "a worker of this machine is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
+            "wait half a minute, then look into the worker's own log",
+        );
+    } else if online.is_empty() {
         findings.warning("worker", NO_WORKER, START_WORKER);
     } else {
         findings.ok("worker", format!("{} online at the server", online.join(", ")));

@@ -84,6 +84,11 @@ impl Call {
         Self::new(Method::PATCH, path, Some(json_of(body)))
     }
 
+    /// Puts `body`.
+    pub fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self::new(Method::PUT, path, Some(json_of(body)))
+    }
+
     /// Deletes.
     pub fn delete(path: impl Into<String>) -> Self {
         Self::new(Method::DELETE, path, None)

@@ -18,7 +18,7 @@ use crate::domain::state::{StateName, StateType};
 
 pub(super) const ATTEMPT: &str = "captionacc.attempt";
 pub(super) const FAILED_ATTEMPTS: &str = "captionacc.failed-attempts";
-const WORKER_NAME: &str = "prefect.worker.name";
+pub(super) const WORKER_NAME: &str = "prefect.worker.name";
 const SUPERSEDED_BY: &str = "superseded by flow run ";
 const LOGGER: &str = "captionacc.attempt-";
 

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS};
-use super::events::{asset_events, heartbeat_event, task_run_event};
+use super::events::{asset_events, task_run_event};
+use super::fence::{Fence, Standing};
 use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
@@ -40,8 +41,6 @@ const MAX_LOG_CHARACTERS: usize = 20_000;
 const MAX_EARLY: Duration = Duration::from_secs(5);
 /// How often a state may be refused before it is left out. A server refuses none of ours; what stands before it may.
 const MAX_REFUSALS: u32 = 10;
-/// A deployment's slot is held so long without being renewed.
-const CONCURRENCY_LEASE_SECONDS: u32 = 300;
 
 /// What to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +113,13 @@ enum Told {
     Done,
     /// It wants it again then.
     After(Duration),
+    /// The run is no longer ours.
+    Gone {
+        /// Why, for people.
+        why: String,
+        /// Whether another attempt has it, or will have it.
+        is_anothers: bool,
+    },
 }
 
 /// Tells the server what the journal's outbox holds.
@@ -121,16 +127,18 @@ pub(super) struct Courier {
     server: Arc<Server>,
     journal: Journal,
     stopping: Stopping,
+    fence: Arc<Fence>,
     mailroom: Mailroom,
     rounds: Mutex<Rounds>,
 }
 
 impl Courier {
-    pub(super) fn new(server: Arc<Server>, journal: Journal, stopping: Stopping) -> Self {
+    pub(super) fn new(server: Arc<Server>, journal: Journal, stopping: Stopping, fence: Arc<Fence>) -> Self {
         Self {
             server,
             journal,
             stopping,
+            fence,
             mailroom: Mailroom::default(),
             rounds: Mutex::default(),
         }
@@ -179,6 +187,17 @@ impl Courier {
             return Ok(());
         };
         let context = run.context;
+        let first = self.journal.mail.of_run(id).await?;
+        let has_mail = first.state.is_some() || !first.head.is_empty();
+        if has_mail && !self.fence.is_fresh(id) {
+            // Nothing is told of a run that is another's by now: not a line.
+            match self.fence.ask(id, &context).await {
+                Ok(Standing::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
+                // One that the server no longer has is forgotten below, where it says so of the run itself.
+                Ok(_) | Err(PrefectError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         // What is not a state, once it could not be told.
         let mut postponed = (scope == Scope::States).then_some(Ok(()));
         loop {
@@ -197,8 +216,9 @@ impl Courier {
                 }
             }
             if postponed.is_none() && !is_start {
+                let is_completed = state.as_ref().is_some_and(is_completion);
                 // Not worth holding up a state.
-                if let Err(error) = self.tell_progress_of(id).await {
+                if let Err(error) = self.tell_progress_of(id, is_completed).await {
                     debug!(flow_run_id = %id, "Its progress could not be shown: {}.", error.to_line());
                 }
             }
@@ -208,7 +228,18 @@ impl Courier {
             let OutboxMessage::State(message) = &row.message else {
                 return Ok(());
             };
-            match self.tell_state(id, message, row.token, remaining(deadline)).await {
+            let token = context
+                .claim
+                .map_or(row.token, |claim| claim.transition_to(message.name));
+            let told = match self.result_of(id, message).await {
+                Ok(result) => {
+                    self.tell_state(id, &context, message, token, result, remaining(deadline))
+                        .await
+                }
+                Err(error) => return Err(error),
+            };
+            match told {
+                Ok(Told::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
                 Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),
@@ -252,7 +283,100 @@ impl Courier {
         self.journal.mail.forget(id).await
     }
 
+    /// What `run_deployment` returns of a completed run: what it says of itself, and what it made.
+    async fn result_of(&self, id: FlowRunId, message: &StateMessage) -> Result<Option<Value>, OrchestratorError> {
+        if message.name != StateName::Completed {
+            return Ok(None);
+        }
+        let assets = self.journal.forwarding.untold_assets(id).await?;
+        // A result that the server does not take as one would let the run be run again.
+        Ok(Some(
+            json!({ "type": "captionacc", "message": message.message, "assets": assets }),
+        ))
+    }
+
     async fn tell_state(
+        &self,
+        id: FlowRunId,
+        context: &RunContext,
+        message: &StateMessage,
+        token: Uuid,
+        result: Option<Value>,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        let is_start = message.name.state_type() == StateType::Running;
+        // A claim of a moment ago is nobody else's yet, and its start is waited for.
+        if !(is_start && self.fence.is_fresh(id)) {
+            let run = self.server.client().read_flow_run(id.as_uuid()).await?;
+            if is_made_by(run.state.as_ref(), token) {
+                return Ok(Told::Done);
+            }
+            match self.fence.standing(&run, context).await? {
+                // Its work was done and written before it could be stopped.
+                Standing::Ours | Standing::TakenForDead => {}
+                Standing::Cancelling(_) if message.name == StateName::Completed || is_start => {}
+                Standing::Cancelling(_) => return self.tell_cancelled(id, run.state, token, patience).await,
+                Standing::Gone { why, is_anothers } => return Ok(Told::Gone { why, is_anothers }),
+            }
+        }
+        match message.name.state_type() {
+            StateType::Running => self.tell_start(id, message, token, patience).await,
+            StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
+            _ => self.tell_end(id, message, token, result, patience).await,
+        }
+    }
+
+    async fn propose(
+        &self,
+        id: FlowRunId,
+        proposal: &Proposal,
+        patience: Duration,
+    ) -> Result<Orchestration, PrefectError> {
+        self.server
+            .client()
+            .set_flow_run_state(id.as_uuid(), proposal, patience)
+            .await
+    }
+
+    async fn tell_start(
+        &self,
+        id: FlowRunId,
+        message: &StateMessage,
+        token: Uuid,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        // A run that waits for its retry without a process would be cancelled behind its worker's back.
+        let changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
+        self.server
+            .client()
+            .update_flow_run(id.as_uuid(), &changes, patience)
+            .await?;
+        let proposal = Proposal::new(message.name, message.message.clone(), token);
+        let answer = self.propose(id, &proposal, patience).await?;
+        if is_heard(&answer, token) {
+            return Ok(Told::Done);
+        }
+        if answer.status == Verdict::Wait {
+            let seconds = answer.details.delay_seconds.unwrap_or(1.0).clamp(0.1, 3600.0);
+            return Ok(Told::After(Duration::from_secs_f64(seconds)));
+        }
+        let reason = answer
+            .state
+            .as_ref()
+            .and_then(|state| state.message.clone())
+            .or(answer.details.reason)
+            .unwrap_or_else(|| "the server no longer lets it run".to_owned());
+        if answer
+            .state
+            .as_ref()
+            .is_some_and(|state| state.state_type() != StateType::Running)
+        {
+            self.stopping.stop(id, reason).await;
+        }
+        Ok(Told::Done)
+    }
+
+    async fn tell_scheduled(
         &self,
         id: FlowRunId,
         message: &StateMessage,
@@ -260,81 +384,75 @@ impl Courier {
         patience: Duration,
     ) -> Result<Told, PrefectError> {
         let run = id.as_uuid();
-        let name = message.name;
-        let proposal = Proposal::new(name, message.message.clone(), token);
-        let propose =
-            async |proposal: Proposal| self.server.client().set_flow_run_state(run, &proposal, patience).await;
-        match name.state_type() {
-            StateType::Running => {
-                // A run that waits for its retry without a process would be cancelled behind its worker's back.
-                let changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
-                self.server.client().update_flow_run(run, &changes, patience).await?;
-                let answer = propose(proposal).await?;
-                if is_heard(&answer, token) {
-                    return Ok(Told::Done);
-                }
-                if answer.status == Verdict::Wait {
-                    let seconds = answer.details.delay_seconds.unwrap_or(1.0).clamp(0.1, 3600.0);
-                    return Ok(Told::After(Duration::from_secs_f64(seconds)));
-                }
-                let reason = answer
-                    .state
-                    .as_ref()
-                    .and_then(|state| state.message.clone())
-                    .or(answer.details.reason)
-                    .unwrap_or_else(|| "the server no longer lets it run".to_owned());
-                if answer
-                    .state
-                    .as_ref()
-                    .is_some_and(|state| state.state_type() != StateType::Running)
-                {
-                    self.stopping.stop(id, reason).await;
-                }
-                Ok(Told::Done)
-            }
-            StateType::Scheduled => {
-                let now = self.server.client().read_flow_run(run).await?;
-                let current = now.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
-                match current {
-                    StateType::Cancelling => return self.tell_cancelled(id, now.state, token, patience).await,
-                    // Decided otherwise while it was not told: that stands.
-                    StateType::Scheduled => return Ok(Told::Done),
-                    current if current.is_final() => return Ok(Told::Done),
-                    _ => {}
-                }
-                let labels = json!({ FAILED_ATTEMPTS: message.failed_attempts });
-                self.server
-                    .client()
-                    .label_flow_run(run, labels.as_object().expect("an object"), patience)
-                    .await?;
-                self.server
-                    .client()
-                    .update_flow_run(run, &json!({ "infrastructure_pid": null }), patience)
-                    .await?;
-                let due = Timestamp::from_millisecond(message.due_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-                let answer = propose(proposal.due_at(due)).await?;
-                if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
-                    return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
-                }
-                Ok(Told::Done)
-            }
-            _ => {
-                let answer = propose(proposal.clone()).await?;
-                if is_heard(&answer, token) {
-                    return Ok(Told::Done);
-                }
-                if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
-                    if name == StateName::Completed {
-                        // Its work was done and written before it could be stopped.
-                        propose(proposal.force()).await?;
-                        return Ok(Told::Done);
-                    }
-                    return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
-                }
-                debug!(flow_run_id = %id, state = name.as_str(), reason = answer.details.reason, "The server keeps another state.");
-                Ok(Told::Done)
-            }
+        let labels = json!({ FAILED_ATTEMPTS: message.failed_attempts });
+        self.server
+            .client()
+            .label_flow_run(run, labels.as_object().expect("an object"), patience)
+            .await?;
+        self.server
+            .client()
+            .update_flow_run(run, &json!({ "infrastructure_pid": null }), patience)
+            .await?;
+        let due = Timestamp::from_millisecond(message.due_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let proposal = Proposal::new(message.name, message.message.clone(), token).due_at(due);
+        let answer = self.propose(id, &proposal, patience).await?;
+        if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
+            return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
         }
+        Ok(Told::Done)
+    }
+
+    async fn tell_end(
+        &self,
+        id: FlowRunId,
+        message: &StateMessage,
+        token: Uuid,
+        result: Option<Value>,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        let name = message.name;
+        let mut proposal = Proposal::new(name, message.message.clone(), token);
+        if let Some(result) = result {
+            proposal = proposal.with_result(result);
+        }
+        let answer = self.propose(id, &proposal, patience).await?;
+        if is_heard(&answer, token) {
+            return Ok(Told::Done);
+        }
+        let state_type = answer.state.as_ref().map(ApiState::state_type);
+        if state_type == Some(StateType::Cancelling) {
+            if name == StateName::Completed {
+                // Its work was done and written before it could be stopped.
+                self.propose(id, &proposal.force(), patience).await?;
+                return Ok(Told::Done);
+            }
+            return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
+        }
+        if state_type == Some(StateType::Scheduled) && name.state_type() == StateType::Failed {
+            return self.offer_retry(id, answer.state, patience).await;
+        }
+        debug!(flow_run_id = %id, state = name.as_str(), reason = answer.details.reason, "The server keeps another state.");
+        Ok(Told::Done)
+    }
+
+    /// The server answers a failure with a retry that it keeps for the process that failed, which is not there any more: it is
+    /// offered to every worker.
+    async fn offer_retry(
+        &self,
+        id: FlowRunId,
+        state: Option<ApiState>,
+        patience: Duration,
+    ) -> Result<Told, PrefectError> {
+        let run = id.as_uuid();
+        let now = self.server.client().server_now();
+        let due = state.as_ref().and_then(|state| state.state_details.scheduled_time);
+        let message = state.and_then(|state| state.message);
+        self.server.offer_to_all(run, patience).await?;
+        let changes = json!({ "infrastructure_pid": null });
+        self.server.client().update_flow_run(run, &changes, patience).await?;
+        let proposal = Proposal::new(StateName::AwaitingRetry, message, Uuid::new_v4()).due_at(due.unwrap_or(now));
+        self.propose(id, &proposal, patience).await?;
+        Ok(Told::Done)
     }
 
     async fn tell_cancelled(
@@ -504,23 +622,30 @@ impl Courier {
                 let id = run.flow_run.flow_run_id;
                 let lock = self.mailroom.lock_of(id);
                 // Whoever has it shows it.
-                if let Ok(_alone) = lock.try_lock() {
-                    self.tell_progress_of(id).await?;
+                if let Ok(_alone) = lock.try_lock()
+                    && self.fence.is_fresh(id)
+                {
+                    self.tell_progress_of(id, false).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Shows how far a run is, if it came further. For the one who tells its mail.
-    async fn tell_progress_of(&self, id: FlowRunId) -> Result<(), OrchestratorError> {
+    /// Shows how far a run is, if it came further; one that is completed is all done. For the one who tells its mail.
+    async fn tell_progress_of(&self, id: FlowRunId, is_completed: bool) -> Result<(), OrchestratorError> {
         let Some(run) = self.journal.forwarding.run(id).await? else {
             return Ok(());
         };
-        let Some(progress) = run.flow_run.progress.filter(|_| run.progress_at > run.progress_sent_at) else {
+        let is_news = is_completed || run.progress_at > run.progress_sent_at;
+        let Some(progress) = run.flow_run.progress.filter(|_| is_news) else {
             return Ok(());
         };
         let mut body = conversion::progress_body(&progress);
+        if is_completed {
+            // What was last counted says less than the state.
+            body["data"] = json!(100.0);
+        }
         let artifact = if let Some(artifact) = run.progress_artifact_id {
             self.server.client().update_artifact(artifact, &body).await?;
             artifact
@@ -535,32 +660,6 @@ impl Courier {
             .forwarding
             .progress_told(id, run.progress_at, artifact)
             .await
-    }
-
-    /// Says that the runs at work live, and keeps their deployments' slots.
-    pub(super) async fn tell_heartbeats(&self) -> Result<(), OrchestratorError> {
-        let mut events = Vec::new();
-        for run in self.journal.forwarding.at_work().await? {
-            if run.flow_run.state.state_type != StateType::Running {
-                continue;
-            }
-            let id = run.flow_run.flow_run_id;
-            events.push(heartbeat_event(id, &run.context));
-            if let Some(lease) = run.context.concurrency_lease_id {
-                let renewed = self
-                    .server
-                    .client()
-                    .renew_concurrency_lease(lease, CONCURRENCY_LEASE_SECONDS)
-                    .await;
-                if let Err(error) = renewed {
-                    debug!(flow_run_id = %id, "The deployment's slot could not be renewed: {error}.");
-                }
-            }
-        }
-        if !events.is_empty() {
-            self.server.client().create_events(&events).await?;
-        }
-        Ok(())
     }
 }
 
@@ -584,13 +683,18 @@ fn is_start(row: &OutboxRow) -> bool {
     matches!(&row.message, OutboxMessage::State(state) if state.name.state_type() == StateType::Running)
 }
 
+fn is_completion(row: &OutboxRow) -> bool {
+    matches!(&row.message, OutboxMessage::State(state) if state.name == StateName::Completed)
+}
+
+/// Whether the run is in this state by this transition.
+fn is_made_by(state: Option<&ApiState>, token: Uuid) -> bool {
+    state.is_some_and(|state| state.state_details.transition_id == Some(token))
+}
+
 /// Whether the state is the run's, by this proposal or by the same one sent before.
 fn is_heard(answer: &Orchestration, token: Uuid) -> bool {
-    answer.status == Verdict::Accept
-        || answer
-            .state
-            .as_ref()
-            .is_some_and(|state| state.state_details.transition_id == Some(token))
+    answer.status == Verdict::Accept || is_made_by(answer.state.as_ref(), token)
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use uuid::Uuid;
 
-use super::client::{DEFAULT_PATIENCE, PrefectClient};
 use super::journal::Journal;
+use super::journal::forwarding::ClaimMark;
 use super::journal::intents::ClaimIntent;
-use super::model::{ApiState, Proposal};
+use super::model::ApiState;
 use super::names::flow_meant;
 use super::poller::{Offer, Poller};
+use super::proposals::give_back;
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Parameters, Subject};
@@ -15,9 +16,6 @@ use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::claims::Claim;
-
-/// When a run that was given back is offered again.
-const GIVEN_BACK_S: i64 = 5;
 
 /// Takes over a run that is PENDING because the worker that started this process claimed it. From then on this
 /// process tells the server what becomes of it. `None`: it was not to be run now, and that was told.
@@ -59,6 +57,7 @@ pub(super) async fn take_over(
     };
     // The limit is that worker's business.
     let is_its_turn = poller.is_its_turn(&flow, &run, video_id.as_deref()).await?
+        && poller.is_alone(&flow, &run).await?
         && journal.intents.reserve(intent, u32::MAX).await?;
     if !is_its_turn {
         give_back(client, id, "given back: another run for its video is at work").await?;
@@ -68,22 +67,20 @@ pub(super) async fn take_over(
         .state
         .as_ref()
         .and_then(|state| state.state_details.deployment_concurrency_lease_id);
-    match poller.adopt(run, flow, &deployment, lease_id, worker_name).await? {
+    let claim = ClaimMark {
+        transition_id: run
+            .state
+            .as_ref()
+            .and_then(|state| state.state_details.transition_id)
+            .unwrap_or_else(Uuid::new_v4),
+        is_handed_over: true,
+    };
+    match poller
+        .adopt(run, flow, &deployment, (claim, lease_id), worker_name)
+        .await?
+    {
         Offer::Claimed(claimed) => Ok(claimed.own()),
         // Its arguments were wrong: FAILED.
         Offer::Passed => Ok(None),
     }
-}
-
-/// Gives back a run that was not begun, to be offered again after some seconds.
-pub(super) async fn give_back(client: &PrefectClient, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
-    let state = client.read_flow_run(id.as_uuid()).await?.state;
-    if state.is_some_and(|state| state.state_type() == StateType::Pending) {
-        let due = client.server_now() + jiff::SignedDuration::from_secs(GIVEN_BACK_S);
-        let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4()).due_at(due);
-        client
-            .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
-            .await?;
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::api::PAGE;
+use super::arrivals::Arrivals;
 use super::calling::{Caller, given_key};
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::superseded_by;
@@ -25,37 +26,19 @@ use crate::orchestrator::queue::NewFlowRun;
 
 /// How often the outbox is emptied: how long a log line waits.
 const TELL_INTERVAL: Duration = Duration::from_secs(2);
-/// A server calls a worker offline after three of them.
-const WORKER_HEARTBEAT: Duration = Duration::from_secs(30);
-/// An automation that looks for dead runs waits at least three of them.
-const RUN_HEARTBEAT: Duration = Duration::from_mins(1);
 /// How often waiting runs are compared with the server's.
 const MIRROR_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until it is dropped.
-pub(super) async fn run(house: Arc<Housekeeping>, worker_name: String) {
-    let mut heartbeat_at: Option<Instant> = None;
-    let mut run_heartbeat_at = Instant::now();
+pub(super) async fn run(house: Arc<Housekeeping>) {
     let mut mirror_at: Option<Instant> = None;
     loop {
-        if heartbeat_at.is_none_or(|at| at.elapsed() >= WORKER_HEARTBEAT) {
-            heartbeat_at = Some(Instant::now());
-            let settings = house.server.settings();
-            if !settings.runner_mode {
-                let client = house.server.client();
-                let beat = client.worker_heartbeat(&settings.work_pool, &worker_name, WORKER_HEARTBEAT);
-                house.server.note(&beat.await);
-            }
-        }
-        if run_heartbeat_at.elapsed() >= RUN_HEARTBEAT {
-            run_heartbeat_at = Instant::now();
-            let beat = house.courier.tell_heartbeats().await;
-            house.server.note(&beat);
-        }
         if mirror_at.is_none_or(|at| at.elapsed() >= MIRROR_INTERVAL) {
             mirror_at = Some(Instant::now());
             let mirrored = house.mirror_waiting().await;
             house.server.note(&mirrored);
+            let welcomed = house.arrivals.welcome_newest().await;
+            house.server.note(&welcomed);
             match house.journal.mail.bound().await {
                 Ok(0) => {}
                 Ok(number) => warn!(number, "The API is away for long: the oldest log lines were left out."),
@@ -81,6 +64,7 @@ pub(super) struct Housekeeping {
     pub(super) caller: Arc<Caller>,
     pub(super) courier: Arc<Courier>,
     pub(super) proposals: Arc<Proposals>,
+    pub(super) arrivals: Arrivals,
 }
 
 impl Housekeeping {

@@ -30,6 +30,11 @@ mod journal;
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
 )]
+mod lost;
+#[cfg_attr(
+    not(feature = "worker"),
+    allow(dead_code, reason = "an application works on no runs")
+)]
 mod names;
 mod segment;
 #[cfg_attr(
@@ -38,7 +43,12 @@ mod segment;
 )]
 mod server;
 mod steering;
+mod stranded;
 
+#[cfg(feature = "worker")]
+mod arrivals;
+#[cfg(feature = "worker")]
+pub mod automation;
 #[cfg(feature = "worker")]
 mod control;
 #[cfg(feature = "worker")]
@@ -46,9 +56,13 @@ mod courier;
 #[cfg(feature = "worker")]
 mod events;
 #[cfg(feature = "worker")]
+mod fence;
+#[cfg(feature = "worker")]
 mod foreign;
 #[cfg(feature = "worker")]
 mod handover;
+#[cfg(feature = "worker")]
+mod heartbeat;
 #[cfg(feature = "worker")]
 mod hints;
 #[cfg(feature = "worker")]
@@ -63,6 +77,8 @@ mod poller;
 mod program;
 #[cfg(feature = "worker")]
 mod proposals;
+#[cfg(feature = "worker")]
+mod rescue;
 #[cfg(feature = "worker")]
 mod rounds;
 #[cfg(feature = "worker")]
@@ -83,6 +99,7 @@ use async_trait::async_trait;
 #[cfg(feature = "worker")]
 use jiff::Timestamp;
 
+use super::attention::Attention;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
@@ -92,6 +109,8 @@ use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 #[cfg(feature = "worker")]
 use crate::domain::lease::Lease;
+#[cfg(feature = "worker")]
+use crate::domain::state::StateType;
 #[cfg(feature = "worker")]
 use crate::orchestrator::claims::{
     Claim, Claimed, Claims, Ending, ForeignEnd, ForeignEnding, OrphanedRun, PoolLimits, Record, StatusRowDue,
@@ -233,12 +252,39 @@ impl PrefectOrchestrator {
         Ok(claim)
     }
 
+    /// The ending with the retries that whoever made the run has asked for, in place of its flow's.
+    async fn retried_as_asked(&self, lease: Lease, ending: Ending) -> Result<Ending, OrchestratorError> {
+        let Ending::Failed {
+            state,
+            message,
+            retry_after,
+        } = ending
+        else {
+            return Ok(ending);
+        };
+        let run = self.journal.forwarding.run(lease.flow_run_id).await?;
+        let asked = run.and_then(|run| Some((run.context.retries?, run.flow_run.failed_attempts)));
+        let retry_after = match asked {
+            // As the server itself would: after a failure of whatever kind, and after no crash.
+            Some((asked, failed_attempts)) if state.state_type() == StateType::Failed => {
+                let delay = Duration::from_secs(u64::from(asked.delay_s));
+                (failed_attempts < asked.retries).then_some(delay)
+            }
+            _ => retry_after,
+        };
+        Ok(Ending::Failed {
+            state,
+            message,
+            retry_after,
+        })
+    }
+
     /// Gives back a run that was not begun, to be offered again after some seconds.
     ///
     /// # Errors
     /// What kept the server from hearing it.
     pub async fn give_back(&self, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
-        handover::give_back(self.server.client(), id, message).await
+        proposals::give_back(self.server.client(), id, message).await
     }
 }
 
@@ -289,6 +335,17 @@ impl Queue for PrefectOrchestrator {
         self.changed();
         self.want_poll();
         Ok(run)
+    }
+
+    async fn take_over_flow_run(&self, id: FlowRunId, is_forced: bool) -> Result<FlowRun, OrchestratorError> {
+        let run = self.caller.take_over(id, is_forced).await?;
+        self.changed();
+        self.want_poll();
+        Ok(run)
+    }
+
+    async fn read_attention(&self) -> Result<Attention, OrchestratorError> {
+        self.caller.attention().await
     }
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
@@ -365,6 +422,7 @@ impl Claims for PrefectOrchestrator {
         self.working.wait_for_server(limits.all).await?;
         if !self.working.is_started() {
             self.working.keep_house(&name);
+            self.working.watch_over_others();
             self.working.listen();
         }
         Ok(())
@@ -429,7 +487,7 @@ impl Claims for PrefectOrchestrator {
 
     async fn may_commit(&self, lease: Lease) -> Result<bool, OrchestratorError> {
         if self.journal.local.may_commit(lease).await? {
-            self.working.poller.check_own_runs(&[lease.flow_run_id]).await;
+            self.working.poller.confirm_before_commit(lease.flow_run_id).await;
         }
         self.journal.local.may_commit(lease).await
     }
@@ -441,6 +499,7 @@ impl Claims for PrefectOrchestrator {
 
     async fn finish(&self, lease: Lease, ending: Ending) -> Result<FlowRun, OrchestratorError> {
         let finishing = self.working.hints.finishing();
+        let ending = self.retried_as_asked(lease, ending).await?;
         let run = self.journal.local.finish(lease, ending).await?;
         let id = run.flow_run_id;
         if run.state.state_type.is_final() {

@@ -107,6 +107,9 @@ pub struct ApiFlowRun {
     /// What it adds to the pool's job variables.
     #[serde(default)]
     pub job_variables: Option<Map<String, Value>>,
+    /// How it is to be retried, if whoever made it has said so.
+    #[serde(default)]
+    pub empirical_policy: ApiRetries,
     /// When it was made.
     pub created: Timestamp,
     /// When it was meant to start first.
@@ -117,6 +120,17 @@ pub struct ApiFlowRun {
     pub start_time: Option<Timestamp>,
     /// When it ended.
     pub end_time: Option<Timestamp>,
+}
+
+/// How a run is to be retried.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct ApiRetries {
+    /// Further attempts after one that failed.
+    pub retries: Option<u32>,
+    /// Seconds before each.
+    pub retry_delay: Option<f64>,
+    /// `reschedule`: it was scheduled anew after it had ended; `in_process`: for the process that has it.
+    pub retry_type: Option<String>,
 }
 
 impl ApiFlowRun {
@@ -302,6 +316,13 @@ impl Proposal {
     #[must_use]
     pub fn due_at(mut self, at: Timestamp) -> Self {
         self.state.state_details["scheduled_time"] = serde_json::json!(at);
+        self
+    }
+
+    /// What `run_deployment` returns of a completed run.
+    #[must_use]
+    pub fn with_result(mut self, result: Value) -> Self {
+        self.state.data = Some(result);
         self
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::PrefectClient;
 use super::model::ApiDeployment;
-use crate::domain::flow::{FlowDefinition, flow_meant_by, legacy_names};
+use crate::domain::flow::{FlowDefinition, WorkQueue, flow_meant_by, legacy_names};
 use crate::domain::prefect_error::PrefectError;
 
 /// A deployment without a pool that carries this tag is served by workers in runner mode, whatever program it is of.
@@ -22,6 +22,13 @@ const OWN_FRESHNESS: Duration = Duration::from_secs(20);
 const SERVED_FRESHNESS: Duration = Duration::from_mins(1);
 /// More are not kept: a workspace has some dozens.
 const MAX_KEPT: usize = 10_000;
+
+/// Whether `captionacc deploy` of some machine has made it: it carries the flow and its queue as tags, and no code.
+pub(super) fn is_of_this_program(deployment: &ApiDeployment, flow_name: &str) -> bool {
+    deployment.entrypoint.is_none()
+        && deployment.tags.iter().any(|tag| tag == flow_name)
+        && deployment.tags.iter().any(|tag| WorkQueue::parse(tag).is_some())
+}
 
 /// What was asked for before.
 #[derive(Debug, Default)]

@@ -8,22 +8,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::json;
-use tracing::info;
+use serde_json::{Value, json};
+use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::api::PAGE;
+use super::arrivals::Arrivals;
 use super::client::DEFAULT_PATIENCE;
-use super::conversion::{self, superseded_by};
+use super::conversion;
 use super::courier::{Courier, Scope};
+use super::fence::{Fence, Standing};
 use super::foreign::ForeignRuns;
+use super::heartbeat::Heart;
 use super::hints::Hints;
 use super::journal::Journal;
-use super::journal::forwarding::RunContext;
+use super::journal::forwarding::{ClaimMark, GivenRetries, RunContext};
 use super::journal::intents::ClaimIntent;
+use super::lost::held_runs;
 use super::model::{ApiDeployment, ApiFlowRun, ApiState};
-use super::names::flow_meant;
-use super::proposals::{Proposals, Proposed};
+use super::names::{flow_meant, is_of_this_program};
+use super::proposals::{Proposals, Proposed, give_back};
 use super::server::Server;
 use super::steering::Steering;
 use super::stopping::Stopping;
@@ -42,6 +46,11 @@ const SAFETY_POLL: Duration = Duration::from_secs(10);
 const SAFETY_CHECK: Duration = Duration::from_secs(5);
 /// How long a run whose claim was refused is left alone.
 const REFUSED_WAIT: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+/// How long a worker waits for another one to give back what both have claimed, and how often it looks.
+const YIELD_PATIENCE: Duration = Duration::from_secs(3);
+const YIELD_LOOK: Duration = Duration::from_millis(200);
+/// How long a result waits for the server to say that it is still wanted.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// Most runs of one offer.
 const OFFERS: u32 = 20;
 
@@ -72,6 +81,9 @@ pub(super) struct Poller {
     foreign: Arc<ForeignRuns>,
     stopping: Stopping,
     courier: Arc<Courier>,
+    fence: Arc<Fence>,
+    heart: Arc<Heart>,
+    arrivals: Arrivals,
     clocks: Mutex<Clocks>,
 }
 
@@ -84,12 +96,17 @@ pub(super) struct PollerParts {
     pub(super) foreign: Arc<ForeignRuns>,
     pub(super) stopping: Stopping,
     pub(super) courier: Arc<Courier>,
+    pub(super) fence: Arc<Fence>,
+    pub(super) heart: Arc<Heart>,
 }
 
 impl Poller {
     pub(super) fn new(parts: PollerParts) -> Self {
         Self {
             steering: Steering::new(parts.server.clone(), parts.journal.clone()),
+            arrivals: Arrivals::new(parts.server.clone()),
+            fence: parts.fence,
+            heart: parts.heart,
             server: parts.server,
             journal: parts.journal,
             hints: parts.hints,
@@ -246,6 +263,11 @@ impl Poller {
         let is_ours = deployment.name == self.server.settings().deployment_name && flow_names.contains(&flow_name);
         let flow = match self.server.flows().get(&flow_name) {
             Ok(flow) if is_ours => flow.clone(),
+            // A flow of ours that another machine declares: its workers know what to do, this one does not.
+            _ if is_of_this_program(&deployment, &flow_name) => {
+                debug!(flow_run_id = %run.id, flow_name, "The run waits for a worker that knows its flow.");
+                return Ok(Offer::Passed);
+            }
             // A deployment that is not ours, of the same pool.
             _ => {
                 let claim = self.foreign.claim(&run, &flow_name, worker_name, limit).await?;
@@ -254,6 +276,7 @@ impl Poller {
         };
         run.parameters = flow.own_names(&run.parameters);
         let subject = Subject::of(&Parameters(run.parameters.clone()));
+        let run = self.arrivals.welcome(&flow, run).await?;
         if !self.is_its_turn(&flow, &run, subject.video_id.as_deref()).await? {
             return Ok(Offer::Passed);
         }
@@ -278,7 +301,54 @@ impl Poller {
             }
         };
         let lease_id = state.state_details.deployment_concurrency_lease_id;
-        self.adopt(run, flow, &deployment, lease_id, worker_name).await
+        match self.is_alone(&flow, &run).await {
+            Ok(true) => {}
+            Ok(false) => {
+                give_back(
+                    self.server.client(),
+                    id,
+                    "given back: another run for its video is at work",
+                )
+                .await?;
+                self.journal.intents.release(id, transition_id).await?;
+                return Ok(Offer::Passed);
+            }
+            Err(error) => {
+                // Given back once the server answers.
+                self.proposals.doubt(id, transition_id);
+                return Err(error.into());
+            }
+        }
+        let claim = ClaimMark {
+            transition_id,
+            is_handed_over: false,
+        };
+        self.adopt(run, flow, &deployment, (claim, lease_id), worker_name).await
+    }
+
+    /// Whether the run, pending by a claim of this worker, is the only one of its flow and video at work. Each worker claims first
+    /// and looks then, so that of two that claim in the same moment one sees the other at least: one of them gives back what it
+    /// has, and the other waits for that. A limit of the server's for each video would hold as well, but leaves an object there
+    /// for each, and a lease that stays taken when its machine is lost.
+    pub(super) async fn is_alone(&self, flow: &FlowDefinition, run: &ApiFlowRun) -> Result<bool, PrefectError> {
+        let Some(video_id) = video_of(run) else { return Ok(true) };
+        let deadline = Instant::now() + YIELD_PATIENCE;
+        loop {
+            let mut others = held_runs(self.server.client(), [flow.name.as_str()]).await?;
+            others.retain(|other| other.id != run.id && video_of(other) == Some(video_id));
+            if others.is_empty() {
+                return Ok(true);
+            }
+            let goes_before = |other: &ApiFlowRun| {
+                let is_pending = other.state.as_ref().map(ApiState::state_type) == Some(StateType::Pending);
+                let is_newer = (other.created, other.id) > (run.created, run.id);
+                !is_pending || is_newer == flow.latest_wins
+            };
+            if others.iter().any(goes_before) || Instant::now() > deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(YIELD_LOOK).await;
+        }
     }
 
     /// Polls again then, whatever happens until then.
@@ -324,7 +394,7 @@ impl Poller {
         run: ApiFlowRun,
         flow: FlowDefinition,
         deployment: &ApiDeployment,
-        lease_id: Option<Uuid>,
+        (claim_mark, lease_id): (ClaimMark, Option<Uuid>),
         worker_name: &str,
     ) -> Result<Offer, OrchestratorError> {
         // For people to read only: what can not be asked now does not lose the claim.
@@ -339,7 +409,18 @@ impl Poller {
             work_pool_name: run.work_pool_name.clone(),
             tags: run.tags.clone(),
             concurrency_lease_id: lease_id,
+            claim: Some(claim_mark),
+            retries: run.empirical_policy.retries.map(|retries| GivenRetries {
+                retries,
+                delay_s: seconds(run.empirical_policy.retry_delay),
+            }),
         };
+        // Somebody had it scheduled after it had ended: its failures before that no longer count.
+        let counts_anew = run.empirical_policy.retry_type.as_deref() == Some("reschedule");
+        if counts_anew {
+            let noted = self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await;
+            self.server.note(&noted);
+        }
         let mut own = conversion::flow_run(
             &run,
             flow.name.clone(),
@@ -347,6 +428,9 @@ impl Poller {
             flow.work_queue,
             None,
         );
+        if counts_anew {
+            own.failed_attempts = 0;
+        }
         // Whoever made the run may have used the API itself: what it gave is checked as if a caller had given it.
         let checked = flow.parse_stored(&run.parameters);
         if let Ok(arguments) = &checked {
@@ -362,6 +446,10 @@ impl Poller {
             .adopt(own, has_status_row, context, worker_name.to_owned())
             .await?;
         info!(flow_run_id = %run.id, attempt = claim.lease.attempt, "Flow run claimed.");
+        self.fence.confirm(claim.lease.flow_run_id);
+        let (heart, id) = (self.heart.clone(), claim.lease.flow_run_id);
+        // Beside: a start is waited for.
+        tokio::spawn(async move { heart.begin(id).await });
         match checked {
             Ok(_) => Ok(Offer::Claimed(Claimed::Own(Box::new(claim)))),
             Err(error) => {
@@ -418,34 +506,106 @@ impl Poller {
         let found = self.server.client().filter_flow_runs(&filter).await;
         self.server.note(&found);
         let Ok(found) = found else { return };
-        for id in ids {
-            let state = found
-                .iter()
-                .find(|run| run.id == id.as_uuid())
-                .map(|run| run.state.as_ref());
-            let message = match state {
-                None => "its run was deleted at the server".to_owned(),
-                Some(None) => continue,
-                Some(Some(state)) => match state.state_type() {
-                    // A paused run is called scheduled by us; it is neither.
-                    _ if state.state_type == "PAUSED" => continue,
-                    StateType::Pending | StateType::Running => continue,
-                    StateType::Cancelling => state
-                        .message
-                        .clone()
-                        .unwrap_or_else(|| "cancelled on request".to_owned()),
-                    // Its own program reports its end, and is still at it.
-                    _ if self.foreign.is_held(*id) => continue,
-                    other => state
-                        .message
-                        .clone()
-                        .filter(|message| superseded_by(Some(message)).is_some())
-                        .unwrap_or_else(|| format!("its state was set to {} at the server", other.as_str())),
-                },
+        for &id in ids {
+            let Some(run) = found.iter().find(|run| run.id == id.as_uuid()) else {
+                self.stopping
+                    .stop(id, "its run was deleted at the server".to_owned())
+                    .await;
+                continue;
             };
-            self.stopping.stop(*id, message).await;
+            if self.foreign.is_held(id) {
+                // Its own program reports its end, and is still at it.
+                if let Some(state) = run.state.as_ref().filter(|state| state.state_type == "CANCELLING") {
+                    let message = state.message.clone();
+                    self.stopping
+                        .stop(id, message.unwrap_or_else(cancelled_on_request))
+                        .await;
+                }
+                continue;
+            }
+            let checked = self.check_own_run(id, run).await;
+            self.server.note(&checked);
         }
     }
+
+    async fn check_own_run(&self, id: FlowRunId, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
+        let Some(known) = self.journal.forwarding.run(id).await? else {
+            return Ok(());
+        };
+        let standing = self.fence.standing(run, &known.context).await?;
+        self.heed(id, &known.context, standing).await
+    }
+
+    /// Does what follows from how a run of ours stands.
+    async fn heed(&self, id: FlowRunId, context: &RunContext, standing: Standing) -> Result<(), OrchestratorError> {
+        match standing {
+            Standing::Ours => Ok(()),
+            Standing::Cancelling(message) => {
+                self.stopping
+                    .stop(id, message.unwrap_or_else(cancelled_on_request))
+                    .await;
+                Ok(())
+            }
+            Standing::TakenForDead => Ok(self.fence.revive(id, context, DEFAULT_PATIENCE).await?),
+            Standing::Gone { why, is_anothers } => self.fence.let_go(id, why, is_anothers).await,
+        }
+    }
+
+    /// Asks the server whether a run of ours may write its result, for some seconds.
+    ///
+    /// A server that does not answer by then is away for everybody, in all likelihood, and the run nobody else's: refused, its
+    /// work would be lost. If this machine alone is cut off, another one may have taken the run over. That one has entered its
+    /// own process into the video's status row before it began, and the row is read in the very transaction that would write:
+    /// an older attempt is refused there.
+    pub(super) async fn confirm_before_commit(&self, id: FlowRunId) {
+        let deadline = Instant::now() + COMMIT_PATIENCE;
+        loop {
+            let asked = match self.journal.forwarding.run(id).await {
+                Ok(None) => return,
+                Ok(Some(run)) => {
+                    let left = deadline.saturating_duration_since(Instant::now()).max(YIELD_LOOK);
+                    let asking = self.fence.ask(id, &run.context);
+                    match tokio::time::timeout(left, asking).await {
+                        Ok(Ok(standing)) => self.heed(id, &run.context, standing).await,
+                        Ok(Err(PrefectError::NotFound { .. })) => {
+                            self.stopping
+                                .stop(id, "its run was deleted at the server".to_owned())
+                                .await;
+                            Ok(())
+                        }
+                        Ok(Err(error)) => Err(error.into()),
+                        Err(_) => Err(self.server.client().unreachable("no answer in time".to_owned()).into()),
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            self.server.note(&asked);
+            if asked.is_ok() || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(YIELD_LOOK).await;
+        }
+    }
+}
+
+fn cancelled_on_request() -> String {
+    "cancelled on request".to_owned()
+}
+
+/// The video that a run is about.
+fn video_of(run: &ApiFlowRun) -> Option<&str> {
+    run.parameters.get("video-id").and_then(Value::as_str)
+}
+
+/// A time of the API in whole seconds.
+fn seconds(time: Option<f64>) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what fits"
+    )]
+    let seconds = time.unwrap_or(0.0).clamp(0.0, 86_400.0 * 365.0) as u32;
+    seconds
 }
 
 /// When the run is due, if it is not yet. One that was scheduled for the moment in which it was scheduled is due

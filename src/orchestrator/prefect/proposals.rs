@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::client::DEFAULT_PATIENCE;
+use super::client::{DEFAULT_PATIENCE, PrefectClient};
 use super::hints::Hints;
 use super::journal::Journal;
 use super::left_behind::{end_left_behind, is_left_behind};
@@ -16,6 +16,9 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
+
+/// When a run that was given back is offered again.
+const GIVEN_BACK_S: i64 = 5;
 
 /// What became of a proposal.
 pub(super) enum Proposed {
@@ -169,6 +172,19 @@ impl Proposals {
     }
 }
 
+/// Gives back a run that was not begun, to be offered again after some seconds.
+pub(super) async fn give_back(client: &PrefectClient, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
+    let state = client.read_flow_run(id.as_uuid()).await?.state;
+    if state.is_some_and(|state| state.state_type() == StateType::Pending) {
+        let due = client.server_now() + jiff::SignedDuration::from_secs(GIVEN_BACK_S);
+        let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4()).due_at(due);
+        client
+            .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Whether the run is pending by this very proposal: an answer that was lost is given once more as a REJECT.
 fn is_ours_now(state: &ApiState, verdict: Verdict, transition_id: Uuid) -> bool {
     verdict == Verdict::Accept
@@ -177,7 +193,6 @@ fn is_ours_now(state: &ApiState, verdict: Verdict, transition_id: Uuid) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::PrefectClient;
     use super::super::journal::intents::ClaimIntent;
     use super::*;
     use crate::domain::flow::{Flows, Subject};

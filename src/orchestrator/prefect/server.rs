@@ -4,7 +4,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
+#[cfg(feature = "worker")]
+use uuid::Uuid;
 
+#[cfg(feature = "worker")]
+use super::client::Call;
 use super::client::PrefectClient;
 use super::model::ApiWorkPool;
 use super::names::Names;
@@ -75,6 +79,20 @@ impl Server {
         Ok(pool)
     }
 
+    /// A retry that the server would keep for the process that had the run is offered to every worker.
+    #[cfg(feature = "worker")]
+    pub(super) async fn offer_to_all(&self, run: Uuid, patience: Duration) -> Result<(), PrefectError> {
+        let policy = self
+            .client
+            .call::<serde_json::Value>(Call::get(format!("/flow_runs/{run}")))
+            .await?["empirical_policy"]
+            .take();
+        let mut policy = policy;
+        policy["retry_type"] = serde_json::Value::Null;
+        let changes = serde_json::json!({ "empirical_policy": policy });
+        self.client.update_flow_run(run, &changes, patience).await
+    }
+
     /// Says once that the server is away, and once that it is back. What went well without asking it anything is no sign of
     /// it. No error of the API ends a worker.
     pub(super) fn note<T, E: Complaint>(&self, outcome: &Result<T, E>) {
@@ -129,7 +147,6 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::client::Call;
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]

@@ -7,15 +7,19 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
+use super::arrivals::Arrivals;
 use super::calling::Caller;
 use super::courier::{Courier, Scope};
+use super::fence::Fence;
 use super::foreign::ForeignRuns;
+use super::heartbeat::{self, Heart};
 use super::hints::Hints;
 use super::housekeeping::{self, Housekeeping};
 use super::journal::Journal;
 use super::listener::{self, ExpectedEnds, Listener};
 use super::poller::{Poller, PollerParts};
 use super::proposals::Proposals;
+use super::rescue::{self, Rescue};
 use super::server::Server;
 use super::stopping::Stopping;
 use crate::domain::error::OrchestratorError;
@@ -32,6 +36,8 @@ pub(super) struct Working {
     pub(super) hints: Arc<Hints>,
     pub(super) poller: Poller,
     pub(super) courier: Arc<Courier>,
+    heart: Arc<Heart>,
+    rescue: Arc<Rescue>,
     pub(super) foreign: Arc<ForeignRuns>,
     pub(super) housekeeping: Arc<Housekeeping>,
     pub(super) ends: Arc<ExpectedEnds>,
@@ -51,7 +57,18 @@ impl Working {
             proposals.clone(),
         ));
         let stopping = Stopping::new(journal.clone(), foreign.clone(), hints.clone());
-        let courier = Arc::new(Courier::new(server.clone(), journal.clone(), stopping.clone()));
+        let fence = Arc::new(Fence::new(server.clone(), journal.clone(), hints.clone()));
+        let courier = Arc::new(Courier::new(
+            server.clone(),
+            journal.clone(),
+            stopping.clone(),
+            fence.clone(),
+        ));
+        let heart = Arc::new(Heart {
+            server: server.clone(),
+            journal: journal.clone(),
+            foreign: foreign.clone(),
+        });
         Self {
             poller: Poller::new(PollerParts {
                 server: server.clone(),
@@ -61,13 +78,18 @@ impl Working {
                 foreign: foreign.clone(),
                 stopping,
                 courier: courier.clone(),
+                fence,
+                heart: heart.clone(),
             }),
+            heart,
+            rescue: Arc::new(Rescue::new(server.clone(), journal.clone(), hints.clone())),
             housekeeping: Arc::new(Housekeeping {
                 server: server.clone(),
                 journal: journal.clone(),
                 caller: caller.clone(),
                 courier: courier.clone(),
                 proposals,
+                arrivals: Arrivals::new(server.clone()),
             }),
             server: server.clone(),
             hints,
@@ -90,7 +112,13 @@ impl Working {
 
     /// Begins what is done beside the runs.
     pub(super) fn keep_house(&self, worker_name: &str) {
-        self.start(housekeeping::run(self.housekeeping.clone(), worker_name.to_owned()));
+        self.start(heartbeat::run(self.heart.clone(), worker_name.to_owned()));
+        self.start(housekeeping::run(self.housekeeping.clone()));
+    }
+
+    /// Begins to look for runs whose machine is lost.
+    pub(super) fn watch_over_others(&self) {
+        self.start(rescue::run(self.rescue.clone()));
     }
 
     /// Begins to listen.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::domain::error::OrchestratorError;
@@ -34,6 +35,58 @@ pub(in crate::orchestrator) struct RunContext {
     pub(in crate::orchestrator) tags: Vec<String>,
     /// A slot of the deployment's limit, to be renewed.
     pub(in crate::orchestrator) concurrency_lease_id: Option<Uuid>,
+    /// The claim by which it is ours; none of a run that an earlier version claimed.
+    #[serde(default)]
+    pub(in crate::orchestrator) claim: Option<ClaimMark>,
+    /// Retries that whoever made the run has asked for, in place of its flow's.
+    #[serde(default)]
+    pub(in crate::orchestrator) retries: Option<GivenRetries>,
+}
+
+/// A claim as the server knows it.
+///
+/// The ids of all that is told because of it follow from its own: a state of ours is known for ours by whichever process of
+/// this machine looks at it, and one that was told twice counts once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::orchestrator) struct ClaimMark {
+    /// The transition to PENDING.
+    pub(in crate::orchestrator) transition_id: Uuid,
+    /// Whether another program's worker made it, and goes on telling that the run is pending.
+    #[serde(default)]
+    pub(in crate::orchestrator) is_handed_over: bool,
+}
+
+/// The transition of an attempt that was taken for dead and goes on.
+const REVIVAL: &str = "Revived";
+
+impl ClaimMark {
+    /// The id of this claim's transition to a state of that name.
+    pub(in crate::orchestrator) fn transition_to(&self, name: StateName) -> Uuid {
+        Uuid::new_v5(&self.transition_id, name.as_str().as_bytes())
+    }
+
+    /// The same of one that goes on though it was taken for dead.
+    pub(in crate::orchestrator) fn revival(&self) -> Uuid {
+        Uuid::new_v5(&self.transition_id, REVIVAL.as_bytes())
+    }
+
+    /// Whether a transition is of this claim.
+    pub(in crate::orchestrator) fn made(&self, transition_id: Uuid) -> bool {
+        transition_id == self.transition_id
+            || transition_id == self.revival()
+            || StateName::ALL
+                .into_iter()
+                .any(|name| transition_id == self.transition_to(name))
+    }
+}
+
+/// Retries that were asked for with a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::orchestrator) struct GivenRetries {
+    /// Further attempts after a failed one.
+    pub(in crate::orchestrator) retries: u32,
+    /// Seconds before each.
+    pub(in crate::orchestrator) delay_s: u32,
 }
 
 /// A run that the server hears of from this process.
@@ -109,6 +162,73 @@ impl Forwarding {
             self.0.ring();
         }
         Ok(changed)
+    }
+
+    /// The run is another's by now, or ended by somebody's decision: nothing more is told of it, and what is at work here is to
+    /// stop. Its status row is left to whoever has it, unless nobody does. Whether there is something to stop.
+    pub(in crate::orchestrator) async fn let_go(
+        &self,
+        id: FlowRunId,
+        message: String,
+        is_anothers: bool,
+    ) -> Result<bool, OrchestratorError> {
+        let is_stopping = self
+            .0
+            .change(move |transaction, _| {
+                let key = id.to_string();
+                for sql in [
+                    "DELETE FROM outbox WHERE flow_run_id = ?1",
+                    "DELETE FROM prefect_run WHERE flow_run_id = ?1",
+                ] {
+                    transaction.execute(sql, [&key])?;
+                }
+                if is_anothers {
+                    transaction.execute(
+                        "UPDATE flow_run SET has_status_row = 0, status_row_due = 0 WHERE id = ?1",
+                        [&key],
+                    )?;
+                }
+                let step = |status_row_due| Step {
+                    message: Some(&message),
+                    scheduled_at: None,
+                    status_row_due,
+                    tell: Tell::Nobody,
+                };
+                let at_work = [StateType::Pending, StateType::Running];
+                let is_stopping = enter(transaction, id, &at_work, StateName::Cancelling, now_ms(), step(false))?;
+                enter(
+                    transaction,
+                    id,
+                    &[StateType::Scheduled],
+                    StateName::Cancelled,
+                    now_ms(),
+                    step(true),
+                )?;
+                Ok(is_stopping)
+            })
+            .await?;
+        self.0.ring();
+        Ok(is_stopping)
+    }
+
+    /// What a run that has completed made, as far as the server has not heard of it: asset keys with what is known of each.
+    pub(in crate::orchestrator) async fn untold_assets(
+        &self,
+        id: FlowRunId,
+    ) -> Result<Map<String, Value>, OrchestratorError> {
+        self.0
+            .read(move |connection| {
+                Ok(connection
+                    .prepare_cached(
+                        "SELECT json_extract(content, '$.key') AS key, json_extract(content, '$.metadata') AS metadata
+                         FROM outbox WHERE flow_run_id = ?1 AND kind = 'asset' ORDER BY id",
+                    )?
+                    .query_map([id.to_string()], |row| {
+                        Ok((row.get::<_, String>("key")?, json::<Value>(row, "metadata")?))
+                    })?
+                    .collect::<rusqlite::Result<_>>()?)
+            })
+            .await
     }
 
     /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.

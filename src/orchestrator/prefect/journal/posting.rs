@@ -126,6 +126,8 @@ mod tests {
             work_pool_name: None,
             tags: Vec::new(),
             concurrency_lease_id: None,
+            claim: None,
+            retries: None,
         };
         let (forwarding, mail) = (Forwarding::of(local.clone()), Mail::of(local.clone()));
         let claim = forwarding

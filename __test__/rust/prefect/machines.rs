@@ -1,0 +1,594 @@
+//! Several machines on one server: homes of their own, PID and mount namespaces of their own, lost for good, standing still, coming
+//! back. What may be silent is set to seconds.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use captionacc::process::tree::marked;
+use rustix::process::{Signal, geteuid};
+use serde_json::{Value, json};
+
+use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
+use super::proxy::{Exchange, Fault, Plan, Proxy};
+use super::server::Server;
+use crate::studio::Studio;
+use crate::world::{Worker, kill};
+
+/// What a run may be silent for in these tests.
+const LOST_AFTER_MS: &str = "8000";
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A machine: a home, and a worker that sees no process but its own.
+struct Machine {
+    name: String,
+    container: Option<Worker>,
+}
+
+impl Machine {
+    fn start(world: &PrefectWorld, name: &str) -> Self {
+        Self::start_with(world, name, &[("CAPTIONACC_LOST_AFTER_MS", LOST_AFTER_MS)])
+    }
+
+    fn start_with(world: &PrefectWorld, name: &str, more: &[(&str, &str)]) -> Self {
+        let worker = world.command(&["worker", "--name", &format!("worker-{name}"), "--limit", "4"]);
+        let mut command = Command::new("unshare");
+        if !geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(worker.get_program())
+            .args(worker.get_args())
+            .env_clear();
+        for (name, value) in worker.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        command
+            .env("CAPTIONACC_HOME", world.path(name))
+            .envs(more.iter().copied())
+            .current_dir(world.path(""));
+        Self {
+            name: name.to_owned(),
+            container: Some(Worker::spawn(command)),
+        }
+    }
+
+    /// Its processes, by their numbers outside.
+    fn processes(&self) -> Vec<u32> {
+        let pid = self.container.as_ref().expect("not lost").identity.pid;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let Ok(first) = children.trim().parse::<u32>() else {
+            return Vec::new();
+        };
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(first);
+        fs::read_dir("/proc")
+            .expect("it is there")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| own.is_some() && namespace(*pid) == own)
+            .collect()
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for pid in self.processes() {
+            kill(pid, signal);
+        }
+    }
+
+    /// Stands still, as a machine that sleeps.
+    fn freeze(&self) {
+        // What was started in between is found by the second look.
+        self.signal_all(Signal::STOP);
+        self.signal_all(Signal::STOP);
+    }
+
+    fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    /// Loses power.
+    fn lose(&mut self) {
+        if let Some(container) = self.container.take() {
+            container.kill();
+        }
+    }
+
+    fn stop(mut self) -> String {
+        let first = self.processes().into_iter().min();
+        let container = self.container.take().expect("not lost");
+        kill(first.expect("its worker"), Signal::TERM);
+        container.wait().1
+    }
+}
+
+/// Waits until it holds; what is asked for is at the server.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn read(world: &mut PrefectWorld, id: &str) -> Value {
+    world.judge.ask("read", json!({ "id": id }))
+}
+
+fn is(run: &Value, state: &str) -> bool {
+    run["state"]["type"] == state
+}
+
+/// Whether the worker of this machine runs it.
+fn runs_on(run: &Value, machine: &str) -> bool {
+    is(run, "RUNNING") && run["labels"]["prefect.worker.name"] == format!("worker-{machine}")
+}
+
+fn set_state(world: &mut PrefectWorld, id: &str, state: &str) {
+    let body = json!({ "state": { "type": state, "message": "by hand" } });
+    let path = format!("/flow_runs/{id}/set_state");
+    world
+        .judge
+        .ask("request", json!({"method": "POST", "path": path, "body": body}));
+}
+
+/// Processes of any attempt of the run, on whatever machine.
+fn processes_of(id: &str) -> Vec<u32> {
+    (1..20).flat_map(|token| marked(&format!("{id}:{token}"))).collect()
+}
+
+/// Queues a run as Prefect's own client does.
+fn queue_by_prefect(world: &mut PrefectWorld, flow: &str, parameters: Value) -> String {
+    let deployment = format!("{flow}/{}", world.name);
+    let run = world
+        .judge
+        .ask("queue", json!({"deployment": deployment, "parameters": parameters}));
+    run["id"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn the_run_of_a_lost_machine_runs_elsewhere_by_itself_as_a_further_attempt() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let mut first = Machine::start(&world, "a");
+    let video = world.video(0);
+    let id = world.queue("wait", &video);
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    let second = Machine::start(&world, "b");
+    let lost_at = Instant::now();
+    first.lose();
+    until("b runs it", || runs_on(&read(&mut world, &id), "b"));
+    println!("running elsewhere after {:?}", lost_at.elapsed());
+    assert_eq!(read(&mut world, &id)["labels"]["captionacc.attempt"], 2);
+    fs::write(world.path("go"), "").expect("written");
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    let states = world.state_types(&id);
+    let twice = [
+        "SCHEDULED",
+        "PENDING",
+        "RUNNING",
+        "SCHEDULED",
+        "PENDING",
+        "RUNNING",
+        "COMPLETED",
+    ];
+    assert_eq!(states, twice);
+    assert_eq!(world.slots(), 0);
+    second.stop();
+}
+
+#[test]
+fn the_servers_own_automation_notices_a_lost_machine_and_setup_makes_shows_and_removes_it() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let after = [("CAPTIONACC_LOST_AFTER_MS", "10000")];
+    let say = |world: &PrefectWorld, arguments: &[&str]| {
+        let output = world.command(arguments).envs(after).output().expect("it starts");
+        assert!(output.status.code().is_some(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", server.api_url()];
+    assert!(say(&world, &["doctor"]).contains("does not do what 10 s of silence need"));
+    assert!(say(&world, &set_up).contains("whose machine is lost\" is changed"));
+    assert!(say(&world, &set_up).contains("whose machine is lost\" is there"));
+    assert!(say(&world, &["doctor"]).contains("10 s without a sign of life"));
+    let mut first = Machine::start_with(&world, "a", &after);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    // It lives longer than it may be silent, and nobody takes it for dead.
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(is(&read(&mut world, &id), "RUNNING"));
+    first.lose();
+    let run = world.wait(&id, &["CRASHED"]);
+    let message = run["state"]["message"].as_str().expect("a message");
+    assert!(message.starts_with("lost: no sign of life for 10 s"), "{message}");
+    let second = Machine::start_with(&world, "b", &after);
+    until("b runs it", || runs_on(&read(&mut world, &id), "b"));
+    fs::write(world.path("go"), "").expect("written");
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    second.stop();
+    assert!(say(&world, &["setup", "--remove"]).contains("is removed"));
+    assert!(say(&world, &["setup", "--remove"]).contains("is not there"));
+    assert!(say(&world, &["doctor"]).contains("the server has no automation for it"));
+}
+
+#[test]
+fn a_machine_that_comes_back_after_its_run_was_taken_over_stops_and_tells_nothing() {
+    let server = Server::shared();
+    let script =
+        ": >\"$1/started-$2\"; while [ ! -e \"$1/go\" ]; do echo \"tick of $CAPTIONACC_HOME\"; sleep 0.2; done";
+    let mut world = PrefectWorld::new(&server, &flow("tick", script, ""));
+    let first = Machine::start(&world, "a");
+    let id = world.queue("tick", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    let second = Machine::start(&world, "b");
+    first.freeze();
+    until("b runs it", || runs_on(&read(&mut world, &id), "b"));
+    let told = |world: &mut PrefectWorld| {
+        let logs = world.everything(&id)["logs"].clone();
+        let of_the_first = format!("tick of {}", world.path("a").display());
+        let logs = logs.as_array().expect("logs").clone();
+        logs.iter().filter(|line| line["message"] == of_the_first).count()
+    };
+    let before = told(&mut world);
+    let old: BTreeSet<u32> = first.processes().into_iter().collect();
+    first.thaw();
+    until("its attempt has stopped", || {
+        !processes_of(&id).iter().any(|pid| old.contains(pid))
+    });
+    let run = read(&mut world, &id);
+    assert!(runs_on(&run, "b"), "{run}");
+    assert_eq!(told(&mut world), before);
+    fs::write(world.path("go"), "").expect("written");
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    first.stop();
+    second.stop();
+    let states = world.state_types(&id);
+    let twice = [
+        "SCHEDULED",
+        "PENDING",
+        "RUNNING",
+        "SCHEDULED",
+        "PENDING",
+        "RUNNING",
+        "COMPLETED",
+    ];
+    assert_eq!(states, twice);
+    assert_eq!(told(&mut world), before);
+    assert_eq!(world.slots(), 0);
+}
+
+#[test]
+fn a_state_that_a_person_sets_stays() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let machine = Machine::start(&world, "a");
+    for (number, state) in ["FAILED", "CRASHED", "COMPLETED"].into_iter().enumerate() {
+        let id = world.queue("wait", &world.video(number));
+        until("it runs", || is(&read(&mut world, &id), "RUNNING"));
+        set_state(&mut world, &id, state);
+        until("its processes have ended", || processes_of(&id).is_empty());
+        // The worker has told of another one meanwhile, so that it has told of this one.
+        let other = world.queue("wait", &world.video(100 + number));
+        until("another one runs", || is(&read(&mut world, &other), "RUNNING"));
+        world.judge.ask("cancel", json!({ "id": other }));
+        world.wait(&other, &FINAL);
+        let run = read(&mut world, &id);
+        assert!(is(&run, state), "{run}");
+        assert_eq!(run["state"]["message"], "by hand");
+    }
+    machine.stop();
+}
+
+#[test]
+fn a_run_whose_worker_is_offline_is_named_and_ended_or_taken_over_at_once() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    // Far from lost by itself.
+    let mut first = Machine::start_with(&world, "a", &[("CAPTIONACC_LOST_AFTER_MS", "600000")]);
+    let ids: Vec<String> = (0..3).map(|number| world.queue("wait", &world.video(number))).collect();
+    for id in &ids {
+        until("it runs", || is(&read(&mut world, id), "RUNNING"));
+    }
+    let say = |world: &PrefectWorld, arguments: &[&str]| {
+        let output = world
+            .command(arguments)
+            .env("CAPTIONACC_HOME", world.path("a"))
+            .output()
+            .expect("it starts");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let refusal = say(&world, &["runs", "take-over", &ids[0]]);
+    assert!(refusal.contains("was heard not long ago"), "{refusal}");
+    first.lose();
+    for command in ["doctor", "pool"] {
+        let said = say(&world, &[command]);
+        for id in &ids {
+            assert!(
+                said.contains(&format!("captionacc runs take-over {id}")),
+                "{command}: {said}"
+            );
+        }
+        assert!(said.contains("worker worker-a is offline"), "{command}: {said}");
+        assert!(!said.contains("online at the server"), "{command}: {said}");
+    }
+    say(&world, &["runs", "cancel", &ids[0]]);
+    assert!(is(&read(&mut world, &ids[0]), "CANCELLED"));
+    for (id, command) in [(&ids[1], "take-over"), (&ids[2], "retry")] {
+        say(&world, &["runs", command, id]);
+        let run = read(&mut world, id);
+        assert!(is(&run, "SCHEDULED"), "{command}: {run}");
+    }
+    let second = Machine::start(&world, "b");
+    fs::write(world.path("go"), "").expect("written");
+    for id in &ids[1..] {
+        assert!(is(&world.wait(id, &FINAL), "COMPLETED"));
+    }
+    assert_eq!(world.slots(), 0);
+    second.stop();
+}
+
+#[test]
+fn the_latest_of_several_runs_from_prefects_side_wins_and_all_are_found_by_their_video() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, "");
+    let studio = Studio::new(&world.path("videos"), &world.video(0));
+    let ids: Vec<String> = (1..=3)
+        .map(|version| queue_by_prefect(&mut world, "crop-frames", studio.crop_frames(version)))
+        .collect();
+    let listed = world.succeed(&["runs", "--video", &studio.id, "--json"]);
+    assert_eq!(listed.lines().count(), 3, "found while they wait: {listed}");
+    let machines = ["a", "b"].map(|name| Machine::start(&world, name));
+    assert!(is(&world.wait(&ids[2], &FINAL), "COMPLETED"));
+    for id in &ids[..2] {
+        let run = world.wait(id, &FINAL);
+        assert!(is(&run, "CANCELLED"), "{run}");
+        assert_eq!(run["run_count"], 0, "{run}");
+        let message = format!("superseded by flow run {}", ids[2]);
+        assert_eq!(run["state"]["message"], message);
+    }
+    let run = read(&mut world, &ids[2]);
+    let tags = run["tags"].as_array().expect("tags");
+    assert!(tags.contains(&json!(format!("video:{}", studio.id))), "{tags:?}");
+    assert_eq!(run["name"], format!("crop-frames of {}", studio.id));
+    let result = world.judge.ask("result", json!({ "id": ids[2] }));
+    let frames = &result["assets"][format!("annotations://{}/cropped_frames", studio.id)];
+    assert_eq!(frames["frames"], 20, "{result}");
+    assert_eq!(studio.frames("cropped_frames").len(), 20);
+    let listed = world.succeed(&["runs", "--video", &studio.id, "--json"]);
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    machines.map(Machine::stop);
+}
+
+#[test]
+fn two_machines_run_one_run_of_a_video_at_a_time() {
+    let server = Server::shared();
+    let script = "mkdir \"$1/at-work-$2\" || exit 9; sleep 0.3; rmdir \"$1/at-work-$2\"";
+    let mut world = PrefectWorld::new(&server, &flow("alone", script, "retries = 0"));
+    let machines = ["a", "b"].map(|name| Machine::start(&world, name));
+    let folder = world.path("");
+    let video = world.video(0);
+    let ids: Vec<String> = (0..6)
+        .map(|_| queue_by_prefect(&mut world, "alone", json!({ "folder": folder, "video-id": video })))
+        .collect();
+    for id in &ids {
+        let run = world.wait(id, &FINAL);
+        assert!(is(&run, "COMPLETED"), "{run}");
+        assert_eq!(run["run_count"], 1, "{run}");
+    }
+    assert_eq!(world.slots(), 0);
+    machines.map(Machine::stop);
+}
+
+#[test]
+fn a_relative_path_from_prefects_side_is_refused_by_name_and_makes_nothing() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, "");
+    let studio = Studio::new(&world.path("videos"), &world.video(0));
+    let name = format!("{}.db", world.name);
+    let mut parameters = studio.crop_frames(1);
+    parameters["db-path"] = json!(name);
+    let machine = Machine::start(&world, "a");
+    let id = queue_by_prefect(&mut world, "crop-frames", parameters);
+    let run = world.wait(&id, &FINAL);
+    assert!(is(&run, "FAILED"), "{run}");
+    let message = run["state"]["message"].as_str().expect("a message");
+    assert!(
+        message.contains("db-path") && message.contains("relative path"),
+        "{message}"
+    );
+    assert!(!std::path::Path::new("/").join(&name).exists());
+    assert!(!world.path(&name).exists());
+    machine.stop();
+}
+
+#[test]
+fn retries_that_were_given_with_a_run_are_honoured_and_a_retry_by_prefect_counts_anew() {
+    let server = Server::shared();
+    let config = flow("fail", "exit 1", "retries = 0\nretry-delay-ms = 1");
+    let mut world = PrefectWorld::new(&server, &config);
+    let machine = Machine::start(&world, "a");
+    let deployment = world
+        .judge
+        .ask("deployment", json!({ "name": format!("fail/{}", world.name) }));
+    let path = format!(
+        "/deployments/{}/create_flow_run",
+        deployment["id"].as_str().expect("an id")
+    );
+    let body = json!({
+        "parameters": { "folder": world.path(""), "video-id": world.video(0) },
+        "empirical_policy": { "retries": 2, "retry_delay": 0 },
+    });
+    let run = world
+        .judge
+        .ask("request", json!({"method": "POST", "path": path, "body": body}));
+    let id = run["id"].as_str().expect("an id").to_owned();
+    let run = world.wait(&id, &FINAL);
+    assert!(is(&run, "FAILED"), "{run}");
+    assert_eq!(run["run_count"], 3, "{run}");
+    // As `prefect flow-run retry` does it.
+    let retry = json!({ "state": { "type": "SCHEDULED", "name": "AwaitingRetry" }, "force": true });
+    for (times, force) in [(6, false), (9, true)] {
+        let mut retry = retry.clone();
+        retry["force"] = json!(force);
+        let path = format!("/flow_runs/{id}/set_state");
+        world
+            .judge
+            .ask("request", json!({"method": "POST", "path": path, "body": retry}));
+        until("it has failed again", || {
+            let run = read(&mut world, &id);
+            is(&run, "FAILED") && run["run_count"] == times
+        });
+    }
+    machine.stop();
+}
+
+#[test]
+fn a_flow_that_no_worker_here_knows_waits_and_is_named() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("known", "echo hello", ""));
+    let other = flow("elsewhere", "echo hello", "");
+    fs::write(world.path("other.toml"), &other).expect("written");
+    let deployed = world
+        .command(&["deploy"])
+        .env("CAPTIONACC_CONFIG", world.path("other.toml"))
+        .output()
+        .expect("it starts");
+    assert!(deployed.status.success(), "{deployed:?}");
+    let machine = Machine::start(&world, "a");
+    let folder = world.path("");
+    let parameters = |video: &str| json!({ "folder": folder, "video-id": video });
+    let waiting = queue_by_prefect(&mut world, "elsewhere", parameters("w"));
+    let done = queue_by_prefect(&mut world, "known", parameters("v"));
+    assert!(is(&world.wait(&done, &FINAL), "COMPLETED"));
+    assert!(is(&read(&mut world, &waiting), "SCHEDULED"));
+    for command in ["doctor", "pool"] {
+        let output = world.command(&[command]).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let wanted = "1 run waits for a worker that knows flow elsewhere";
+        assert!(said.contains(wanted), "{command}: {said}");
+    }
+    let path = world.path("other.toml");
+    let second = Machine::start_with(&world, "b", &[("CAPTIONACC_CONFIG", path.to_str().expect("UTF-8"))]);
+    assert!(is(&world.wait(&waiting, &FINAL), "COMPLETED"));
+    machine.stop();
+    second.stop();
+}
+
+#[test]
+fn a_deployment_is_the_same_from_whatever_machine_it_is_made() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, "");
+    let copy = world.path("elsewhere/bin/captionacc");
+    fs::create_dir_all(copy.parent().expect("a folder")).expect("made");
+    fs::copy(env!("CARGO_BIN_EXE_captionacc"), &copy).expect("copied");
+    let here = world.command(&["deploy"]);
+    let mut there = Command::new(copy);
+    there.arg("deploy").env_clear().current_dir(world.path(""));
+    for (name, value) in here.get_envs() {
+        there.env(name, value.unwrap_or_default());
+    }
+    let output = there.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.matches("unchanged").count(), 2, "{said}");
+    let name = format!("crop-frames/{}", world.name);
+    let deployment = world.judge.ask("deployment", json!({ "name": name }));
+    assert_eq!(deployment["job_variables"]["command"], "captionacc execute");
+}
+
+/// Where in its life a run is when its machine goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Claimed,
+    Running,
+    Committing,
+    Finishing,
+}
+
+const STAGES: [Stage; 4] = [Stage::Claimed, Stage::Running, Stage::Committing, Stage::Finishing];
+
+/// Machines are lost for good or stand still and come back, at each stage of a run, beside a worker that races for the same
+/// video, with and without the server. `CAPTIONACC_MACHINE_ROUNDS` sets how many rounds (8).
+#[test]
+fn whatever_machine_is_lost_at_whatever_stage_every_run_ends_once_with_whole_frames() {
+    let rounds = std::env::var("CAPTIONACC_MACHINE_ROUNDS").map_or(8, |text| text.parse().expect("a number"));
+    let server = Server::shared();
+    // The first machine speaks through a proxy, which knows the stage and cuts it off.
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::new(&server, "");
+    for round in 0..rounds {
+        let stage = STAGES[round % 4];
+        let comes_back = (round / 4) % 2 == 1;
+        println!("round {round}: {stage:?}, comes back: {comes_back}");
+        play(&mut world, &proxy, round, stage, comes_back);
+        proxy.calm();
+    }
+    assert_eq!(world.unfinished(), 0);
+    assert_eq!(world.slots(), 0);
+}
+
+fn play(world: &mut PrefectWorld, proxy: &Proxy, round: usize, stage: Stage, comes_back: bool) {
+    let studio = Studio::new(&world.path("videos"), &world.video(round));
+    let through_proxy = [
+        ("PREFECT_API_URL", proxy.api_url()),
+        ("CAPTIONACC_LOST_AFTER_MS", LOST_AFTER_MS.to_owned()),
+    ];
+    let through_proxy: Vec<(&str, &str)> = through_proxy
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    // The call in which the machine goes. Committing, it asks whether its result is still wanted.
+    let (method, path, body) = match stage {
+        Stage::Claimed => ("POST", "/set_state", "\"type\":\"PENDING\""),
+        Stage::Running => ("POST", "/set_state", "\"type\":\"RUNNING\""),
+        Stage::Committing => ("GET", "/flow_runs/", ""),
+        Stage::Finishing => ("POST", "/set_state", "\"type\":\"COMPLETED\""),
+    };
+    // The server never hears of it, or does, and the answer is lost.
+    let fault = if (round / 8).is_multiple_of(2) {
+        Fault::Stall
+    } else {
+        Fault::Slow
+    };
+    let seen = proxy.exchanges().len();
+    proxy.plan(Plan::on(method, path, fault).with_body(body));
+    let mut first = Machine::start_with(world, &format!("a{round}"), &through_proxy);
+    let id = queue_by_prefect(world, "crop-frames", studio.crop_frames(1));
+    proxy.wait_for("it is at that stage", |exchanges| {
+        let is_it = |exchange: &&Exchange| {
+            exchange.method == method && exchange.path.contains(path) && exchange.body.contains(body)
+        };
+        exchanges.iter().skip(seen).any(|exchange| is_it(&exchange))
+    });
+    if comes_back {
+        first.freeze();
+    } else {
+        first.lose();
+    }
+    let second = Machine::start(world, &format!("b{round}"));
+    if round % 3 == 0 {
+        proxy.refuse();
+    }
+    let run = world.wait(&id, &FINAL);
+    assert!(is(&run, "COMPLETED"), "{run}");
+    proxy.accept();
+    proxy.calm();
+    if comes_back {
+        first.thaw();
+        until("nothing of it is at work", || processes_of(&id).is_empty());
+        // What it believes that it has to tell is told, or given up, before it ends.
+        first.stop();
+    }
+    second.stop();
+    let states = world.state_types(&id);
+    let completed = states.iter().filter(|state| *state == "COMPLETED").count();
+    assert_eq!(
+        (completed, states.last().map(String::as_str)),
+        (1, Some("COMPLETED")),
+        "{states:?}"
+    );
+    assert_eq!(studio.frames("cropped_frames").len(), 20);
+    assert!(studio.is_sound());
+    assert!(processes_of(&id).is_empty());
+}

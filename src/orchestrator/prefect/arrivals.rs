@@ -1,0 +1,112 @@
+//! Runs that others than our callers have queued: from Prefect's UI, its command line, its schedules. They get what ours have from
+//! the start, so that they are found by their video: its tag, and a telling name.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::api::PAGE;
+use super::client::DEFAULT_PATIENCE;
+use super::lost::of_ours;
+use super::model::ApiFlowRun;
+use super::server::Server;
+use crate::domain::flow::FlowDefinition;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::StateType;
+
+/// How many of those that wait are looked at now and then.
+const NEWEST: u32 = 50;
+/// Most pages of those that wait.
+const MOST_PAGES: usize = 10;
+
+/// Welcomes runs.
+pub(super) struct Arrivals(Arc<Server>);
+
+impl Arrivals {
+    pub(super) const fn new(server: Arc<Server>) -> Self {
+        Self(server)
+    }
+
+    /// The run as it is to be claimed. One that nobody has welcomed is welcomed with all that wait beside it: the latest of
+    /// several for one video is known by what they are about.
+    pub(super) async fn welcome(&self, flow: &FlowDefinition, run: ApiFlowRun) -> Result<ApiFlowRun, PrefectError> {
+        if lacking(flow, &run).is_none() {
+            return Ok(run);
+        }
+        for page in 0..MOST_PAGES {
+            let found = self.waiting(flow, PAGE, page * PAGE as usize).await?;
+            let is_last = found.len() < PAGE as usize;
+            for other in found.iter().filter(|other| other.id != run.id) {
+                self.mend(flow, other).await?;
+            }
+            if is_last {
+                break;
+            }
+        }
+        self.mend(flow, &run).await
+    }
+
+    /// Welcomes the newest of those that wait, so that they are found before anybody claims them.
+    pub(super) async fn welcome_newest(&self) -> Result<(), PrefectError> {
+        for flow in self.0.flows().iter() {
+            for run in self.waiting(flow, NEWEST, 0).await? {
+                self.mend(flow, &run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn waiting(&self, flow: &FlowDefinition, limit: u32, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let mut filter = of_ours(self.0.client(), [flow.name.as_str()]);
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        filter["limit"] = json!(limit);
+        filter["offset"] = json!(offset);
+        self.0.client().filter_flow_runs(&filter).await
+    }
+
+    /// Gives the run what it lacks.
+    async fn mend(&self, flow: &FlowDefinition, run: &ApiFlowRun) -> Result<ApiFlowRun, PrefectError> {
+        let mut mended = run.clone();
+        if let Some((tags, name)) = lacking(flow, run) {
+            mended.tags.extend(tags);
+            let mut changes = json!({ "tags": mended.tags });
+            if is_random(&run.name) {
+                changes["name"] = json!(name);
+                mended.name = name;
+            }
+            self.0
+                .client()
+                .update_flow_run(run.id, &changes, DEFAULT_PATIENCE)
+                .await?;
+        }
+        Ok(mended)
+    }
+}
+
+/// Tags that a run lacks, and what it should be called; none of one that is about no video, or that has them.
+fn lacking(flow: &FlowDefinition, run: &ApiFlowRun) -> Option<(Vec<String>, String)> {
+    let video_id = run.parameters.get("video-id").and_then(Value::as_str)?;
+    let mut tags = flow.tags(Some(video_id));
+    tags.retain(|tag| !run.tags.contains(tag));
+    (!tags.is_empty()).then(|| (tags, flow.run_name(video_id)))
+}
+
+/// Whether the server has made the name up, of two words.
+fn is_random(name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase());
+    name.split_once('-')
+        .is_some_and(|(first, second)| is_word(first) && is_word(second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_somebody_gave_stays() {
+        assert!(is_random("brave-otter"));
+        for name in ["nightly", "the-big-one", "film-2", "crop-frames of v"] {
+            assert!(!is_random(name), "{name}");
+        }
+    }
+}

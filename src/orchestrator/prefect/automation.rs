@@ -1,0 +1,163 @@
+//! Prefect's own automation for runs whose machine is lost: a run that was alive, and has said nothing for a while, is set to
+//! CRASHED by the server itself. Workers of ours give it on from there.
+
+use serde_json::{Value, json};
+
+use super::client::{Call, PrefectClient};
+use super::lost::{alarm_message, alive_event, place};
+use crate::domain::prefect_error::PrefectError;
+
+/// The shortest time that the server watches for silence.
+const SHORTEST_S: u64 = 10;
+
+/// The automation as the server has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    id: String,
+    /// Whether it is switched on.
+    pub is_enabled: bool,
+    /// Whether it does what it should.
+    pub is_right: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not there.
+    Made,
+    /// It did something else, or was switched off.
+    Changed,
+    /// It was there.
+    There,
+}
+
+impl Outcome {
+    /// In a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Changed => "changed",
+            Self::There => "there",
+        }
+    }
+}
+
+/// Its name: one for each pool, or in runner mode for each name of deployments.
+pub fn name(client: &PrefectClient) -> String {
+    format!("captionacc: runs of {} whose machine is lost", place(client.settings()))
+}
+
+/// How long it lets a run be silent, in seconds.
+pub fn silence_s(client: &PrefectClient) -> u64 {
+    let wanted = client.settings().lost_after;
+    let whole = wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0);
+    whole.max(SHORTEST_S)
+}
+
+fn wanted(client: &PrefectClient) -> Value {
+    let states = [
+        "Completed",
+        "Failed",
+        "TimedOut",
+        "Crashed",
+        "Cancelled",
+        "Scheduled",
+        "Late",
+        "AwaitingRetry",
+        "AwaitingConcurrencySlot",
+        "Paused",
+        "Suspended",
+    ];
+    let mut expected: Vec<String> = states.iter().map(|state| format!("prefect.flow-run.{state}")).collect();
+    let alive = alive_event(client.settings());
+    expected.push(alive.clone());
+    json!({
+        "name": name(client),
+        "description": "Made by `captionacc setup`, removed by `captionacc setup --remove`: a run that gives no sign of life is \
+                        set to CRASHED, and a worker of another machine takes it over.",
+        "enabled": true,
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "match": { "prefect.resource.id": "prefect.flow-run.*" },
+            "match_related": {},
+            "after": [alive],
+            "expect": expected,
+            "for_each": ["prefect.resource.id"],
+            "threshold": 1,
+            "within": silence_s(client),
+        },
+        "actions": [{
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "name": "Crashed",
+            "message": alarm_message(client.settings().lost_after),
+        }],
+    })
+}
+
+/// The automation, if it is there.
+///
+/// # Errors
+/// What the API says.
+pub async fn find(client: &PrefectClient) -> Result<Option<Found>, PrefectError> {
+    let filter = json!({ "automations": { "name": { "any_": [name(client)] } } });
+    let found: Vec<Value> = client.call(Call::post("/automations/filter", &filter)).await?;
+    let wanted = wanted(client);
+    Ok(found.into_iter().find_map(|automation| {
+        let is_same = |path: &str| {
+            let (found, wanted) = (automation.pointer(path), wanted.pointer(path));
+            match (found.and_then(Value::as_f64), wanted.and_then(Value::as_f64)) {
+                (Some(found), Some(wanted)) => (found - wanted).abs() < 0.001,
+                _ => found == wanted,
+            }
+        };
+        Some(Found {
+            id: automation["id"].as_str()?.to_owned(),
+            is_enabled: automation["enabled"].as_bool().unwrap_or(true),
+            is_right: [
+                "/trigger/within",
+                "/trigger/after",
+                "/actions/0/state",
+                "/actions/0/message",
+            ]
+            .into_iter()
+            .all(is_same),
+        })
+    }))
+}
+
+/// Makes it, or makes it right.
+///
+/// # Errors
+/// What the API says; [`PrefectError::Forbidden`], [`PrefectError::NotFound`] where the server or the plan has none.
+pub async fn ensure(client: &PrefectClient) -> Result<Outcome, PrefectError> {
+    match find(client).await? {
+        Some(found) if found.is_right && found.is_enabled => Ok(Outcome::There),
+        Some(found) => {
+            let path = format!("/automations/{}", found.id);
+            client.answer(Call::put(path, &wanted(client))).await?;
+            Ok(Outcome::Changed)
+        }
+        None => {
+            client
+                .answer(Call::post("/automations/", &wanted(client)).once())
+                .await?;
+            Ok(Outcome::Made)
+        }
+    }
+}
+
+/// Removes it; whether it was there.
+///
+/// # Errors
+/// What the API says.
+pub async fn remove(client: &PrefectClient) -> Result<bool, PrefectError> {
+    let Some(found) = find(client).await? else {
+        return Ok(false);
+    };
+    client
+        .answer(Call::delete(format!("/automations/{}", found.id)))
+        .await?;
+    Ok(true)
+}

@@ -1,0 +1,176 @@
+//! Whether a run that was claimed here is still ours at the server: asked before anything is told that would stand over what
+//! others have decided, and before a result is written.
+//!
+//! A machine that was cut off, or stood still, comes back with what it believes. Meanwhile its run may have been taken over,
+//! or ended by a person or an automation: that stands, and it hears of it here first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::hints::Hints;
+use super::journal::Journal;
+use super::journal::forwarding::{ClaimMark, RunContext};
+use super::lost::is_alarm;
+use super::model::{ApiFlowRun, ApiState, Proposal};
+use super::server::Server;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+
+/// A run that nobody has asked about for so long is not kept in mind.
+const FORGOTTEN_AFTER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// How a run of ours stands at the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is by this claim what it is.
+    Ours,
+    /// It is ours, and to be stopped, for this reason.
+    Cancelling(Option<String>),
+    /// It was taken for lost with its machine, and nobody has taken it over yet.
+    TakenForDead,
+    /// It is no longer ours.
+    Gone {
+        /// Why, for people.
+        why: String,
+        /// Whether another attempt has it, or will have it.
+        is_anothers: bool,
+    },
+}
+
+/// Asks the server, and remembers for a while what it said.
+pub(super) struct Fence {
+    server: Arc<Server>,
+    journal: Journal,
+    hints: Arc<Hints>,
+    /// Since when each run is known to be ours. By the wall clock: the other one stands still while the machine sleeps.
+    confirmed: Mutex<HashMap<FlowRunId, Timestamp>>,
+}
+
+impl Fence {
+    pub(super) fn new(server: Arc<Server>, journal: Journal, hints: Arc<Hints>) -> Self {
+        Self {
+            server,
+            journal,
+            hints,
+            confirmed: Mutex::default(),
+        }
+    }
+
+    fn confirmed(&self) -> MutexGuard<'_, HashMap<FlowRunId, Timestamp>> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server has just said that the run is ours.
+    pub(super) fn confirm(&self, id: FlowRunId) {
+        let now = Timestamp::now();
+        let mut confirmed = self.confirmed();
+        confirmed.retain(|_, at| now.duration_since(*at) < FORGOTTEN_AFTER);
+        confirmed.insert(id, now);
+    }
+
+    /// Whether it said so within a part of the time after which another worker may take it over.
+    pub(super) fn is_fresh(&self, id: FlowRunId) -> bool {
+        let age = self.confirmed().get(&id).map(|at| Timestamp::now().duration_since(*at));
+        let longest = self.server.settings().lost_after / 3;
+        age.is_some_and(|age| !age.is_negative() && age.unsigned_abs() < longest)
+    }
+
+    /// Asks how the run stands.
+    pub(super) async fn ask(&self, id: FlowRunId, context: &RunContext) -> Result<Standing, PrefectError> {
+        let run = self.server.client().read_flow_run(id.as_uuid()).await?;
+        self.standing(&run, context).await
+    }
+
+    /// How the run stands that the server has just shown.
+    pub(super) async fn standing(&self, run: &ApiFlowRun, context: &RunContext) -> Result<Standing, PrefectError> {
+        let standing = self.judge(run, context).await?;
+        match standing {
+            Standing::Gone { .. } => drop(self.confirmed().remove(&FlowRunId::from_uuid(run.id))),
+            _ => self.confirm(FlowRunId::from_uuid(run.id)),
+        }
+        Ok(standing)
+    }
+
+    async fn judge(&self, run: &ApiFlowRun, context: &RunContext) -> Result<Standing, PrefectError> {
+        // A paused run is neither waiting nor ended: whoever paused it lets it go on.
+        let Some(state) = run.state.as_ref().filter(|state| state.state_type != "PAUSED") else {
+            return Ok(Standing::Ours);
+        };
+        let state_type = state.state_type();
+        let Some(claim) = &context.claim else {
+            return Ok(match state_type {
+                StateType::Pending | StateType::Running => Standing::Ours,
+                StateType::Cancelling => Standing::Cancelling(state.message.clone()),
+                _ => gone(state),
+            });
+        };
+        let is_own = state.state_details.transition_id.is_some_and(|id| claim.made(id));
+        Ok(match state_type {
+            _ if is_own => Standing::Ours,
+            StateType::Pending if claim.is_handed_over => Standing::Ours,
+            StateType::Cancelling if self.was_ours(run.id, claim).await? => Standing::Cancelling(state.message.clone()),
+            StateType::Crashed if is_alarm(state) && self.was_ours(run.id, claim).await? => Standing::TakenForDead,
+            _ => gone(state),
+        })
+    }
+
+    /// Whether nobody has claimed or begun the run after this claim.
+    async fn was_ours(&self, id: Uuid, claim: &ClaimMark) -> Result<bool, PrefectError> {
+        let states = self.server.client().read_flow_run_states(id).await?;
+        let newest = states
+            .iter()
+            .filter(|state| matches!(state.state_type(), StateType::Pending | StateType::Running))
+            .max_by_key(|state| state.timestamp);
+        Ok(newest.is_some_and(|state| {
+            claim.is_handed_over && state.state_type() == StateType::Pending
+                || state.state_details.transition_id.is_some_and(|id| claim.made(id))
+        }))
+    }
+
+    /// The run is no longer ours: what is at work here stops, and nothing more is told.
+    pub(super) async fn let_go(&self, id: FlowRunId, why: String, is_anothers: bool) -> Result<(), OrchestratorError> {
+        warn!(flow_run_id = %id, "The run is no longer this worker's: {why}. Its attempt here stops, and tells nothing.");
+        if self.journal.forwarding.let_go(id, why, is_anothers).await? {
+            self.hints.wake();
+        }
+        Ok(())
+    }
+
+    /// A run that was taken for lost while its attempt lives, and that nobody has taken over, goes on.
+    pub(super) async fn revive(
+        &self,
+        id: FlowRunId,
+        context: &RunContext,
+        patience: Duration,
+    ) -> Result<(), PrefectError> {
+        let Some(claim) = &context.claim else { return Ok(()) };
+        let message = "its worker was not to be heard for a while, and went on meanwhile".to_owned();
+        let proposal = Proposal::new(StateName::Running, Some(message), claim.revival());
+        self.server
+            .client()
+            .set_flow_run_state(id.as_uuid(), &proposal, patience)
+            .await?;
+        info!(flow_run_id = %id, "The run was taken for lost, and goes on.");
+        Ok(())
+    }
+}
+
+fn gone(state: &ApiState) -> Standing {
+    let state_type = state.state_type();
+    let is_anothers = !state_type.is_final();
+    Standing::Gone {
+        why: if is_anothers {
+            format!("it is {} by another's doing", state_type.as_str())
+        } else {
+            format!("its state was set to {} at the server", state_type.as_str())
+        },
+        is_anothers,
+    }
+}

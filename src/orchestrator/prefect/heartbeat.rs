@@ -1,0 +1,101 @@
+//! What says that this worker and its runs live: told by a task of its own, so that nothing that is slow to be told holds it up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::debug;
+
+use super::events::heartbeat_events;
+use super::foreign::ForeignRuns;
+use super::journal::Journal;
+use super::lost::alive_event;
+use super::server::Server;
+use crate::domain::error::OrchestratorError;
+use crate::domain::id::FlowRunId;
+
+/// A deployment's slot is held so long without being renewed.
+const CONCURRENCY_LEASE_SECONDS: u32 = 300;
+
+/// How long a start takes, as a rule.
+const AFTER_ITS_START: Duration = Duration::from_millis(300);
+
+/// Says that runs and their worker live.
+pub(super) struct Heart {
+    pub(super) server: Arc<Server>,
+    pub(super) journal: Journal,
+    pub(super) foreign: Arc<ForeignRuns>,
+}
+
+/// Thrice in the time after which silence is taken for death.
+fn interval(heart: &Heart) -> Duration {
+    (heart.server.settings().lost_after / 3).max(Duration::from_secs(1))
+}
+
+/// Beats until it is dropped.
+pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
+    let interval = interval(&heart);
+    let mut beats = tokio::time::interval(interval);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        let settings = heart.server.settings();
+        if !settings.runner_mode {
+            let beat = heart
+                .server
+                .client()
+                .worker_heartbeat(&settings.work_pool, &worker_name, interval)
+                .await;
+            heart.server.note(&beat);
+        }
+        let beat = heart.beat().await;
+        heart.server.note(&beat);
+    }
+}
+
+impl Heart {
+    /// Says that the runs at work live, and keeps their deployments' slots.
+    async fn beat(&self) -> Result<(), OrchestratorError> {
+        let alive = alive_event(self.server.settings());
+        let mut events: Vec<Value> = Vec::new();
+        for run in self.journal.forwarding.at_work().await? {
+            let id = run.flow_run.flow_run_id;
+            events.extend(heartbeat_events(id, Some(&run.context), &alive));
+            if let Some(lease) = run.context.concurrency_lease_id {
+                let renewed = self
+                    .server
+                    .client()
+                    .renew_concurrency_lease(lease, CONCURRENCY_LEASE_SECONDS)
+                    .await;
+                if let Err(error) = renewed {
+                    debug!(flow_run_id = %id, "The deployment's slot could not be renewed: {error}.");
+                }
+            }
+        }
+        for id in self.foreign.ids() {
+            events.extend(heartbeat_events(id, None, &alive));
+        }
+        if !events.is_empty() {
+            self.server.client().create_events(&events).await?;
+        }
+        Ok(())
+    }
+
+    /// The first sign of life of a run that was claimed a moment ago: what becomes of its machine is noticed by the server itself from
+    /// here on. Its start goes first, because somebody waits for it.
+    pub(super) async fn begin(&self, id: FlowRunId) {
+        tokio::time::sleep(AFTER_ITS_START).await;
+        let run = self.journal.forwarding.run(id).await;
+        let context = run.ok().flatten().map(|run| run.context);
+        let told = self
+            .server
+            .client()
+            .create_events(&heartbeat_events(
+                id,
+                context.as_ref(),
+                &alive_event(self.server.settings()),
+            ))
+            .await;
+        self.server.note(&told);
+    }
+}

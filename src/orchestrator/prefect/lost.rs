@@ -1,0 +1,197 @@
+//! Runs whose machine is lost: how they are known, and what becomes of them.
+//!
+//! The server frees no run whose worker vanished. A living attempt says so with an event, at its claim and then thrice in
+//! the time that a run may be silent ([`crate::settings::table::LOST_AFTER_MS`]). Silence has two witnesses: an automation of the
+//! server's own, where `captionacc setup` could make one, which sets the run to CRASHED; and every worker of ours, which looks for
+//! silent runs and takes over what either of them has found, as a further attempt.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::api::PAGE;
+use super::client::{Call, DEFAULT_PATIENCE, PrefectClient, segment};
+use super::conversion::WORKER_NAME;
+use super::model::{ApiFlowRun, ApiState, ApiWorker, Proposal};
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+use crate::settings::prefect::PrefectSettings;
+
+/// What the message of a run begins with that was taken for lost.
+pub(super) const LOST: &str = "lost: no sign of life for ";
+/// How often a run was lost with its machine.
+const TIMES_LOST: &str = "captionacc.lost";
+/// A run that takes three machines with it is not given to a fourth.
+const MOST_TIMES_LOST: u32 = 3;
+/// A server keeps events in batches, some seconds late.
+const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
+/// How long after its end a run that was taken for lost is looked for.
+const LOOKED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
+/// What the runs of one worker have in common at the server: their pool, or in runner mode the name of their deployments.
+pub(super) fn place(settings: &PrefectSettings) -> &str {
+    if settings.runner_mode {
+        &settings.deployment_name
+    } else {
+        &settings.work_pool
+    }
+}
+
+/// The event by which a run that a worker of ours has is alive. One of our own beside Prefect's, and one for each pool: other
+/// programs have heartbeats at a rate of theirs, and would be taken for lost by ours.
+pub(super) fn alive_event(settings: &PrefectSettings) -> String {
+    format!("captionacc.flow-run.alive.{}", segment(place(settings)))
+}
+
+/// Whether this state says that the run was taken for lost.
+pub(super) fn is_alarm(state: &ApiState) -> bool {
+    state.state_type() == StateType::Crashed
+        && state
+            .message
+            .as_deref()
+            .is_some_and(|message| message.starts_with(LOST))
+}
+
+/// What is said of a run that was silent for so long.
+pub(super) fn alarm_message(after: Duration) -> String {
+    format!("{LOST}{} s", after.as_secs().max(1))
+}
+
+/// What became of a run that was ended or given on in place of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It waits for another worker.
+    Scheduled,
+    /// It was to be stopped, and there is nobody left to stop.
+    Cancelled,
+    /// It was lost too often.
+    Crashed,
+    /// It is in another state meanwhile.
+    Untouched,
+}
+
+/// Filters that select our runs: whatever made them.
+pub(super) fn of_ours<'a>(client: &PrefectClient, flow_names: impl IntoIterator<Item = &'a str>) -> Value {
+    json!({
+        "flows": { "name": { "any_": flow_names.into_iter().collect::<Vec<_>>() } },
+        "deployments": { "name": { "any_": [client.settings().deployment_name] } },
+        "sort": "ID_DESC",
+        "limit": PAGE,
+    })
+}
+
+/// Runs of ours that hold a slot, at most a page of them.
+pub(super) async fn held_runs<'a>(
+    client: &PrefectClient,
+    flow_names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<ApiFlowRun>, PrefectError> {
+    let mut filter = of_ours(client, flow_names);
+    let held = [StateType::Pending, StateType::Running, StateType::Cancelling];
+    filter["flow_runs"] = json!({ "state": { "type": { "any_": held } } });
+    client.filter_flow_runs(&filter).await
+}
+
+/// Runs of ours that the server's automation has taken for lost.
+pub(super) async fn alarmed_runs<'a>(
+    client: &PrefectClient,
+    flow_names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<ApiFlowRun>, PrefectError> {
+    let mut filter = of_ours(client, flow_names);
+    filter["flow_runs"] = json!({
+        "state": { "type": { "any_": [StateType::Crashed] } },
+        "end_time": { "after_": client.server_now() - LOOKED_FOR },
+    });
+    let mut runs = client.filter_flow_runs(&filter).await?;
+    runs.retain(|run| run.state.as_ref().is_some_and(is_alarm) && times_lost(run) < MOST_TIMES_LOST);
+    Ok(runs)
+}
+
+fn times_lost(run: &ApiFlowRun) -> u32 {
+    run.label(TIMES_LOST).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a run that holds a slot has given no sign of life for as long as it takes to be lost.
+pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Result<bool, PrefectError> {
+    let Some(state) = &run.state else { return Ok(false) };
+    let now = client.server_now();
+    let since = now - signed(client.settings().lost_after) - KEPT_LATE;
+    if state.timestamp > since {
+        return Ok(false);
+    }
+    let filter = json!({
+        "limit": 1,
+        "filter": {
+            "occurred": { "since": since, "until": now + jiff::SignedDuration::from_mins(5) },
+            "event": { "name": [alive_event(client.settings())] },
+            "resource": { "id": [format!("prefect.flow-run.{}", run.id)] },
+        },
+    });
+    let page: Value = client.call(Call::post("/events/filter", &filter)).await?;
+    Ok(page["events"].as_array().is_none_or(Vec::is_empty))
+}
+
+/// Whether a worker has reported to the pool within the time.
+pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &str) -> bool {
+    let since = client.server_now() - signed(client.settings().lost_after);
+    workers
+        .iter()
+        .filter(|worker| worker.name == name && worker.status.as_deref() == Some("ONLINE"))
+        .any(|worker| worker.last_heartbeat_time.is_none_or(|at| at > since))
+}
+
+/// The worker that has the run.
+pub(super) fn worker_of(run: &ApiFlowRun) -> Option<String> {
+    run.label(WORKER_NAME)
+}
+
+/// Gives on a run whose worker is gone, if it is still in the state in which it was seen: one that was to be stopped has stopped.
+/// The server knows no condition for a change of state: it is read again right before.
+pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str) -> Result<Fate, PrefectError> {
+    let run = client.read_flow_run(seen.id).await?;
+    let (Some(now), Some(before)) = (&run.state, &seen.state) else {
+        return Ok(Fate::Untouched);
+    };
+    if (now.timestamp, &now.state_type) != (before.timestamp, &before.state_type) {
+        return Ok(Fate::Untouched);
+    }
+    let times = times_lost(&run) + 1;
+    let (name, message, fate) = match now.state_type() {
+        StateType::Cancelling => {
+            let message = now.message.clone().unwrap_or_else(|| "cancelled on request".to_owned());
+            (StateName::Cancelled, message, Fate::Cancelled)
+        }
+        StateType::Pending | StateType::Running if times >= MOST_TIMES_LOST => {
+            let message = format!("lost with its machine {times} times: {why}");
+            (StateName::Crashed, message, Fate::Crashed)
+        }
+        StateType::Pending | StateType::Running | StateType::Crashed => {
+            (StateName::Scheduled, format!("taken over: {why}"), Fate::Scheduled)
+        }
+        _ => return Ok(Fate::Untouched),
+    };
+    if fate != Fate::Cancelled {
+        let labels = json!({ TIMES_LOST: times });
+        let labels = labels.as_object().expect("an object");
+        client.label_flow_run(run.id, labels, DEFAULT_PATIENCE).await?;
+        // A run with a process would not be cancelled while it waits.
+        let changes = json!({ "infrastructure_pid": null });
+        client.update_flow_run(run.id, &changes, DEFAULT_PATIENCE).await?;
+    }
+    let mut proposal = Proposal::new(name, Some(message), Uuid::new_v4());
+    if fate == Fate::Scheduled {
+        proposal = proposal.due_at(client.server_now());
+    }
+    client.set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE).await?;
+    Ok(fate)
+}
+
+/// Since when the run is in its state, for people.
+pub(super) fn since(run: &ApiFlowRun) -> Timestamp {
+    run.state.as_ref().map_or(run.created, |state| state.timestamp)
+}
+
+fn signed(duration: Duration) -> jiff::SignedDuration {
+    jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX)
+}

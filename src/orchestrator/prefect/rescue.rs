@@ -1,0 +1,142 @@
+//! Looks for runs whose machine is lost, and gives them on. Every worker does, so that the last one that lives does too.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::client::DEFAULT_PATIENCE;
+use super::hints::Hints;
+use super::journal::Journal;
+use super::lost::{Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, since, worker_of};
+use super::model::{ApiFlowRun, ApiWorker};
+use super::server::Server;
+use crate::domain::error::OrchestratorError;
+
+/// Longest pause of chance before a run is given on: of several workers that see it, one is first.
+const LONGEST_PAUSE_MS: u64 = 1000;
+
+/// Gives on the runs of lost machines.
+pub(super) struct Rescue {
+    server: Arc<Server>,
+    journal: Journal,
+    hints: Arc<Hints>,
+    /// Since when the server has answered every look. After an outage everybody has been silent, and is given time to speak.
+    unbroken_since: Mutex<Option<Timestamp>>,
+}
+
+/// Looks until it is dropped.
+pub(super) async fn run(rescue: Arc<Rescue>) {
+    let interval = (rescue.server.settings().lost_after / 9).clamp(Duration::from_millis(500), Duration::from_secs(10));
+    loop {
+        tokio::time::sleep(interval).await;
+        let looked = rescue.look().await;
+        rescue.server.note(&looked);
+        let mut unbroken_since = rescue.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match looked {
+            Ok(()) => drop(unbroken_since.get_or_insert_with(Timestamp::now)),
+            Err(_) => *unbroken_since = None,
+        }
+    }
+}
+
+impl Rescue {
+    pub(super) fn new(server: Arc<Server>, journal: Journal, hints: Arc<Hints>) -> Self {
+        Self {
+            server,
+            journal,
+            hints,
+            unbroken_since: Mutex::default(),
+        }
+    }
+
+    /// A part of the time after which silence is death: what a living worker needs to be heard again.
+    fn hearing_time(&self) -> Duration {
+        self.server.settings().lost_after / 3
+    }
+
+    fn is_settled(&self) -> bool {
+        let unbroken_since = *self.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
+        unbroken_since.is_some_and(|at| is_past(at, Timestamp::now(), self.hearing_time()))
+    }
+
+    async fn look(&self) -> Result<(), OrchestratorError> {
+        let client = self.server.client();
+        let names: Vec<&str> = self.server.flows().iter().map(|flow| flow.name.as_str()).collect();
+        let own: HashSet<Uuid> = self
+            .journal
+            .forwarding
+            .at_work()
+            .await?
+            .into_iter()
+            .map(|run| run.flow_run.flow_run_id.as_uuid())
+            .collect();
+        let mut held = held_runs(client, names.iter().copied()).await?;
+        held.retain(|run| !own.contains(&run.id));
+        let mut alarmed = alarmed_runs(client, names.iter().copied()).await?;
+        alarmed.retain(|run| !own.contains(&run.id));
+        if held.is_empty() && alarmed.is_empty() || !self.is_settled() {
+            return Ok(());
+        }
+        let workers = self.workers().await?;
+        let mut is_online_by_name: HashMap<String, bool> = HashMap::new();
+        let mut is_heard = |run: &ApiFlowRun| {
+            worker_of(run).is_some_and(|name| {
+                *is_online_by_name
+                    .entry(name)
+                    .or_insert_with_key(|name| is_online(client, &workers, name))
+            })
+        };
+        for run in alarmed {
+            // One that lives says so, and goes on.
+            if !is_heard(&run) || is_past(since(&run), client.server_now(), self.hearing_time()) {
+                self.give_on(&run).await?;
+            }
+        }
+        for run in held {
+            // Where calls are counted, a worker that is heard vouches for its runs.
+            if client.settings().is_cloud && is_heard(&run) {
+                continue;
+            }
+            if is_silent(client, &run).await? {
+                self.give_on(&run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn workers(&self) -> Result<Vec<ApiWorker>, OrchestratorError> {
+        let settings = self.server.settings();
+        if settings.runner_mode {
+            return Ok(Vec::new());
+        }
+        Ok(self.server.client().read_workers(&settings.work_pool).await?)
+    }
+
+    async fn give_on(&self, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=LONGEST_PAUSE_MS))).await;
+        let worker = worker_of(run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"));
+        let why = format!("{worker} was {}", alarm_message(self.server.settings().lost_after));
+        let fate = give_on(self.server.client(), run, &why).await?;
+        if fate == Fate::Untouched {
+            debug!(flow_run_id = %run.id, "Somebody else was faster with a run whose machine is lost.");
+            return Ok(());
+        }
+        if fate == Fate::Scheduled {
+            // It is to be claimed by whoever comes first, not kept for the process that is gone.
+            self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await?;
+        }
+        info!(flow_run_id = %run.id, ?fate, "The machine of a run is lost: {why}.");
+        self.hints.want_poll();
+        Ok(())
+    }
+}
+
+/// Whether at least `time` has passed from `at` to `now`.
+fn is_past(at: Timestamp, now: Timestamp, time: Duration) -> bool {
+    let passed = now.duration_since(at);
+    !passed.is_negative() && passed.unsigned_abs() >= time
+}

@@ -1,0 +1,135 @@
+//! Runs at the server whose worker is not to be heard, and flows that nobody here knows: what `captionacc doctor` and `captionacc pool`
+//! name, and how a person ends or gives on such a run without waiting.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::api::PAGE;
+use super::client::PrefectClient;
+use super::lost::{held_runs, is_online, is_silent, since, worker_of};
+use super::model::{ApiFlowRun, ApiState, ApiWorker};
+use super::names::is_of_this_program;
+use crate::domain::flow::{Flows, Parameters, Subject};
+use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::attention::{Attention, StrandedRun, UnservedFlow};
+use crate::orchestrator::queue::WorkerRecord;
+
+/// Who is known to live, here and at the server.
+pub(super) struct Roll<'a> {
+    client: &'a PrefectClient,
+    /// Workers of this machine, alive or not.
+    local: &'a [WorkerRecord],
+    remote: Vec<ApiWorker>,
+}
+
+impl<'a> Roll<'a> {
+    /// Asks the server.
+    pub(super) async fn call(client: &'a PrefectClient, local: &'a [WorkerRecord]) -> Result<Self, PrefectError> {
+        let settings = client.settings();
+        let remote = if settings.runner_mode {
+            Vec::new()
+        } else {
+            client.read_workers(&settings.work_pool).await?
+        };
+        Ok(Self { client, local, remote })
+    }
+
+    /// Whether the worker of a run that holds a slot is not to be heard.
+    pub(super) async fn is_offline(&self, run: &ApiFlowRun) -> Result<bool, PrefectError> {
+        if let Some(name) = worker_of(run) {
+            let of_that_name = || self.local.iter().filter(|worker| worker.name == name);
+            if of_that_name().any(|worker| worker.is_alive) {
+                return Ok(false);
+            }
+            // What died here is known to be dead before the server sees it.
+            if of_that_name().next().is_some() {
+                return Ok(true);
+            }
+            if !self.client.settings().runner_mode {
+                return Ok(!is_online(self.client, &self.remote, &name));
+            }
+        }
+        is_silent(self.client, run).await
+    }
+}
+
+/// What waits for a person.
+pub(super) async fn attention(
+    client: &PrefectClient,
+    flows: &Flows,
+    local: &[WorkerRecord],
+) -> Result<Attention, PrefectError> {
+    let roll = Roll::call(client, local).await?;
+    let names = flows.iter().map(|flow| flow.name.as_str());
+    let mut flow_names: HashMap<Uuid, String> = HashMap::new();
+    let mut found = Attention::default();
+    for run in held_runs(client, names).await? {
+        if roll.is_offline(&run).await? {
+            let flow_name = match flow_names.get(&run.flow_id) {
+                Some(name) => name.clone(),
+                None => client.read_flow(run.flow_id).await?.name,
+            };
+            flow_names.insert(run.flow_id, flow_name.clone());
+            found.stranded.push(StrandedRun {
+                flow_run_id: FlowRunId::from_uuid(run.id),
+                flow_name,
+                video_id: Subject::of(&Parameters(run.parameters.clone())).video_id,
+                state: run.state.as_ref().map_or(StateName::Scheduled, ApiState::state_name),
+                since: since(&run),
+                worker_name: worker_of(&run),
+            });
+        }
+    }
+    found.unserved = unserved(client, flows).await?;
+    let settings = client.settings();
+    if !settings.runner_mode {
+        let queues = client.read_work_queues(&settings.work_pool).await?;
+        found.paused_queues = queues
+            .into_iter()
+            .filter(|queue| queue.is_paused)
+            .map(|queue| queue.name)
+            .collect();
+    }
+    Ok(found)
+}
+
+/// Flows of this program, declared on another machine, with runs that wait.
+async fn unserved(client: &PrefectClient, flows: &Flows) -> Result<Vec<UnservedFlow>, PrefectError> {
+    let settings = client.settings();
+    let mut filter = json!({
+        "deployments": { "name": { "any_": [settings.deployment_name] } },
+        "limit": PAGE,
+    });
+    if !settings.runner_mode {
+        filter["work_pools"] = json!({ "name": { "any_": [settings.work_pool] } });
+    }
+    let mut found = Vec::new();
+    for deployment in client.filter_deployments(&filter).await? {
+        let Some(flow_name) = deployment.tags.first().cloned() else {
+            continue;
+        };
+        if flows.get(&flow_name).is_ok() {
+            continue;
+        }
+        let flow_name = client.read_flow(deployment.flow_id).await?.name;
+        if flows.get(&flow_name).is_ok() || !is_of_this_program(&deployment, &flow_name) {
+            continue;
+        }
+        let waiting = json!({
+            "flow_runs": {
+                "deployment_id": { "any_": [deployment.id] },
+                "state": { "type": { "any_": [StateType::Scheduled] } },
+                "next_scheduled_start_time": { "before_": client.server_now() },
+            },
+        });
+        let waiting = client.count_flow_runs(&waiting).await?;
+        if waiting > 0 {
+            found.push(UnservedFlow { flow_name, waiting });
+        }
+    }
+    Ok(found)
+}
