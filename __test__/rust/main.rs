@@ -9,6 +9,7 @@ mod conformance;
 mod containers;
 mod films_from_life;
 mod floors;
+mod layout;
 mod namesakes;
 mod ocr;
 mod prefect;
