@@ -6,7 +6,7 @@
 #   pipelines  both flows against the old pipeline, ffmpeg alone and decoding alone
 #   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
 #   million    a queue of a million runs against an empty one
-#   ocr        time and error rate against RapidOCR and Tesseract
+#   ocr        time and error rate by kind of caption against RapidOCR
 #   frames     what the web app waits for while a run's frames are swapped in
 . "$(dirname "$0")/../scripts/lib.sh"
 
@@ -64,7 +64,10 @@ case "$name" in
     ;;
   pipelines | ocr)
     need_packages ffmpeg fonts-noto-cjk
-    [ "$name" = pipelines ] || need_packages tesseract-ocr tesseract-ocr-chi-sim
+    if [ "$name" = ocr ]; then
+      prepare_cargo
+      cargo build --release --locked --no-default-features --features worker,addon-dependencies --example read-pictures >&2
+    fi
     CAPTIONACC_FILMS=$(bash scripts/fetch-films.sh)
     export CAPTIONACC_FILMS
     export CAPTIONACC_OCR_MODELS="$PWD/dist/models"

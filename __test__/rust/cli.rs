@@ -776,3 +776,61 @@ fn an_attempt_started_by_hand_says_what_it_is() {
         text(&output.stderr)
     );
 }
+
+#[test]
+fn the_text_of_a_picture_is_printed_as_the_old_script_printed_it() {
+    let world = World::new("");
+    let drawn = "color=c=0x304060:s=640x160,format=rgb24,drawtext=fontfile=/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc:\
+                 fontsize=40:fontcolor=white:x=40:y=20:text='今天天气很好',drawtext=fontfile=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:\
+                 fontsize=36:fontcolor=white:x=40:y=90:text='See you soon'";
+    let picture = |name: &str| world.path(name).to_str().expect("a path of ours").to_owned();
+    for name in ["a.jpg", "a.png"] {
+        crate::studio::ffmpeg(&[
+            "-f",
+            "lavfi",
+            "-i",
+            drawn,
+            "-frames:v",
+            "1",
+            "-q:v",
+            "2",
+            &picture(name),
+        ]);
+    }
+    let models = crate::studio::ocr_models();
+    let ocr = |arguments: &[&str]| {
+        Test::new(&world)
+            .env("CAPTIONACC_OCR_MODELS", &models)
+            .args(["ocr"])
+            .args(arguments)
+    };
+    let text = "今天天气很好See you soon";
+    let expected = |language: &str| json!({ "text": text, "framework": "PP-OCR", "language": language });
+    assert_eq!(ocr(&[&picture("a.jpg")]).json(), expected("zh-Hans"));
+    assert_eq!(ocr(&["a.png", "en-US"]).json(), expected("en-US"));
+
+    // A language that no model reads is read as far as it can be.
+    let output = ocr(&["a.jpg", "th"]).output();
+    assert_eq!(output.status.code(), Some(0));
+    let [said, warned] =
+        [&output.stdout, &output.stderr].map(|stream| serde_json::from_slice::<Value>(stream).expect("JSON"));
+    assert_eq!(said, expected("th"));
+    assert_eq!(warned["warning"]["code"], "OCR_LANGUAGE_UNKNOWN");
+
+    ocr(&["none.jpg"]).failure("ERR_CAPTIONACC_IMAGE_NOT_FOUND", "none.jpg");
+    ocr(&["home"]).failure("ERR_CAPTIONACC_IMAGE_UNREADABLE", "home");
+    fs::write(world.path("text.jpg"), "no picture").expect("written");
+    ocr(&["text.jpg"]).failure("ERR_CAPTIONACC_IMAGE_INVALID", "text.jpg");
+    let whole = fs::read(world.path("a.jpg")).expect("it was made");
+    fs::write(world.path("cut.jpg"), &whole[..whole.len() / 2]).expect("written");
+    ocr(&["cut.jpg"]).failure("ERR_CAPTIONACC_IMAGE_INVALID", "cut.jpg");
+    // A head that promises 60,000 pixels a side.
+    let mut wide = fs::read(world.path("a.png")).expect("it was made");
+    wide[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    fs::write(world.path("wide.png"), wide).expect("written");
+    ocr(&["wide.png"]).failure("ERR_CAPTIONACC_IMAGE_INVALID", "wide.png");
+    let huge = fs::File::create(world.path("huge.jpg")).expect("created");
+    huge.set_len(300 << 20).expect("no bytes are written");
+    ocr(&["huge.jpg"]).failure("ERR_CAPTIONACC_IMAGE_TOO_LARGE", "huge.jpg");
+    ocr(&[]).failure(INVALID, "IMAGE");
+}

@@ -11,6 +11,7 @@ mod conformance;
 mod containers;
 mod films_from_life;
 mod floors;
+mod layout;
 mod namesakes;
 mod no_text;
 mod notifications;

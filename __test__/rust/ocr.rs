@@ -10,8 +10,8 @@ use std::sync::{Mutex, OnceLock};
 use captionacc::ocr::{Extent, Line as TextLine, OcrError, OcrModels, PpOcr, Recognizer, joined_text, recognize_all};
 use captionacc::picture::RgbPicture;
 
-const CJK: &str = "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc";
-const LATIN: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+pub const CJK: &str = "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc";
+pub const LATIN: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
 /// White text to draw: font, size in pixels, position of its upper left corner, words.
 type Line<'a> = (&'a str, u32, [u32; 2], &'a str);
@@ -49,7 +49,7 @@ fn models() -> OcrModels {
 }
 
 /// A new engine on weights that are loaded once.
-fn engine() -> PpOcr {
+pub fn engine() -> PpOcr {
     static LOADED: OnceLock<Mutex<PpOcr>> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| Mutex::new(PpOcr::load(&models()).expect("the models load")));
     loaded.lock().expect("no test fails while it forks").fork()
@@ -156,7 +156,8 @@ fn added(before: &[u8], after: &[u8], width: usize) -> Option<[usize; 4]> {
 /// The places of `parts`, drawn one after the other as one line whose base is at `base`: in fractions, of each part its
 /// columns and the line's rows; with the picture of the whole line.
 fn typeset(font: &str, size: u32, style: &str, base: u32, parts: &[&str]) -> (RgbPicture, Vec<Extent>) {
-    let (width, height) = (1920, 1080);
+    // Of the height of a tenth, so that much can be drawn in little time; of the width of 1080p, so that detection halves it.
+    let (width, height) = (1920, 128);
     let mut filters = vec!["format=rgb24".to_owned()];
     filters.extend((1..=parts.len()).map(|count| {
         let text = parts[..count].concat();
@@ -247,7 +248,7 @@ fn boxes_lie_close_around_their_glyphs() {
             (LATIN, outlined, &latin),
             (CJK, "", &mixed),
         ] {
-            let (picture, extents) = typeset(font, size, style, 900, parts);
+            let (picture, extents) = typeset(font, size, style, 84, parts);
             let lines = recognize(&picture);
             let boxes: Vec<_> = lines.iter().flat_map(|line| &line.boxes).collect();
             let found: Vec<_> = boxes.iter().map(|part| part.text.as_str()).collect();

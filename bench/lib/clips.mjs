@@ -137,13 +137,13 @@ export async function clips(seconds) {
 
 /**
  * A clip of one picture a second, each with its own known caption over its own moment of real footage, with the truth:
- * `{ path, truth: [{ kind, text, left, top, right, bottom }] }`. Nearly lossless, so that the codec is not what is
+ * `{ path, truth: [{ kind, text, angle, left, top, right, bottom }] }`. Nearly lossless, so that the codec is not what is
  * measured.
  */
 export async function captionClip(python, font, countOfEach) {
   const folder = join(cache, 'captions');
   await mkdir(folder, { recursive: true });
-  const parts = ['bench/python/caption_frames.py', 'bench/data/captions.json'];
+  const parts = ['bench/python/caption_frames.py', 'bench/data/captions.json', 'bench/data/kinds.json'];
   const sources = await Promise.all(parts.map((part) => readFile(join(root, part), 'utf8')));
   const digest = createHash('sha256')
     .update(JSON.stringify([sources, films, countOfEach]))
@@ -151,16 +151,16 @@ export async function captionClip(python, font, countOfEach) {
     .slice(0, 12);
   const truthPath = join(folder, `${digest}.json`);
   const path = await once(join(folder, `${digest}.mp4`), async (unfinished) => {
-    say(`making ${countOfEach * 3} frames with captions`);
+    say('making frames with captions');
     const work = join(folder, digest);
     await rm(work, { recursive: true, force: true });
     await mkdir(join(work, 'footage'), { recursive: true });
     await mkdir(join(work, 'drawn'));
     try {
-      // Every sixth picture of the two films, one after the other: 15 s of motion at 6 a second are 90 moments.
+      // 16 pictures a second of the two films, one after the other: 15 s of motion are 240 moments.
       const names = films.map((film) => join(process.env.CAPTIONACC_FILMS, film));
       const inputs = names.flatMap((name) => ['-i', name]);
-      const filter = joined('scale=1920:1080:flags=bicubic,setsar=1,fps=6:round=up');
+      const filter = joined('scale=1920:1080:flags=bicubic,setsar=1,fps=16:round=up');
       await output('ffmpeg', [
         '-v',
         'error',
@@ -175,6 +175,7 @@ export async function captionClip(python, font, countOfEach) {
       await output(python, [
         join(root, 'bench/python/caption_frames.py'),
         join(root, 'bench/data/captions.json'),
+        join(root, 'bench/data/kinds.json'),
         join(work, 'footage'),
         drawn,
         font,

@@ -2,7 +2,7 @@
 
 Usage: caption_frames.py CAPTIONS.json KINDS.json FOOTAGE_FOLDER OUTPUT_FOLDER FONT COUNT
 
-FOOTAGE_FOLDER holds PNG files, one a caption. Writes OUTPUT_FOLDER/NNN.png and truth.json: a list of {"kind", "text", "angle",
+FOOTAGE_FOLDER holds pictures, one a caption. Writes OUTPUT_FOLDER/NNN.png and truth.json: a list of {"kind", "text", "angle",
 "left", "top", "right", "bottom"}: `angle` is the direction in which the text runs, in degrees clockwise from the right; the
 box, in pixels, stands around the drawn text; lines are parted by a line feed. COUNT is how many there are of each of the three
 great kinds (simplified Chinese, Latin, mixed), and a third of it of each of the others. Sizes, colours and positions change
@@ -85,7 +85,7 @@ def main() -> None:
     captions, kinds, footage, output, font_path, count = sys.argv[1:]
     texts, more = (json.loads(Path(path).read_text("utf-8")) for path in (captions, kinds))
     frames = wanted(texts, more, int(count))
-    pictures = sorted(Path(footage).glob("*.png"))
+    pictures = sorted(Path(footage).iterdir())
     if len(pictures) < len(frames):
         sys.exit(f"{len(pictures)} frames of footage for {len(frames)} captions")
     truth = []

@@ -1,16 +1,14 @@
 """Recognizes pictures one after the other and says what was read, where, and how long it took.
 
-Usage: recognize.py equal|installed|tesseract FOLDER
+Usage: recognize.py equal|equal-1|installed FOLDER
 
 FOLDER holds JPEG files. Prints one line of JSON: {"startSeconds", "frames": [{"name", "wallSeconds", "cpuSeconds",
 "boxes": [{"text", "left", "top", "right", "bottom"}]}]}, boxes in the engine's own order, in pixels. `startSeconds`
-is loading the engine and one picture to warm up. CPU seconds are of all threads and children.
+is loading the engine and one picture to warm up. CPU seconds are of all threads.
 """
 
-import csv
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,28 +35,11 @@ def rapidocr_reader(setting: str):
     return read
 
 
-def tesseract_reader():
-    def read(file: Path) -> list[dict]:
-        # 11: sparse text in no particular order, the mode for text on pictures.
-        command = ["tesseract", str(file), "stdout", "-l", "chi_sim+eng", "--psm", "11", "tsv"]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        boxes = []
-        for row in csv.DictReader(said.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
-            text = (row["text"] or "").strip()
-            if not text:
-                continue
-            left, top, width, height = (int(row[name]) for name in ("left", "top", "width", "height"))
-            boxes.append({"text": text, "left": left, "top": top, "right": left + width, "bottom": top + height})
-        return boxes
-
-    return read
-
-
 def main() -> None:
     engine, folder = sys.argv[1], Path(sys.argv[2])
     files = sorted(folder.glob("*.jpg"))
     started = time.perf_counter()
-    read = tesseract_reader() if engine == "tesseract" else rapidocr_reader(engine)
+    read = rapidocr_reader(engine)
     read(files[0])
     start_seconds = time.perf_counter() - started
     frames = []

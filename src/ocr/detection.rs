@@ -111,10 +111,13 @@ fn one_line(one: &Region, other: &Region) -> Option<Region> {
     };
     let ([left, right], [top, bottom]) = (range(0), range(1));
     let gap = (left - 1.0).max(-right) * width;
-    let is_near = (-0.5 * height..MAX_GAP * height).contains(&gap);
+    let is_near = (-1.5 * height..MAX_GAP * height).contains(&gap);
     let is_alike =
         (0.75..1.34).contains(&(other_height / height.max(1.0))) && (f32::midpoint(top, bottom) - 0.5).abs() < 0.15;
-    (is_parallel && is_near && is_alike)
+    // A quotation mark, a stroke: smaller than the line that it stands in.
+    let is_piece =
+        width > height && right - left < height / width && top > -0.15 && bottom < 1.15 && bottom - top > 0.3;
+    (is_near && (is_parallel && is_alike || is_piece))
         .then(|| one.part([left.min(0.0), right.max(1.0)], [top.min(0.0), bottom.max(1.0)]))
 }
 

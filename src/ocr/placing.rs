@@ -26,9 +26,18 @@ const CLEAR_EDGE: f32 = 0.7;
 /// Where there is no ink to see, a box has this much of a region's height cut off above and below.
 const PADDING: f32 = 0.12;
 
-/// The boxes of a line that was read in `region`: for each part of its `glyphs`, as [`parts`] has them, its upright box in
-/// parts of the picture.
-pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>]) -> Vec<(Range<usize>, Extent)> {
+/// A word or a character of a line and where it stands.
+pub(super) struct Placed {
+    /// Its glyphs.
+    pub glyphs: Range<usize>,
+    /// Its upright box, in parts of the picture.
+    pub extent: Extent,
+    /// From the end of the one before it, in parts of the line's height.
+    pub gap: f32,
+}
+
+/// The boxes of a line that was read in `region`, one for each part of its `glyphs`, as [`parts`] has them.
+pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>]) -> Vec<Placed> {
     let [across, down] = region.sides();
     let rise = region.across[0].abs().min(region.across[1].abs());
     let straight = if rise < UPRIGHT_RISE * down {
@@ -44,16 +53,21 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
     let faint = strip.edges(&line, FAINT_EDGE);
     let clear = strip.edges(&line, CLEAR_EDGE);
     let [top, bottom] = mean(strip.rows(&line, &faint), strip.rows(&line, &clear));
-    let cells = line.cells(&strip, &faint, bottom - top);
+    let mut end = None;
+    let cells = line.cells(&strip, &faint, bottom - top).into_iter();
     cells
-        .into_iter()
         .map(|cell| {
             let [left, right] = mean(faint.within(&cell, &faint), clear.within(&cell, &faint));
             let part = straight.part(
                 [left, right].map(|column| strip.across(column)),
                 [top, bottom].map(|row| strip.down(row)),
             );
-            (cell.glyphs, upright(&part, picture))
+            let before = end.replace(right).unwrap_or(left);
+            Placed {
+                glyphs: cell.glyphs,
+                extent: upright(&part, picture),
+                gap: (left - before) / (bottom - top).max(1.0),
+            }
         })
         .collect()
 }

@@ -18,6 +18,9 @@ const MIN_WIDTH: usize = 64;
 const MAX_WIDTH: usize = 4096;
 /// Texts whose mean probability is lower are dropped.
 const TEXT_THRESHOLD: f32 = 0.5;
+/// The same for texts of one or two characters: in leaves, wheels and faces the model sees a letter or a digit, and is less sure
+/// of it than of a real one.
+const SHORT_TEXT_THRESHOLD: f32 = 0.85;
 
 /// The characters that the model knows, by class. Class 0 is CTC's blank.
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl<'a> Reading<'a> {
     }
 
     /// The whole text.
-    pub(super) fn text(&self) -> String {
+    #[cfg(test)]
+    fn text(&self) -> String {
         self.0.iter().map(|glyph| glyph.text).collect()
     }
 
@@ -74,7 +78,12 @@ impl<'a> Reading<'a> {
 
     /// Whether it is text at all.
     pub(super) fn is_text(&self) -> bool {
-        self.confidence() >= TEXT_THRESHOLD
+        let threshold = if self.0.len() > 2 {
+            TEXT_THRESHOLD
+        } else {
+            SHORT_TEXT_THRESHOLD
+        };
+        self.confidence() >= threshold
     }
 }
 

@@ -17,6 +17,16 @@ pub(super) fn is_tight(before: &str, after: &str) -> bool {
     before.chars().next_back().is_some_and(is_wide) || after.chars().next().is_some_and(is_wide)
 }
 
+/// Whether a space may stand between `before` and `after` although none was read: a Chinese or Japanese character is on one
+/// side, a letter or digit of a word on the other. Wide punctuation has its space within itself.
+pub(super) fn may_be_apart(before: &str, after: &str) -> bool {
+    let ends = [before.chars().next_back(), after.chars().next()];
+    let [Some(before), Some(after)] = ends else {
+        return false;
+    };
+    is_wide(before) != is_wide(after) && before.is_alphanumeric() && after.is_alphanumeric()
+}
+
 /// The parts of `text` that have a box each, in order, as ranges of places in it: wide characters one by one, other text by
 /// words. White space is part of none. An item of `text` may be several characters (a letter and its accent).
 pub(super) fn parts(text: &[&str]) -> Vec<std::ops::Range<usize>> {
@@ -35,8 +45,8 @@ pub(super) fn parts(text: &[&str]) -> Vec<std::ops::Range<usize>> {
     };
     let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
     let mut is_word_open = false;
-    for place in 0..text.len() {
-        if text[place].trim().is_empty() {
+    for (place, item) in text.iter().enumerate() {
+        if item.trim().is_empty() {
             is_word_open = false;
         } else if is_alone(place) {
             parts.push(place..place + 1);

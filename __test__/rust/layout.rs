@@ -1,0 +1,291 @@
+//! What the web app's layout analysis makes of our boxes: the rule by which it finds where captions stand, over films with known
+//! captions.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use captionacc::domain::flow::OnDamage;
+use captionacc::ocr::Recognizer as _;
+use captionacc::video::{SampleRequest, decode_jpeg, sample};
+
+use crate::ocr::{CJK, LATIN, engine};
+use crate::studio::{ffmpeg, film};
+
+const WIDTH: usize = 1280;
+const HEIGHT: usize = 720;
+const SIZE: usize = 36;
+
+const CHINESE: [&str; 6] = [
+    "今天的天气真不错，我们一起去公园散步吧",
+    "请问火车站怎么走",
+    "他昨天晚上没有回家，谁也不知道他去了哪里",
+    "这本书我已经看过三遍了",
+    "经理让我们下午两点开会",
+    "谢谢你",
+];
+const ENGLISH: [&str; 6] = [
+    "The weather is lovely today so let us walk through the old park",
+    "Could you tell me the way to the station?",
+    "He never came home last night and nobody knows where he went",
+    "I have read this book three times",
+    "My mother is cooking in the kitchen",
+    "Thank you",
+];
+
+/// In pixels; right and bottom are beyond.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    left: usize,
+    top: usize,
+    right: usize,
+    bottom: usize,
+}
+
+/// A filter that shows each caption for a second, one after the other.
+fn captions(font: &str, texts: &[&str], x: &str) -> String {
+    let drawn: Vec<String> = texts
+        .iter()
+        .enumerate()
+        .map(|(second, text)| {
+            format!(
+                "drawtext=fontfile={font}:fontsize={SIZE}:fontcolor=white:borderw=2:bordercolor=black:x={x}:y=640-ascent:\
+                 text='{text}':enable='between(t,{second},{second}.99)'"
+            )
+        })
+        .collect();
+    drawn.join(",")
+}
+
+/// Where the captions stand: the pixels that they change of a picture of one colour.
+fn drawn_bounds(filter: &str, count: usize) -> Vec<Bounds> {
+    let color = format!("color=c=0x304060:s={WIDTH}x{HEIGHT}:r=1");
+    let filter = format!("format=gray,{filter}");
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", &color, "-vf", &filter])
+        .args([
+            "-frames:v",
+            &count.to_string(),
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "gray",
+            "-",
+        ])
+        .output()
+        .expect("the ffmpeg command is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pictures = output.stdout.chunks_exact(WIDTH * HEIGHT);
+    pictures
+        .map(|picture| {
+            let changed = (0..WIDTH * HEIGHT).filter(|&pixel| picture[pixel].abs_diff(picture[0]) > 20);
+            let nothing = Bounds {
+                left: WIDTH,
+                top: HEIGHT,
+                right: 0,
+                bottom: 0,
+            };
+            changed.fold(nothing, |bounds, pixel| {
+                let (x, y) = (pixel % WIDTH, pixel / WIDTH);
+                Bounds {
+                    left: bounds.left.min(x),
+                    top: bounds.top.min(y),
+                    right: bounds.right.max(x + 1),
+                    bottom: bounds.bottom.max(y + 1),
+                }
+            })
+        })
+        .collect()
+}
+
+/// The boxes of all samples of a film, a sample a second, in the pixels that the app makes of them.
+fn boxes(path: &Path) -> Vec<Bounds> {
+    let request = SampleRequest {
+        frame_rate_hz: 1.0,
+        crop: None,
+        worker_threads: 2,
+        memory_bytes: 1 << 30,
+        jpeg_qscale: 6,
+        on_damage: OnDamage::Keep,
+    };
+    let (mut engine, never) = (engine(), AtomicBool::new(false));
+    let mut found = Vec::new();
+    sample(path, &request, &never, &mut |frame, _| {
+        let picture = decode_jpeg(&frame.jpeg).expect("a JPEG of ours");
+        let lines = engine.recognize(&picture, &never).expect("the engine reads it");
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "pixels"
+        )]
+        let pixels = |part: f64, all: usize| (part * all as f64).floor() as usize;
+        for part in lines.iter().flat_map(|line| &line.boxes) {
+            let (left, bottom) = (
+                pixels(part.extent.left, WIDTH),
+                pixels(part.extent.top + part.extent.height, HEIGHT),
+            );
+            let (width, height) = (pixels(part.extent.width, WIDTH), pixels(part.extent.height, HEIGHT));
+            // What is narrower or lower is noise to the app.
+            if width >= 10 && height >= 10 {
+                found.push(Bounds {
+                    left,
+                    top: bottom - height,
+                    right: left + width,
+                    bottom,
+                });
+            }
+        }
+        Ok(())
+    })
+    .expect("the film is sampled");
+    found
+}
+
+/// The value that is met most often, to two pixels.
+fn mode(values: impl Iterator<Item = usize>) -> usize {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        *counts.entry(value.div_ceil(2) * 2).or_insert(0) += 1;
+    }
+    counts
+        .into_iter()
+        .max_by_key(|&(_, count)| count)
+        .expect("there are boxes")
+        .0
+}
+
+/// Where most begin and where most end of `ranges`, and how sharp both are: how many do at one place, of the most that meet in
+/// one.
+fn edges(ranges: &[[usize; 2]], size: usize) -> ([usize; 2], [f64; 2], [f64; 2]) {
+    let mut density = vec![0_i32; size + 1];
+    for &[start, end] in ranges {
+        for place in &mut density[start..=end.min(size - 1)] {
+            *place += 1;
+        }
+    }
+    let steps: Vec<i32> = density.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let place = |wanted: i32| steps.iter().position(|&step| step == wanted).expect("a step of them");
+    let (rise, fall) = (*steps.iter().max().expect("steps"), *steps.iter().min().expect("steps"));
+    let most = f64::from(*density.iter().max().expect("places"));
+    let strengths = [f64::from(rise), f64::from(-fall)];
+    (
+        [place(rise), place(fall)],
+        strengths,
+        strengths.map(|strength| strength / most),
+    )
+}
+
+/// The crop bounds of the app's layout analysis.
+fn crop(boxes: &[Bounds]) -> Bounds {
+    #![expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "pixels"
+    )]
+    let width = mode(boxes.iter().map(|found| found.right - found.left)) as f64;
+    let height = mode(boxes.iter().map(|found| found.bottom - found.top)) as f64;
+    let across: Vec<_> = boxes.iter().map(|found| [found.left, found.right]).collect();
+    let down: Vec<_> = boxes.iter().map(|found| [found.top, found.bottom]).collect();
+    let ([start, end], [start_strength, end_strength], across_sharpness) = edges(&across, WIDTH);
+    let ([top, bottom], _, down_sharpness) = edges(&down, HEIGHT);
+    // Blurred edges get up to three times the padding of sharp ones, a tenth.
+    let padding = |size: f64, sharpness: f64| (size * 0.1 * (1.0 + 2.0 * (1.0 - sharpness.min(1.0)))).ceil() as usize;
+    let leftmost = across.iter().map(|[left, _]| *left).min().expect("there are boxes");
+    let rightmost = across.iter().map(|[_, right]| *right).max().expect("there are boxes");
+    let sparse = (2.0 * width).ceil() as usize;
+    let mean_center = across
+        .iter()
+        .map(|[left, right]| (left + right) as f64 / 2.0)
+        .sum::<f64>()
+        / across.len() as f64;
+    let is_central = (mean_center - WIDTH as f64 / 2.0).abs() < width
+        && (start_strength - end_strength).abs() < 0.3 * start_strength;
+    let is_left = !is_central && start_strength >= end_strength;
+    let is_right = !is_central && !is_left;
+    Bounds {
+        left: if is_left {
+            start - padding(width, across_sharpness[0])
+        } else {
+            leftmost.saturating_sub(sparse)
+        },
+        right: if is_right {
+            end + padding(width, across_sharpness[1])
+        } else {
+            rightmost + sparse
+        }
+        .min(WIDTH),
+        top: top - padding(height, down_sharpness[0]),
+        bottom: (bottom + padding(height, down_sharpness[1])).min(HEIGHT),
+    }
+}
+
+fn check(name: &str, font: &str, texts: &[&str], x: &str) {
+    let filter = captions(font, texts, x);
+    let expected = drawn_bounds(&filter, texts.len());
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("film.mp4");
+    let source = film("bigbuckbunny.mp4");
+    ffmpeg(&[
+        "-stream_loop",
+        "2",
+        "-i",
+        source.to_str().expect("a path of ours"),
+        "-t",
+        &texts.len().to_string(),
+        "-an",
+        "-vf",
+        &format!("setpts=N/25/TB,scale={WIDTH}:{HEIGHT},{filter}"),
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-crf",
+        "18",
+        path.to_str().expect("a path of ours"),
+    ]);
+    let boxes = boxes(&path);
+    let width = mode(boxes.iter().map(|found| found.right - found.left));
+    if font == CJK {
+        assert!(
+            (SIZE * 85 / 100..=SIZE * 115 / 100).contains(&width),
+            "{name}: the usual width is {width}"
+        );
+    }
+    let crop = crop(&boxes);
+    for (text, bounds) in texts.iter().zip(&expected) {
+        let is_inside = crop.left <= bounds.left
+            && crop.top <= bounds.top
+            && bounds.right <= crop.right
+            && bounds.bottom <= crop.bottom;
+        assert!(is_inside, "{name}: {text:?} at {bounds:?} is not within {crop:?}");
+    }
+    let long = texts
+        .iter()
+        .zip(&expected)
+        .filter(|(text, _)| text.chars().count() >= 12);
+    let widest = long
+        .map(|(_, bounds)| bounds.right - bounds.left)
+        .max()
+        .expect("there is a long one");
+    assert!(
+        (crop.right - crop.left) * 10 <= widest * 14,
+        "{name}: {crop:?} for captions of up to {widest} pixels"
+    );
+}
+
+#[test]
+fn the_app_crops_chinese_captions_closely_and_whole() {
+    check("centred", CJK, &CHINESE, "(w-text_w)/2");
+    check("left", CJK, &CHINESE, "120");
+    check("right", CJK, &CHINESE, "w-text_w-120");
+}
+
+#[test]
+fn the_app_crops_latin_captions_closely_and_whole() {
+    check("centred", LATIN, &ENGLISH, "(w-text_w)/2");
+    check("left", LATIN, &ENGLISH, "60");
+    check("right", LATIN, &ENGLISH, "w-text_w-60");
+}
