@@ -33,7 +33,8 @@ fn studio(world: &World) -> Studio {
     studio
         .app
         .execute_batch(
-            "ALTER TABLE captions ADD COLUMN text_ocr_combined TEXT;
+            "DELETE FROM captions;
+             ALTER TABLE captions ADD COLUMN text_ocr_combined TEXT;
              ALTER TABLE captions ADD COLUMN median_ocr_status TEXT NOT NULL DEFAULT 'pending'
                CHECK (median_ocr_status IN ('pending', 'queued', 'processing', 'complete', 'error'));
              ALTER TABLE captions ADD COLUMN median_ocr_error TEXT;
@@ -561,7 +562,7 @@ fn a_file_of_before_there_were_readings_gets_their_columns_and_one_without_capti
     put_frames(&studio);
     studio
         .app
-        .execute_batch("INSERT INTO captions (id, start_frame_index, end_frame_index) VALUES (1, 0, 11)")
+        .execute_batch("INSERT OR REPLACE INTO captions (id, start_frame_index, end_frame_index) VALUES (1, 0, 11)")
         .expect("written");
     let id = world.queue(
         "caption-median-ocr",
