@@ -434,14 +434,14 @@ fn report(
     if read == 0 && left == 0 && !failed.is_empty() {
         return Err(TaskError::new("CAPTIONS_NOT_READ", problems, FaultKind::Input));
     }
-    let mut message = format!("{read} captions read");
+    let mut message = vec![format!("{read} captions read")];
     if left > 0 {
-        message.push_str(&format!(", {left} left to a newer request"));
+        message.push(format!("{left} left to a newer request"));
     }
     if !failed.is_empty() {
-        message.push_str(&format!(", {} not: {problems}", failed.len()));
+        message.push(format!("{} not: {problems}", failed.len()));
     }
-    Ok(message)
+    Ok(message.join(", "))
 }
 
 #[cfg(test)]
