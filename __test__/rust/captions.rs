@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
+use captionacc::orchestrator::claims::{Claimed, Ending};
 use captionacc::picture::RgbPicture;
+use captionacc::process::identity::ProcessIdentity;
 use captionacc::video::{MedianError, MedianLimits, decode_jpeg, encode_jpeg, median_of_jpegs};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -30,7 +33,8 @@ fn studio(world: &World) -> Studio {
     studio
         .app
         .execute_batch(
-            "ALTER TABLE captions ADD COLUMN text_ocr_combined TEXT;
+            "DELETE FROM captions;
+             ALTER TABLE captions ADD COLUMN text_ocr_combined TEXT;
              ALTER TABLE captions ADD COLUMN median_ocr_status TEXT NOT NULL DEFAULT 'pending'
                CHECK (median_ocr_status IN ('pending', 'queued', 'processing', 'complete', 'error'));
              ALTER TABLE captions ADD COLUMN median_ocr_error TEXT;
@@ -403,6 +407,70 @@ fn a_newer_run_takes_its_captions_from_an_older_one_which_goes_on_with_the_other
 }
 
 #[test]
+fn what_comes_to_nothing_takes_no_captions() {
+    let world = world("");
+    let studio = studio(&world);
+    let names = || BTreeSet::from(["caption-median-ocr".to_owned()]);
+    let claim = || {
+        let claimed = world
+            .block_on(world.store.claim("tester", names()))
+            .expect("claims work");
+        let claim = claimed.and_then(Claimed::own).expect("a run waits");
+        world
+            .block_on(world.store.start(claim.lease, ProcessIdentity::own()))
+            .expect("starts");
+        claim
+    };
+    queue(&world, &studio, json!([1, 2]));
+    let older = claim();
+    let taken = || -> Vec<i64> {
+        let is_taken = |id: &i64| {
+            world
+                .block_on(world.store.caption_is_taken(older.lease, *id))
+                .expect("answers")
+        };
+        (1..=4).filter(is_taken).collect()
+    };
+    assert_eq!(taken(), Vec::<i64>::new());
+    let other = Studio::new(&world.path("videos"), "other");
+    queue(&world, &other, json!([1, 2]));
+    assert_eq!(taken(), Vec::<i64>::new(), "another video's");
+    let second = queue(&world, &studio, json!([2, 3]));
+    assert_eq!(taken(), [2, 3]);
+    world.block_on(world.store.cancel_flow_run(second)).expect("cancelled");
+    assert_eq!(taken(), Vec::<i64>::new());
+
+    // One that waits, and completes while the older one waits for its retry.
+    let newer = queue(&world, &studio, json!([1]));
+    let failed = Ending::Failed {
+        state: StateName::Failed,
+        message: "for now".to_owned(),
+        retry_after: Some(Duration::from_hours(1)),
+    };
+    world.block_on(world.store.finish(older.lease, failed)).expect("ends");
+    let due = world.block_on(world.store.status_rows_due()).expect("reads");
+    let due = due
+        .iter()
+        .find(|due| due.flow_run.flow_run_id == older.lease.flow_run_id);
+    assert_eq!(due.expect("its rows are due").taken_captions, [1].into());
+    let lease = [claim(), claim()]
+        .map(|claim| claim.lease)
+        .into_iter()
+        .find(|lease| lease.flow_run_id == newer)
+        .expect("both have a slot");
+    let completed = Ending::Completed {
+        message: String::new(),
+        materializations: Vec::new(),
+    };
+    world.block_on(world.store.finish(lease, completed)).expect("ends");
+    assert_eq!(taken(), [1]);
+    // The older one may be tried again all the same, for its others.
+    world
+        .block_on(world.store.retry_flow_run(older.lease.flow_run_id))
+        .expect("queued again");
+}
+
+#[test]
 fn a_run_that_dies_or_is_cancelled_leaves_no_caption_at_work() {
     let world = world("[flows.caption-median-ocr]\nretry-delay-ms = 3600000\n");
     let worker = world.start_worker();
@@ -494,7 +562,7 @@ fn a_file_of_before_there_were_readings_gets_their_columns_and_one_without_capti
     put_frames(&studio);
     studio
         .app
-        .execute_batch("INSERT INTO captions (id, start_frame_index, end_frame_index) VALUES (1, 0, 11)")
+        .execute_batch("INSERT OR REPLACE INTO captions (id, start_frame_index, end_frame_index) VALUES (1, 0, 11)")
         .expect("written");
     let id = world.queue(
         "caption-median-ocr",

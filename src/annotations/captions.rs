@@ -116,6 +116,22 @@ impl Captions {
         Ok(())
     }
 
+    /// Those of these captions that have been read.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn complete_among(&self, ids: &[i64]) -> Result<Vec<i64>, AnnotationsError> {
+        self.database.read("looking at captions", |sqlite| {
+            let mut complete = Vec::new();
+            for &id in ids {
+                if status(sqlite, id)?.as_deref() == Some("complete") {
+                    complete.push(id);
+                }
+            }
+            Ok(complete)
+        })
+    }
+
     /// Writes `queued` into the rows of these captions, but for those that are complete if `keeps_complete`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! waits is known to the worker, which is asked before the reading and before the writing of each. What was read of
 //! boundaries that are no longer the caption's is never written: it is read again, a few times at most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::thread;
@@ -71,15 +71,25 @@ impl<T: Into<TaskError>> From<T> for Fault {
 
 pub(super) fn run(attempt: &Attempt, arguments: &CaptionMedianOcr) -> Result<String, TaskError> {
     let order = attempt.order();
-    let (captions, images, begun) = attempt.task("open_annotations", || {
+    let (captions, images, begun, left) = attempt.task("open_annotations", || {
         let captions = Captions::open(&arguments.db_path, order.database, BUSY_TIMEOUT_MS)?;
         attempt.say(&ChildEvent::DatabaseSeen {
             identity: captions.identity(),
         });
         let images = TextImages::of(&arguments.video_dir)?;
-        // What an earlier attempt has read stays read.
-        let begun = captions.begin(&arguments.caption_ids, order.attempt > 1)?;
-        Ok((captions, images, begun))
+        // What an earlier attempt has read stays read; before the first, only what a newer run has read.
+        let mut left = BTreeSet::new();
+        if order.attempt <= 1 {
+            for id in captions.complete_among(&arguments.caption_ids)? {
+                if !attempt.may_commit_caption(id)? {
+                    left.insert(id);
+                }
+            }
+        }
+        let mut ids = arguments.caption_ids.clone();
+        ids.retain(|id| !left.contains(id));
+        let begun = captions.begin(&ids, order.attempt > 1)?;
+        Ok((captions, images, begun, left))
     })?;
     if !reads_language(&arguments.language) {
         let language = &arguments.language;
@@ -94,7 +104,9 @@ pub(super) fn run(attempt: &Attempt, arguments: &CaptionMedianOcr) -> Result<Str
         images: &images,
         engine: None,
         longest_step: None,
-        outcomes: begun.gone.iter().map(|id| (*id, Outcome::Gone)).collect(),
+        outcomes: (begun.gone.iter().map(|id| (*id, Outcome::Gone)))
+            .chain(left.iter().map(|id| (*id, Outcome::Left)))
+            .collect(),
     };
     attempt.task(TASK, || reading.read_all(&begun.queued))?;
     let outcomes = std::mem::take(&mut reading.outcomes);
@@ -422,14 +434,14 @@ fn report(
     if read == 0 && left == 0 && !failed.is_empty() {
         return Err(TaskError::new("CAPTIONS_NOT_READ", problems, FaultKind::Input));
     }
-    let mut message = format!("{read} captions read");
+    let mut message = vec![format!("{read} captions read")];
     if left > 0 {
-        message.push_str(&format!(", {left} left to a newer request"));
+        message.push(format!("{left} left to a newer request"));
     }
     if !failed.is_empty() {
-        message.push_str(&format!(", {} not: {problems}", failed.len()));
+        message.push(format!("{} not: {problems}", failed.len()));
     }
-    Ok(message)
+    Ok(message.join(", "))
 }
 
 #[cfg(test)]

@@ -267,7 +267,7 @@ fn median_of_block(block: &[[u8; LANES]]) -> [u8; LANES] {
 }
 
 /// In how many pictures each lane is as `is` says of it and `than`.
-#[inline(always)]
+#[inline]
 fn count(block: &[[u8; LANES]], than: &[u8; LANES], is: impl Fn(u8, u8) -> bool) -> [u16; LANES] {
     let mut total = [0_u16; LANES];
     // As many as a count of one byte can hold.
@@ -425,7 +425,8 @@ mod tests {
     fn plain(values: &mut [u8]) -> u8 {
         values.sort_unstable();
         let (lower, upper) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        u8::try_from((u16::from(lower) + u16::from(upper)) / 2).expect("a mean of bytes")
+        let sum = u16::from(lower) + u16::from(upper);
+        u8::try_from(sum / 2).expect("a mean of bytes")
     }
 
     /// Pictures of so many values, some of few levels and some of many.

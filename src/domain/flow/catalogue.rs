@@ -20,34 +20,7 @@ pub struct Flows(BTreeMap<String, FlowDefinition>);
 impl Flows {
     /// The built-in flows, with their default retry policy and timeout.
     pub fn builtin() -> Self {
-        let parameter = |name: &str, kind, default: Option<Value>, description: &str| ParameterDefinition {
-            name: name.to_owned(),
-            kind,
-            default,
-            description: description.to_owned(),
-        };
-        let common = || {
-            vec![
-                parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
-                parameter("video-path", ParameterKind::Path, None, "the video file"),
-                parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
-                parameter(
-                    "output-dir",
-                    ParameterKind::Path,
-                    None,
-                    "a scratch directory, left as it was found",
-                ),
-            ]
-        };
-        let on_damage = || {
-            parameter(
-                "on-damage",
-                ParameterKind::OnDamage,
-                Some(json!(OnDamage::Keep)),
-                "keep: show what can be shown of a damaged video and report the rest; fail: do not",
-            )
-        };
-        let mut full_frames = common();
+        let mut full_frames = of_a_video();
         full_frames.push(parameter(
             "frame-rate",
             ParameterKind::FrameRate,
@@ -55,7 +28,7 @@ impl Flows {
             "sampled frames a second, in Hz",
         ));
         full_frames.push(on_damage());
-        let mut crop_frames = common();
+        let mut crop_frames = of_a_video();
         crop_frames.extend([
             parameter(
                 "crop-bounds",
@@ -77,42 +50,6 @@ impl Flows {
             ),
             on_damage(),
         ]);
-        let captions = vec![
-            parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
-            parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
-            parameter(
-                "video-dir",
-                ParameterKind::Path,
-                None,
-                "the video's folder: pictures go to text_images in it",
-            ),
-            parameter(
-                CAPTION_IDS,
-                ParameterKind::CaptionIds,
-                None,
-                "ids of the captions to read, as a JSON list",
-            ),
-            parameter(
-                "language",
-                ParameterKind::Text,
-                Some(json!(DEFAULT_LANGUAGE)),
-                "what the captions are written in",
-            ),
-        ];
-        let flow = |name: &str, description: &str, runner, parameters, work_queue| FlowDefinition {
-            name: name.to_owned(),
-            description: description.to_owned(),
-            runner,
-            parameters,
-            work_queue,
-            retry: RetryPolicy::default(),
-            timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
-            latest_wins: false,
-            status_table: None,
-            keeps_captions: false,
-            assets: Vec::new(),
-            upstream_assets: Vec::new(),
-        };
         let flows = [
             FlowDefinition {
                 status_table: Some(StatusTable::ProcessingStatus),
@@ -142,7 +79,7 @@ impl Flows {
                     "caption-median-ocr",
                     "The text of captions, each read off the median of its frames",
                     Runner::CaptionMedianOcr,
-                    captions,
+                    of_captions(),
                     WorkQueue::UserInitiated,
                 )
             },
@@ -175,6 +112,89 @@ impl Flows {
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &FlowDefinition> {
         self.0.values()
+    }
+}
+
+fn parameter(name: &str, kind: ParameterKind, default: Option<Value>, description: &str) -> ParameterDefinition {
+    ParameterDefinition {
+        name: name.to_owned(),
+        kind,
+        default,
+        description: description.to_owned(),
+    }
+}
+
+/// What the flows take that read a video.
+fn of_a_video() -> Vec<ParameterDefinition> {
+    vec![
+        parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
+        parameter("video-path", ParameterKind::Path, None, "the video file"),
+        parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
+        parameter(
+            "output-dir",
+            ParameterKind::Path,
+            None,
+            "a scratch directory, left as it was found",
+        ),
+    ]
+}
+
+fn on_damage() -> ParameterDefinition {
+    parameter(
+        "on-damage",
+        ParameterKind::OnDamage,
+        Some(json!(OnDamage::Keep)),
+        "keep: show what can be shown of a damaged video and report the rest; fail: do not",
+    )
+}
+
+/// What the flow takes that reads captions.
+fn of_captions() -> Vec<ParameterDefinition> {
+    vec![
+        parameter("video-id", ParameterKind::Text, None, "the video's id in the web app"),
+        parameter("db-path", ParameterKind::Path, None, "the video's annotations.db"),
+        parameter(
+            "video-dir",
+            ParameterKind::Path,
+            None,
+            "the video's folder: pictures go to text_images in it",
+        ),
+        parameter(
+            CAPTION_IDS,
+            ParameterKind::CaptionIds,
+            None,
+            "ids of the captions to read, as a JSON list",
+        ),
+        parameter(
+            "language",
+            ParameterKind::Text,
+            Some(json!(DEFAULT_LANGUAGE)),
+            "what the captions are written in",
+        ),
+    ]
+}
+
+/// A flow of this crate, as most of them are.
+fn flow(
+    name: &str,
+    description: &str,
+    runner: Runner,
+    parameters: Vec<ParameterDefinition>,
+    work_queue: WorkQueue,
+) -> FlowDefinition {
+    FlowDefinition {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        runner,
+        parameters,
+        work_queue,
+        retry: RetryPolicy::default(),
+        timeout_ms: DEFAULT_FLOW_TIMEOUT_MS,
+        latest_wins: false,
+        status_table: None,
+        keeps_captions: false,
+        assets: Vec::new(),
+        upstream_assets: Vec::new(),
     }
 }
 

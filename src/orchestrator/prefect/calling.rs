@@ -679,7 +679,10 @@ impl Caller {
             }
             _ => return Err(refused("it has not ended: cancel it first, or wait")),
         }
-        if let Ok(flow) = self.server.flows().get(&run.flow_name) {
+        // A newer run has taken the captions that it names, and no others.
+        if run.parameters.caption_ids().is_none()
+            && let Ok(flow) = self.server.flows().get(&run.flow_name)
+        {
             let alive = [
                 StateType::Scheduled,
                 StateType::Pending,
