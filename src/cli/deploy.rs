@@ -39,7 +39,7 @@ pub(super) struct Options {
     /// What Prefect's own Python worker runs for a flow run (default: this program with `execute`)
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     command: Option<String>,
-    /// Also as the Python service that was there before named them: crop-video-frames/production, parameters as video_id
+    /// Also as the Python service that was there before named them: crop-video-frames/production, parameters in snake case
     #[arg(long)]
     legacy_names: bool,
 }
