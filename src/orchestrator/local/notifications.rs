@@ -9,7 +9,9 @@ use super::rows::{id, json, now_ms, state_name, timestamp};
 use super::store::{Fault, begin};
 use crate::domain::flow_run::State;
 use crate::domain::state::StateName;
-use crate::orchestrator::notifications::{Delivery, Due, Notification, PreviousState};
+#[cfg(any(feature = "worker", test))]
+use crate::orchestrator::notifications::Delivery;
+use crate::orchestrator::notifications::{Due, Notification, PreviousState};
 
 /// Most notifications of one reading.
 const PAGE: i64 = 100;
@@ -137,6 +139,7 @@ pub(super) fn not_notified(
 }
 
 /// How it goes; `None`: this receiver was never asked for.
+#[cfg(any(feature = "worker", test))]
 pub(super) fn delivery(connection: &Connection, receiver: &str) -> Result<Option<Delivery>, Fault> {
     Ok(connection
         .prepare_cached(
