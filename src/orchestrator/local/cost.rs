@@ -481,7 +481,9 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
     let waiting = subject.create("crop-frames", "v3", 0.1);
     ask!(all, subject, "notifications", {
         let receiver = "http://127.0.0.1/runs";
-        let due = notifications::due(&mut subject.connection, receiver).expect("reads").notifications;
+        let due = notifications::due(&mut subject.connection, receiver)
+            .expect("reads")
+            .notifications;
         assert_eq!(due[0].flow_run_id, waiting);
         notifications::not_notified(&subject.connection, receiver, "away", std::time::Duration::ZERO).expect("noted");
         notifications::notified(&mut subject.connection, receiver, due[0].position, None).expect("noted");
