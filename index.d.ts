@@ -542,6 +542,9 @@ export interface WatchFilter {
  * true of runs that this `CAPTIONACC_HOME` has queued or works on, from when it knows them; of all other runs of its
  * deployments at the server there are the states alone, about 10 s after they happened.
  *
+ * A `next()` that waits keeps the process alive, as every promise of this package does while it is pending; an iterator that
+ * nobody asks holds nothing.
+ *
  * Events are kept as long as their runs (`retention-days`). A cursor from before that, or of another queue, is
  * `ERR_CAPTIONACC_CURSOR_GONE`: list the runs anew, and watch without a cursor.
  *

@@ -22,7 +22,7 @@ beforeEach(() => {
   home = freshHome();
 });
 
-const arguments_ = (video: string) => someArguments({ 'video-id': video, 'db-path': `/videos/${video}.db` });
+const argumentsOf = (video: string) => someArguments({ 'video-id': video, 'db-path': `/videos/${video}.db` });
 const word = (event: AnyFlowRunEvent) =>
   `${event.videoId ?? ''} ${event.type === 'state' ? event.state.name : event.type === 'log' ? event.log.message : event.type}`;
 
@@ -54,7 +54,7 @@ async function begun(...given: Parameters<typeof watchFlowRuns>) {
   const seen = { is: false };
   void first.finally(() => (seen.is = true));
   for (let number = 0; !seen.is; number += 1) {
-    await queuePrefectFlow('full-frames', arguments_(`begin-${number}`));
+    await queuePrefectFlow('full-frames', argumentsOf(`begin-${number}`));
     await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 20))]);
   }
   const cursor = (await first).value?.cursor as string;
@@ -104,7 +104,7 @@ describe('watching all runs', () => {
     const all = Array.from({ length: 50 }, (_, index) => watchFlowRuns({ videoId: `v${index % 5}`, types: ['state'] }, { after: start }));
     const seen = Promise.all(all.map((watch, index) => until(watch, `v${index % 5} Cancelled`)));
     for (let index = 0; index < 5; index += 1) {
-      const { flowRunId } = await queuePrefectFlow('full-frames', arguments_(`v${index}`));
+      const { flowRunId } = await queuePrefectFlow('full-frames', argumentsOf(`v${index}`));
       await cancelFlowRun(flowRunId);
     }
     for (const [index, events] of (await seen).entries()) {
@@ -127,7 +127,7 @@ describe('watching all runs', () => {
     const aborted = codeOf(nexts[1] as Promise<unknown>);
     controller.abort('bored');
     expect(await aborted).toBe('ERR_CAPTIONACC_ABORTED');
-    await queuePrefectFlow('full-frames', arguments_('v'));
+    await queuePrefectFlow('full-frames', argumentsOf('v'));
     expect((await nexts[2])?.value).toMatchObject({ type: 'state', videoId: 'v' });
     await watches[2].return?.();
   });
@@ -147,7 +147,7 @@ describe('watching all runs', () => {
 
   test('a cursor of a past that is gone, of another queue, and one that is none', async () => {
     const start = await begun();
-    await queuePrefectFlow('full-frames', arguments_('v'));
+    await queuePrefectFlow('full-frames', argumentsOf('v'));
     sql(path.join(home, 'queue.db'), 'UPDATE feed SET forgotten_position = position + 1');
     expect(await codeOf(watchFlowRuns({}, { after: start }).next())).toBe('ERR_CAPTIONACC_CURSOR_GONE');
     freshHome();
@@ -164,7 +164,7 @@ describe('watching all runs', () => {
 
 describe('watching one run', () => {
   test('it goes on after any of its events', async () => {
-    const { flowRunId } = await queuePrefectFlow('full-frames', arguments_('v'));
+    const { flowRunId } = await queuePrefectFlow('full-frames', argumentsOf('v'));
     await cancelFlowRun(flowRunId);
     await waitForFlowRun(flowRunId);
     const all = [];
@@ -177,7 +177,7 @@ describe('watching one run', () => {
   });
 
   test('a cursor of the other kind is refused', async () => {
-    const { flowRunId } = await queuePrefectFlow('full-frames', arguments_('v'));
+    const { flowRunId } = await queuePrefectFlow('full-frames', argumentsOf('v'));
     const one = (await watchFlowRun(flowRunId).next()).value;
     expect(await codeOf(watchFlowRuns({}, { after: one?.cursor }).next())).toBe('ERR_CAPTIONACC_INVALID_ARGUMENT');
     const any = await begun();

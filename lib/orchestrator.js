@@ -291,16 +291,16 @@ function watchFlowRuns(filter, options) {
 
 async function waitForFlowRun(flowRunId, options) {
   const { signal, timeoutMs, onProgress } = checkOptions(options, ['signal', 'timeoutMs', 'onProgress']);
-  const watch = watchOne(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
+  const following = watchOne(flowRunId, signal, { withoutLogs: true, withoutProgress: onProgress === undefined });
   let isTooLate = false;
   const timer =
     timeoutMs &&
     setTimeout(() => {
       isTooLate = true;
-      watch.return();
+      following.return();
     }, timeoutMs);
   try {
-    for await (const event of watch) {
+    for await (const event of following) {
       if (event.type === 'progress') onProgress?.(event.progress);
     }
   } finally {

@@ -285,9 +285,12 @@ pub fn next_events_of_all<'env>(
     })
 }
 
+/// An orchestrator, and what its watchers share.
+type Watched = (Arc<dyn Queue>, Arc<Watching>);
+
 /// What all watchers of this orchestrator share; there are as few as [`open`] opens.
 fn watching(orchestrator: &Arc<dyn Queue>) -> Arc<Watching> {
-    static ALL: Mutex<Vec<(Arc<dyn Queue>, Arc<Watching>)>> = Mutex::new(Vec::new());
+    static ALL: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
     let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, watching)) = all.iter().find(|(of, _)| Arc::ptr_eq(of, orchestrator)) {
         return watching.clone();

@@ -42,7 +42,7 @@ pub(super) struct Options {
     /// What Prefect's own Python worker runs for a flow run (default: `captionacc execute`, found in its PATH)
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     command: Option<String>,
-    /// Also as the Python service that was there before named them: crop-video-frames/production, parameters as video_id
+    /// Also as the Python service that was there before named them: crop-video-frames/production, parameters in snake case
     #[arg(long)]
     legacy_names: bool,
 }

@@ -86,12 +86,15 @@ pub(super) fn merge(cursor: EventCursor, pages: Pages) -> EventPage {
 /// The place after each of these events. Where clocks have put two of a kind the wrong way round, the one after it comes
 /// again rather than never.
 fn cursors(before: EventCursor, next: EventCursor, events: &[(Timestamp, i64, FlowRunEvent)]) -> Vec<EventCursor> {
-    let mut place = next;
+    // States are looked at again from there, and more of the run than its end: so a place is the same whenever it is read.
+    let mut place = EventCursor {
+        state_at: None,
+        has_ended: false,
+        ..next
+    };
     let mut cursors = Vec::with_capacity(events.len());
     for (_, number, event) in events.iter().rev() {
         cursors.push(place);
-        // States are looked at again from here, and more of the run than its end.
-        (place.state_at, place.has_ended) = (before.state_at, false);
         match event {
             FlowRunEvent::Log { .. } => place.log = place.log.min(number - 1),
             FlowRunEvent::State { .. } => place.state = place.state.min(number - 1),
@@ -281,7 +284,8 @@ mod tests {
             rest.lines.retain(|(of, _)| *of > cursor.log);
             assert_eq!(words(&merge(*cursor, rest)), all[number + 1..], "after {}", all[number]);
         }
-        assert_eq!(page.cursors.last(), Some(&page.next));
+        let last = page.cursors.last().expect("there are some");
+        assert_eq!((last.state, last.log, last.progress_ms), (2, 9, 6000));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! least once, and again with the same id if the answer was lost. While the receiver is away, waits grow up to five minutes; a
 //! receiver that does not want to hear of one (a 4xx) is told of the next.
 
+use std::fmt::Write;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -271,13 +272,11 @@ fn signature(secret: &str, body: &[u8]) -> String {
     let mut signing = hmac::Context::with_key(&key);
     signing.update(format!("{seconds}.").as_bytes());
     signing.update(body);
-    let hex: String = signing
-        .sign()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("t={seconds},v1={hex}")
+    let mut text = format!("t={seconds},v1=");
+    for byte in signing.sign().as_ref() {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+    }
+    text
 }
 
 /// The wait after so many failures and one more; `chance` is in 0..1.

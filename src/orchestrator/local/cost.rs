@@ -18,7 +18,7 @@ use super::outbox::Tell;
 use super::peers::Peers;
 use super::rows::now_ms;
 use super::store::open_connection;
-use super::{feed, queue, reading, records, retention, waiting, workers};
+use super::{feed, notifications, queue, reading, records, retention, waiting, workers};
 use crate::domain::asset::Materialization;
 use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, EventCursor, LogLevel, Progress};
@@ -482,6 +482,21 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
     ask!(all, subject, "read events", {
         reading::events(&mut subject.connection, newer, EventCursor::default()).expect("reads");
         reading::logs(&subject.connection, newer, 0).expect("reads");
+    });
+    ask!(all, subject, "notifications", {
+        let receiver = "http://127.0.0.1/runs";
+        notifications::due(&mut subject.connection, receiver).expect("begins");
+    });
+    let waiting = subject.create("crop-frames", "v3", 0.1);
+    ask!(all, subject, "notifications", {
+        let receiver = "http://127.0.0.1/runs";
+        let due = notifications::due(&mut subject.connection, receiver)
+            .expect("reads")
+            .notifications;
+        assert_eq!(due[0].flow_run_id, waiting);
+        notifications::not_notified(&subject.connection, receiver, "away", std::time::Duration::ZERO).expect("noted");
+        notifications::notified(&mut subject.connection, receiver, due[0].position, None).expect("noted");
+        notifications::delivery(&subject.connection, receiver).expect("reads");
     });
     ask!(all, subject, "read the feed", {
         let end = feed::read(&mut subject.connection, None).expect("reads").next;

@@ -9,7 +9,7 @@ use super::rows::{id, json, now_ms, state_name, timestamp};
 use super::store::{Fault, begin};
 use crate::domain::flow_run::State;
 use crate::domain::state::StateName;
-#[cfg(feature = "worker")]
+#[cfg(any(feature = "worker", test))]
 use crate::orchestrator::notifications::Delivery;
 use crate::orchestrator::notifications::{Due, Notification, PreviousState};
 
@@ -139,7 +139,7 @@ pub(super) fn not_notified(
 }
 
 /// How it goes; `None`: this receiver was never asked for.
-#[cfg(feature = "worker")]
+#[cfg(any(feature = "worker", test))]
 pub(super) fn delivery(connection: &Connection, receiver: &str) -> Result<Option<Delivery>, Fault> {
     Ok(connection
         .prepare_cached(

@@ -17,6 +17,7 @@ use super::rows::{
 use super::store::{Fault, begin};
 use super::waiting;
 use crate::domain::error::OrchestratorError;
+use crate::domain::flow::FlowDefinition;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
@@ -69,27 +70,7 @@ pub(super) fn create(
             .into())
         };
     }
-    let equal = if video_id.is_none() {
-        None
-    } else if flow.latest_wins {
-        // What is at work on the same is not begun anew; one that is to be stopped is.
-        transaction
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM flow_run INDEXED BY flow_run_active
-                 WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING') AND state_type <> 'CANCELLING'
-                   AND flow_name = ?2 AND video_id = ?1 AND parameters = ?3 AND video_file = ?4 LIMIT 1"
-            ))?
-            .query_row((video_id, &flow.name, &parameters, video_file), StoredRun::from_row)
-            .optional()?
-    } else {
-        transaction
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM flow_run
-                 WHERE video_id = ?1 AND flow_name = ?2 AND parameters = ?3 AND state_type = 'SCHEDULED' LIMIT 1"
-            ))?
-            .query_row((video_id, &flow.name, &parameters), StoredRun::from_row)
-            .optional()?
-    };
+    let equal = find_equal(&transaction, flow, video_id, &parameters, video_file)?;
     let outcome = if let Some(equal) = equal {
         let id = equal.flow_run.flow_run_id;
         // Whoever asks again does not want to wait for the rest of a retry's delay.
@@ -146,6 +127,37 @@ pub(super) fn create(
     }
     transaction.commit()?;
     Ok(outcome)
+}
+
+/// The run that is as good as a new one: that waits, or, where the latest wins, that is at work on the very same.
+fn find_equal(
+    transaction: &Transaction<'_>,
+    flow: &FlowDefinition,
+    video_id: Option<&str>,
+    parameters: &str,
+    video_file: Option<&str>,
+) -> Result<Option<StoredRun>, Fault> {
+    if video_id.is_none() {
+        return Ok(None);
+    }
+    let found = if flow.latest_wins {
+        // One that is to be stopped is begun anew.
+        transaction
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM flow_run INDEXED BY flow_run_active
+                 WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING') AND state_type <> 'CANCELLING'
+                   AND flow_name = ?2 AND video_id = ?1 AND parameters = ?3 AND video_file = ?4 LIMIT 1"
+            ))?
+            .query_row((video_id, &flow.name, parameters, video_file), StoredRun::from_row)
+    } else {
+        transaction
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM flow_run
+                 WHERE video_id = ?1 AND flow_name = ?2 AND parameters = ?3 AND state_type = 'SCHEDULED' LIMIT 1"
+            ))?
+            .query_row((video_id, &flow.name, parameters), StoredRun::from_row)
+    };
+    Ok(found.optional()?)
 }
 
 fn queued(run: &FlowRun, created: bool) -> QueuedFlowRun {
