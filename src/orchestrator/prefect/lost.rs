@@ -45,6 +45,11 @@ pub(super) fn alive_event(settings: &PrefectSettings) -> String {
     format!("captionacc.flow-run.alive.{}", segment(place(settings)))
 }
 
+/// The event by which it is no longer anybody's: it waits. By the clock of the machine that said that it was alive.
+pub(super) fn left_event(settings: &PrefectSettings) -> String {
+    format!("captionacc.flow-run.left.{}", segment(place(settings)))
+}
+
 /// Whether this state says that the run was taken for lost.
 pub(super) fn is_alarm(state: &ApiState) -> bool {
     state.state_type() == StateType::Crashed

@@ -129,8 +129,6 @@ pub struct ApiRetries {
     pub retries: Option<u32>,
     /// Seconds before each.
     pub retry_delay: Option<f64>,
-    /// `reschedule`: it was scheduled anew after it had ended; `in_process`: for the process that has it.
-    pub retry_type: Option<String>,
 }
 
 impl ApiFlowRun {

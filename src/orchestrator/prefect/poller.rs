@@ -24,7 +24,7 @@ use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{ClaimMark, GivenRetries, RunContext};
 use super::journal::intents::ClaimIntent;
-use super::lost::held_runs;
+use super::lost::{held_runs, is_alarm};
 use super::model::{ApiDeployment, ApiFlowRun, ApiState};
 use super::names::is_of_this_program;
 use super::proposals::{Proposals, Proposed, give_back};
@@ -411,12 +411,6 @@ impl Poller {
                 delay_s: seconds(run.empirical_policy.retry_delay),
             }),
         };
-        // Somebody had it scheduled after it had ended: its failures before that no longer count.
-        let counts_anew = run.empirical_policy.retry_type.as_deref() == Some("reschedule");
-        if counts_anew {
-            let noted = self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await;
-            self.server.note(&noted);
-        }
         let mut own = conversion::flow_run(
             &run,
             flow.name.clone(),
@@ -424,8 +418,13 @@ impl Poller {
             flow.work_queue,
             None,
         );
-        if counts_anew {
-            own.failed_attempts = 0;
+        if own.failed_attempts > 0 {
+            let had_ended = self.had_ended(run.id).await;
+            self.server.note(&had_ended);
+            if had_ended.unwrap_or(false) {
+                // Somebody had it done again: its failures before that no longer count.
+                own.failed_attempts = 0;
+            }
         }
         // Whoever made the run may have used the API itself: what it gave is checked as if a caller had given it.
         let checked = flow.parse_stored(&run.parameters);
@@ -462,6 +461,19 @@ impl Poller {
                 Ok(Offer::Passed)
             }
         }
+    }
+
+    /// Whether the run had ended before it came to wait for this claim, and not just with its machine. Whoever lets it be done again
+    /// may do so with force, which leaves no other trace.
+    async fn had_ended(&self, id: Uuid) -> Result<bool, PrefectError> {
+        let mut states = self.server.client().read_flow_run_states(id).await?;
+        states.sort_by_key(|state| state.timestamp);
+        let before = states
+            .iter()
+            .rev()
+            .skip_while(|state| state.state_type() == StateType::Pending)
+            .find(|state| state.state_type() != StateType::Scheduled);
+        Ok(before.is_some_and(|state| state.state_type().is_final() && !is_alarm(state)))
     }
 
     /// Asks for the states of these runs, if something said that one has changed or if it is time.

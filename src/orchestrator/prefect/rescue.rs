@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::client::DEFAULT_PATIENCE;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::lost::{Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, since, worker_of};
@@ -124,10 +123,6 @@ impl Rescue {
         if fate == Fate::Untouched {
             debug!(flow_run_id = %run.id, "Somebody else was faster with a run whose machine is lost.");
             return Ok(());
-        }
-        if fate == Fate::Scheduled {
-            // It is to be claimed by whoever comes first, not kept for the process that is gone.
-            self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await?;
         }
         info!(flow_run_id = %run.id, ?fate, "The machine of a run is lost: {why}.");
         self.hints.want_poll();
