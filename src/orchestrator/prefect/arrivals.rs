@@ -34,7 +34,7 @@ impl Arrivals {
             return Ok(run);
         }
         for page in 0..MOST_PAGES {
-            let found = self.waiting(flow, PAGE, page * PAGE as usize).await?;
+            let found = self.waiting(flow, page * PAGE as usize).await?;
             let is_last = found.len() < PAGE as usize;
             for other in found.iter().filter(|other| other.id != run.id) {
                 self.mend(flow, other).await?;
@@ -48,18 +48,22 @@ impl Arrivals {
 
     /// Welcomes the newest of those that wait, so that they are found before anybody claims them.
     pub(super) async fn welcome_newest(&self) -> Result<(), PrefectError> {
-        for flow in self.0.flows().iter() {
-            for run in self.waiting(flow, NEWEST, 0).await? {
+        let (client, flows) = (self.0.client(), self.0.flows());
+        let mut filter = of_ours(client, flows.iter().map(|flow| flow.name.as_str()));
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        filter["limit"] = json!(NEWEST);
+        for run in client.filter_flow_runs(&filter).await? {
+            let name = self.0.names().flow(client, run.flow_id).await?;
+            if let Ok(flow) = flows.get(&name) {
                 self.mend(flow, &run).await?;
             }
         }
         Ok(())
     }
 
-    async fn waiting(&self, flow: &FlowDefinition, limit: u32, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
+    async fn waiting(&self, flow: &FlowDefinition, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
         let mut filter = of_ours(self.0.client(), [flow.name.as_str()]);
         filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
-        filter["limit"] = json!(limit);
         filter["offset"] = json!(offset);
         self.0.client().filter_flow_runs(&filter).await
     }

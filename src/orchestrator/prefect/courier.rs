@@ -407,7 +407,7 @@ impl Courier {
         let told = self
             .server
             .client()
-            .create_events(&[run_event(id, Some(context), &left, now)])
+            .create_events(&[run_event(id, context, &left, now)])
             .await;
         if let Err(error) = told {
             debug!(flow_run_id = %id, "That it waits could not be told beside its state: {error}.");

@@ -8,32 +8,25 @@ use super::journal::forwarding::RunContext;
 use super::journal::mail::{AssetMessage, TaskRunMessage};
 use crate::domain::id::FlowRunId;
 
-/// That a run lives: as Prefect's own heartbeat, which Cloud looks for, and as ours. Of a run of another program little is
-/// known here, and its own heartbeats are its own.
-pub(super) fn heartbeat_events(
-    id: FlowRunId,
-    context: Option<&RunContext>,
-    alive: &str,
-    occurred: Timestamp,
-) -> Vec<Value> {
-    let mut events = vec![run_event(id, context, alive, occurred)];
-    if context.is_some() {
-        events.push(run_event(id, context, "prefect.flow-run.heartbeat", occurred));
-    }
-    events
+/// That a run lives: as Prefect's own heartbeat, which Cloud looks for, and as ours. Runs of other programs are not spoken for: they
+/// go on without their worker, and have heartbeats of their own.
+pub(super) fn heartbeat_events(id: FlowRunId, context: &RunContext, alive: &str, occurred: Timestamp) -> Vec<Value> {
+    [alive, "prefect.flow-run.heartbeat"]
+        .map(|name| run_event(id, context, name, occurred))
+        .to_vec()
 }
 
 /// Something that happened to a run.
-pub(super) fn run_event(id: FlowRunId, context: Option<&RunContext>, name: &str, occurred: Timestamp) -> Value {
+pub(super) fn run_event(id: FlowRunId, context: &RunContext, name: &str, occurred: Timestamp) -> Value {
     json!({
         "id": Uuid::new_v4(),
         "occurred": occurred,
         "event": name,
         "resource": {
             "prefect.resource.id": format!("prefect.flow-run.{id}"),
-            "prefect.resource.name": context.map_or_else(|| id.to_string(), |context| context.run_name.clone()),
+            "prefect.resource.name": context.run_name,
         },
-        "related": context.map(related).unwrap_or_default(),
+        "related": related(context),
         "payload": {},
     })
 }

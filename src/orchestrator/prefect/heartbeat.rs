@@ -7,7 +7,6 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::events::heartbeat_events;
-use super::foreign::ForeignRuns;
 use super::journal::Journal;
 use super::lost::alive_event;
 use super::server::Server;
@@ -24,7 +23,6 @@ const AFTER_ITS_START: Duration = Duration::from_millis(300);
 pub(super) struct Heart {
     pub(super) server: Arc<Server>,
     pub(super) journal: Journal,
-    pub(super) foreign: Arc<ForeignRuns>,
 }
 
 /// Thrice in the time after which silence is taken for death.
@@ -63,7 +61,7 @@ impl Heart {
         let occurred = self.server.client().server_now();
         for run in at_work {
             let id = run.flow_run.flow_run_id;
-            events.extend(heartbeat_events(id, Some(&run.context), &alive, occurred));
+            events.extend(heartbeat_events(id, &run.context, &alive, occurred));
             if let Some(lease) = run.context.concurrency_lease_id {
                 let renewed = self
                     .server
@@ -74,9 +72,6 @@ impl Heart {
                     debug!(flow_run_id = %id, "The deployment's slot could not be renewed: {error}.");
                 }
             }
-        }
-        for id in self.foreign.ids() {
-            events.extend(heartbeat_events(id, None, &alive, occurred));
         }
         if !events.is_empty() {
             self.server.client().create_events(&events).await?;
@@ -98,7 +93,7 @@ impl Heart {
         let told = self
             .server
             .client()
-            .create_events(&heartbeat_events(id, Some(&run.context), &alive, occurred))
+            .create_events(&heartbeat_events(id, &run.context, &alive, occurred))
             .await;
         self.server.note(&told);
     }

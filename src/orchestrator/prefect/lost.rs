@@ -22,7 +22,7 @@ use crate::settings::prefect::PrefectSettings;
 /// What the message of a run begins with that was taken for lost.
 pub(super) const LOST: &str = "lost: no sign of life for ";
 /// How often a run was lost with its machine.
-const TIMES_LOST: &str = "captionacc.lost";
+pub(super) const TIMES_LOST: &str = "captionacc.lost";
 /// A run that takes three machines with it is not given to a fourth.
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
@@ -39,7 +39,7 @@ pub(super) fn place(settings: &PrefectSettings) -> &str {
     }
 }
 
-/// The event by which a run that a worker of ours has is alive. One of our own beside Prefect's, and one for each pool: other
+/// The event by which a run of ours that a worker has is alive. One of our own beside Prefect's, and one for each pool: other
 /// programs have heartbeats at a rate of theirs, and would be taken for lost by ours.
 pub(super) fn alive_event(settings: &PrefectSettings) -> String {
     format!("captionacc.flow-run.alive.{}", segment(place(settings)))
