@@ -23,6 +23,8 @@ use crate::settings::prefect::PrefectSettings;
 pub(super) const LOST: &str = "lost: no sign of life for ";
 /// How often a run was lost with its machine.
 pub(super) const TIMES_LOST: &str = "captionacc.lost";
+/// That the worker of a run says that it lives: earlier versions of this program do not, and are no worse for it.
+const SPEAKS: &str = "captionacc.speaks";
 /// A run that takes three machines with it is not given to a fourth.
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
@@ -115,6 +117,11 @@ pub(super) async fn alarmed_runs<'a>(
 
 fn times_lost(run: &ApiFlowRun) -> u32 {
     run.label(TIMES_LOST).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether the silence of a run says something. One that has no worker's name yet was lost before its worker could tell it.
+pub(super) fn speaks(run: &ApiFlowRun) -> bool {
+    run.label(SPEAKS).is_some() || worker_of(run).is_none()
 }
 
 /// Whether a run that holds a slot has given no sign of life for as long as it takes to be lost.
