@@ -77,6 +77,11 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             // A pool that is missing is said once, and before anything was changed.
             client.read_work_pool(&client.settings().work_pool).await.map_err(of)?;
         }
+        if client.settings().runner_mode {
+            for flow in settings.flows.iter() {
+                refuse_while_runs_wait(&client, flow).await?;
+            }
+        }
         let mut deployed = Vec::new();
         for flow in settings.flows.iter() {
             deployed.push(deploy(&client, flow, wanted(client.settings(), flow, command)).await?);
@@ -149,7 +154,8 @@ async fn deploy(
             let is_to_leave_pool =
                 changes.iter().any(|field| field == "work_pool_name") && wanted["work_pool_name"].is_null();
             if let Some(id) = before.filter(|_| is_to_leave_pool) {
-                take_from_pool(client, &format!("{}/{name}", flow.name), id).await?;
+                let call = Call::delete(format!("/deployments/{}", segment(id)));
+                client.answer(call).await.map_err(of)?;
             }
             let mut body = wanted;
             body.insert("name".to_owned(), json!(name));
@@ -173,25 +179,31 @@ async fn deploy(
     })
 }
 
-/// Deletes a deployment of a pool that is to have none: the server keeps the pool of one that is registered anew. It deletes what
-/// waits as well, so that nothing may.
-async fn take_from_pool(client: &PrefectClient, shown: &str, id: &str) -> Result<(), Failure> {
+/// Refuses to take a deployment from its pool while runs wait there. The server keeps the pool of one that is registered anew, so that
+/// it must be deleted before, and deletes what waits with it.
+async fn refuse_while_runs_wait(client: &PrefectClient, flow: &FlowDefinition) -> Result<(), Failure> {
+    let before = match read(client, flow).await {
+        Ok(before) => before,
+        Err(PrefectError::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(of(error)),
+    };
+    if before.get("work_pool_name").is_none_or(Value::is_null) {
+        return Ok(());
+    }
     let filter = json!({
-        "flow_runs": { "deployment_id": { "any_": [id] }, "state": { "type": { "any_": ["SCHEDULED"] } } },
+        "flow_runs": { "deployment_id": { "any_": [before["id"]] }, "state": { "type": { "any_": ["SCHEDULED"] } } },
     });
-    let waiting = client.count_flow_runs(&filter).await.map_err(of)?;
-    if waiting > 0 {
-        return Err(OrchestratorError::Config {
-            origin: format!("deployment {shown}"),
+    match client.count_flow_runs(&filter).await.map_err(of)? {
+        0 => Ok(()),
+        waiting => Err(OrchestratorError::Config {
+            origin: format!("deployment {}/{}", flow.name, client.settings().deployment_name),
             problem: format!(
                 "{waiting} of its runs wait in its work pool, and to take it from there it must be made anew, which deletes them: let \
                  a worker of the pool do them, or cancel them, and deploy then"
             ),
         }
-        .into());
+        .into()),
     }
-    let call = Call::delete(format!("/deployments/{}", segment(id)));
-    client.answer(call).await.map(drop).map_err(of)
 }
 
 /// The deployment with every field that the API has.

@@ -1,5 +1,6 @@
 //! `captionacc pool`: the work pool, and whether runs are claimed from it.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -83,11 +84,11 @@ fn attention_text(attention: &Attention) -> String {
             format!("prefect work-queue resume {queue} goes on"),
         )
     });
-    stranded
-        .chain(unserved)
-        .chain(paused)
-        .map(|(line, remedy)| format!("\n{}\n  {}\n", plain(&line), plain(&remedy)))
-        .collect()
+    let mut text = String::new();
+    for (line, remedy) in stranded.chain(unserved).chain(paused) {
+        write!(text, "\n{}\n  {}\n", plain(&line), plain(&remedy)).expect("writing to a String cannot fail");
+    }
+    text
 }
 
 fn text(pool: &WorkPool) -> String {

@@ -1,6 +1,7 @@
 //! One pool, two workers: Prefect's own Python worker runs our flows, and our worker runs Python flows.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use captionacc::process::tree::marked;
@@ -24,6 +25,8 @@ impl StockWorker {
         command
             .args(["worker", "start", "--type", "process", "--pool", &world.name])
             .env("PREFECT_WORKER_QUERY_SECONDS", "1")
+            // Our program is found by its name.
+            .env("PATH", path_with_our_program())
             // What our program needs of its machine's set-up.
             .env("CAPTIONACC_HOME", world.path("home"))
             .env("CAPTIONACC_CONFIG", world.path("captionacc.toml"))
@@ -35,6 +38,13 @@ impl StockWorker {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Self(command.spawn().expect("Prefect is there"))
     }
+}
+
+fn path_with_our_program() -> String {
+    let programs = Path::new(env!("CARGO_BIN_EXE_captionacc")).parent().expect("a folder");
+    let prefects = environment().join("bin");
+    let others = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{}:{others}", programs.display(), prefects.display())
 }
 
 impl Drop for StockWorker {

@@ -86,7 +86,9 @@ fn python_flows_without_a_pool_are_run_if_their_deployment_asks_for_it() {
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");
     worker.stop();
     assert!(marked(&format!("foreign:{asked}")).is_empty());
-    assert_eq!(world.state_types(&others), ["SCHEDULED"]);
+    // Late, if this took long.
+    let states = world.state_types(&others);
+    assert!(states.iter().all(|state| state == "SCHEDULED"), "{states:?}");
 }
 
 #[test]

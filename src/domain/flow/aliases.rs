@@ -21,6 +21,12 @@ pub fn flow_meant_by(name: &str) -> &str {
         .map_or(name, |(_, own)| own)
 }
 
+/// The names by which a flow of ours is called: its own, and that of the service where it had it.
+pub fn names_meaning(own: &str) -> impl Iterator<Item = &str> {
+    let legacy = LEGACY.iter().filter(move |(_, meant)| *meant == own);
+    std::iter::once(own).chain(legacy.map(|(legacy, _)| *legacy))
+}
+
 /// The flows of that service.
 pub fn legacy_names() -> impl Iterator<Item = &'static str> {
     LEGACY.iter().map(|(legacy, _)| *legacy)

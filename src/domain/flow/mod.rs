@@ -16,7 +16,7 @@ mod subject;
 mod template;
 mod work_queue;
 
-pub use aliases::{flow_meant_by, legacy_names};
+pub use aliases::{flow_meant_by, legacy_names, names_meaning};
 pub use arguments::{
     Arguments, CaptionMedianOcr, CommandArguments, CropBounds, CropFrames, DEFAULT_LANGUAGE, FullFrames, OnDamage,
     VideoFiles,

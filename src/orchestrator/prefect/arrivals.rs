@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::lost::of_ours;
 use super::model::ApiFlowRun;
 use super::server::Server;
-use crate::domain::flow::FlowDefinition;
+use crate::domain::flow::{FlowDefinition, flow_meant_by};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
 
@@ -34,9 +34,12 @@ impl Arrivals {
             return Ok(run);
         }
         for page in 0..MOST_PAGES {
-            let found = self.waiting(flow, PAGE, page * PAGE as usize).await?;
+            let found = self.waiting(flow, page * PAGE as usize).await?;
             let is_last = found.len() < PAGE as usize;
-            for other in found.iter().filter(|other| other.id != run.id) {
+            for other in found
+                .iter()
+                .filter(|other| other.id != run.id && !other.is_by_old_names())
+            {
                 self.mend(flow, other).await?;
             }
             if is_last {
@@ -48,18 +51,26 @@ impl Arrivals {
 
     /// Welcomes the newest of those that wait, so that they are found before anybody claims them.
     pub(super) async fn welcome_newest(&self) -> Result<(), PrefectError> {
-        for flow in self.0.flows().iter() {
-            for run in self.waiting(flow, NEWEST, 0).await? {
+        let (client, flows) = (self.0.client(), self.0.flows());
+        let mut filter = of_ours(client, flows.iter().map(|flow| flow.name.as_str()));
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        filter["limit"] = json!(NEWEST);
+        for run in client.filter_flow_runs(&filter).await? {
+            // It may be of the Python service that was there before; one of ours is found by its arguments.
+            if run.is_by_old_names() {
+                continue;
+            }
+            let name = self.0.names().flow(client, run.flow_id).await?;
+            if let Ok(flow) = flows.get(flow_meant_by(&name)) {
                 self.mend(flow, &run).await?;
             }
         }
         Ok(())
     }
 
-    async fn waiting(&self, flow: &FlowDefinition, limit: u32, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
+    async fn waiting(&self, flow: &FlowDefinition, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
         let mut filter = of_ours(self.0.client(), [flow.name.as_str()]);
         filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
-        filter["limit"] = json!(limit);
         filter["offset"] = json!(offset);
         self.0.client().filter_flow_runs(&filter).await
     }
@@ -85,7 +96,7 @@ impl Arrivals {
 
 /// Tags that a run lacks, and what it should be called; none of one that is about no video, or that has them.
 fn lacking(flow: &FlowDefinition, run: &ApiFlowRun) -> Option<(Vec<String>, String)> {
-    let video_id = run.parameters.get("video-id").and_then(Value::as_str)?;
+    let video_id = run.video_id()?;
     let mut tags = flow.tags(Some(video_id));
     tags.retain(|tag| !run.tags.contains(tag));
     (!tags.is_empty()).then(|| (tags, flow.run_name(video_id)))

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::client::{Call, PrefectClient};
-use super::lost::{alarm_message, alive_event, place};
+use super::lost::{alarm_message, alive_event, left_event, place};
 use crate::domain::prefect_error::PrefectError;
 
 /// The shortest time that the server watches for silence.
@@ -71,6 +71,7 @@ fn wanted(client: &PrefectClient) -> Value {
     let mut expected: Vec<String> = states.iter().map(|state| format!("prefect.flow-run.{state}")).collect();
     let alive = alive_event(client.settings());
     expected.push(alive.clone());
+    expected.push(left_event(client.settings()));
     json!({
         "name": name(client),
         "description": "Made by `captionacc setup`, removed by `captionacc setup --remove`: a run that gives no sign of life is \

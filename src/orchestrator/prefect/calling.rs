@@ -14,7 +14,7 @@ use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
-use super::lost::{give_on, is_alarm, worker_of};
+use super::lost::{TIMES_LOST, give_on, is_alarm, worker_of};
 use super::model::{ApiArtifact, ApiFlowRun, ApiState};
 use super::names::flow_meant;
 use super::server::Server;
@@ -703,7 +703,7 @@ impl Caller {
                 )));
             }
         }
-        let labels = json!({ FAILED_ATTEMPTS: 0 });
+        let labels = json!({ FAILED_ATTEMPTS: 0, TIMES_LOST: 0 });
         let labels = labels.as_object().expect("an object");
         self.server
             .client()

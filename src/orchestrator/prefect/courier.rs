@@ -14,11 +14,12 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS};
-use super::events::{asset_events, task_run_event};
+use super::events::{asset_events, run_event, task_run_event};
 use super::fence::{Fence, Standing};
 use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
+use super::lost::left_event;
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
 use super::rounds::Rounds;
 use super::server::Server;
@@ -321,7 +322,7 @@ impl Courier {
         }
         match message.name.state_type() {
             StateType::Running => self.tell_start(id, message, token, patience).await,
-            StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
+            StateType::Scheduled => self.tell_scheduled(id, context, message, token, patience).await,
             _ => self.tell_end(id, message, token, result, patience).await,
         }
     }
@@ -379,6 +380,7 @@ impl Courier {
     async fn tell_scheduled(
         &self,
         id: FlowRunId,
+        context: &RunContext,
         message: &StateMessage,
         token: Uuid,
         patience: Duration,
@@ -398,6 +400,17 @@ impl Courier {
         let answer = self.propose(id, &proposal, patience).await?;
         if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
             return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
+        }
+        // Nobody is to wait for a sign of life of it. Its state says so too, but by the server's clock.
+        let left = left_event(self.server.settings());
+        let now = self.server.client().server_now();
+        let told = self
+            .server
+            .client()
+            .create_events(&[run_event(id, context, &left, now)])
+            .await;
+        if let Err(error) = told {
+            debug!(flow_run_id = %id, "That it waits could not be told beside its state: {error}.");
         }
         Ok(Told::Done)
     }

@@ -8,27 +8,27 @@ use super::journal::forwarding::RunContext;
 use super::journal::mail::{AssetMessage, TaskRunMessage};
 use crate::domain::id::FlowRunId;
 
-/// That a run lives: as Prefect's own heartbeat, which Cloud looks for, and as ours. Of a run of another program little is
-/// known here, and its own heartbeats are its own.
-pub(super) fn heartbeat_events(id: FlowRunId, context: Option<&RunContext>, alive: &str) -> Vec<Value> {
-    let event = |name: &str| {
-        json!({
-            "id": Uuid::new_v4(),
-            "occurred": Timestamp::now(),
-            "event": name,
-            "resource": {
-                "prefect.resource.id": format!("prefect.flow-run.{id}"),
-                "prefect.resource.name": context.map_or_else(|| id.to_string(), |context| context.run_name.clone()),
-            },
-            "related": context.map(related).unwrap_or_default(),
-            "payload": {},
-        })
-    };
-    let mut events = vec![event(alive)];
-    if context.is_some() {
-        events.push(event("prefect.flow-run.heartbeat"));
-    }
-    events
+/// That a run lives: as Prefect's own heartbeat, which Cloud looks for, and as ours. Runs of other programs are not spoken for: they
+/// go on without their worker, and have heartbeats of their own.
+pub(super) fn heartbeat_events(id: FlowRunId, context: &RunContext, alive: &str, occurred: Timestamp) -> Vec<Value> {
+    [alive, "prefect.flow-run.heartbeat"]
+        .map(|name| run_event(id, context, name, occurred))
+        .to_vec()
+}
+
+/// Something that happened to a run.
+pub(super) fn run_event(id: FlowRunId, context: &RunContext, name: &str, occurred: Timestamp) -> Value {
+    json!({
+        "id": Uuid::new_v4(),
+        "occurred": occurred,
+        "event": name,
+        "resource": {
+            "prefect.resource.id": format!("prefect.flow-run.{id}"),
+            "prefect.resource.name": context.run_name,
+        },
+        "related": related(context),
+        "payload": {},
+    })
 }
 
 /// What belongs to a run, as its events say it.

@@ -234,11 +234,6 @@ impl ForeignRuns {
         self.held().contains_key(&id)
     }
 
-    /// Those that this process has.
-    pub(super) fn ids(&self) -> Vec<FlowRunId> {
-        self.held().keys().copied().collect()
-    }
-
     /// It is to be stopped: its worker sees it as being cancelled.
     pub(super) fn stop(&self, id: FlowRunId, message: String) {
         if let Some(held) = self.held().get_mut(&id) {

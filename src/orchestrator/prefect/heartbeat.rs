@@ -7,7 +7,6 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::events::heartbeat_events;
-use super::foreign::ForeignRuns;
 use super::journal::Journal;
 use super::lost::alive_event;
 use super::server::Server;
@@ -24,7 +23,6 @@ const AFTER_ITS_START: Duration = Duration::from_millis(300);
 pub(super) struct Heart {
     pub(super) server: Arc<Server>,
     pub(super) journal: Journal,
-    pub(super) foreign: Arc<ForeignRuns>,
 }
 
 /// Thrice in the time after which silence is taken for death.
@@ -58,9 +56,12 @@ impl Heart {
     async fn beat(&self) -> Result<(), OrchestratorError> {
         let alive = alive_event(self.server.settings());
         let mut events: Vec<Value> = Vec::new();
-        for run in self.journal.forwarding.at_work().await? {
+        let at_work = self.journal.forwarding.at_work().await?;
+        // What is given back from here on was alive before that.
+        let occurred = self.server.client().server_now();
+        for run in at_work {
             let id = run.flow_run.flow_run_id;
-            events.extend(heartbeat_events(id, Some(&run.context), &alive));
+            events.extend(heartbeat_events(id, &run.context, &alive, occurred));
             if let Some(lease) = run.context.concurrency_lease_id {
                 let renewed = self
                     .server
@@ -72,9 +73,6 @@ impl Heart {
                 }
             }
         }
-        for id in self.foreign.ids() {
-            events.extend(heartbeat_events(id, None, &alive));
-        }
         if !events.is_empty() {
             self.server.client().create_events(&events).await?;
         }
@@ -85,16 +83,17 @@ impl Heart {
     /// here on. Its start goes first, because somebody waits for it.
     pub(super) async fn begin(&self, id: FlowRunId) {
         tokio::time::sleep(AFTER_ITS_START).await;
-        let run = self.journal.forwarding.run(id).await;
-        let context = run.ok().flatten().map(|run| run.context);
+        let run = self.journal.forwarding.run(id).await.ok().flatten();
+        // Given back since, it waits, and may be silent as long as it waits.
+        let Some(run) = run.filter(|run| run.flow_run.state.state_type.holds_slot()) else {
+            return;
+        };
+        let occurred = self.server.client().server_now();
+        let alive = alive_event(self.server.settings());
         let told = self
             .server
             .client()
-            .create_events(&heartbeat_events(
-                id,
-                context.as_ref(),
-                &alive_event(self.server.settings()),
-            ))
+            .create_events(&heartbeat_events(id, &run.context, &alive, occurred))
             .await;
         self.server.note(&told);
     }

@@ -16,6 +16,7 @@ use super::conversion::superseded_by;
 use super::courier::Courier;
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
+use super::model::ApiState;
 use super::proposals::Proposals;
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
@@ -132,18 +133,31 @@ impl Housekeeping {
         Ok(queued.flow_run_id)
     }
 
-    /// A run that waits here but was cancelled at the server is cancelled here, for its status row's sake.
+    /// A run that waits here but was cancelled at the server is cancelled here, for its status row's sake. One that another machine
+    /// has done waits no longer, and its status row is that machine's.
     async fn mirror_waiting(&self) -> Result<(), OrchestratorError> {
         let waiting = self.journal.forwarding.waiting().await?;
         if waiting.is_empty() {
             return Ok(());
         }
         let uuids: Vec<Uuid> = waiting.iter().map(|id| id.as_uuid()).collect();
+        let ended = [
+            StateType::Cancelled,
+            StateType::Completed,
+            StateType::Failed,
+            StateType::Crashed,
+        ];
         let filter = json!({
-            "flow_runs": { "id": { "any_": uuids }, "state": { "type": { "any_": [StateType::Cancelled] } } },
+            "flow_runs": { "id": { "any_": uuids }, "state": { "type": { "any_": ended } } },
             "limit": PAGE,
         });
         for run in self.server.client().filter_flow_runs(&filter).await? {
+            let id = FlowRunId::from_uuid(run.id);
+            if run.state.as_ref().map(ApiState::state_type) != Some(StateType::Cancelled) {
+                let message = "it ended on another machine".to_owned();
+                self.journal.forwarding.let_go(id, message, true).await?;
+                continue;
+            }
             let message = run
                 .state
                 .and_then(|state| state.message)
@@ -151,7 +165,7 @@ impl Housekeeping {
             let newer = superseded_by(Some(&message));
             self.journal
                 .forwarding
-                .mirror(FlowRunId::from_uuid(run.id), StateName::Cancelled, message, newer)
+                .mirror(id, StateName::Cancelled, message, newer)
                 .await?;
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::api::PAGE;
 use super::client::{Call, DEFAULT_PATIENCE, PrefectClient, segment};
 use super::conversion::WORKER_NAME;
 use super::model::{ApiFlowRun, ApiState, ApiWorker, Proposal};
+use crate::domain::flow::names_meaning;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
 use crate::settings::prefect::PrefectSettings;
@@ -22,7 +23,9 @@ use crate::settings::prefect::PrefectSettings;
 /// What the message of a run begins with that was taken for lost.
 pub(super) const LOST: &str = "lost: no sign of life for ";
 /// How often a run was lost with its machine.
-const TIMES_LOST: &str = "captionacc.lost";
+pub(super) const TIMES_LOST: &str = "captionacc.lost";
+/// That the worker of a run says that it lives: earlier versions of this program do not, and are no worse for it.
+const SPEAKS: &str = "captionacc.speaks";
 /// A run that takes three machines with it is not given to a fourth.
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
@@ -39,10 +42,15 @@ pub(super) fn place(settings: &PrefectSettings) -> &str {
     }
 }
 
-/// The event by which a run that a worker of ours has is alive. One of our own beside Prefect's, and one for each pool: other
+/// The event by which a run of ours that a worker has is alive. One of our own beside Prefect's, and one for each pool: other
 /// programs have heartbeats at a rate of theirs, and would be taken for lost by ours.
 pub(super) fn alive_event(settings: &PrefectSettings) -> String {
     format!("captionacc.flow-run.alive.{}", segment(place(settings)))
+}
+
+/// The event by which it is no longer anybody's: it waits. By the clock of the machine that said that it was alive.
+pub(super) fn left_event(settings: &PrefectSettings) -> String {
+    format!("captionacc.flow-run.left.{}", segment(place(settings)))
 }
 
 /// Whether this state says that the run was taken for lost.
@@ -72,10 +80,10 @@ pub(super) enum Fate {
     Untouched,
 }
 
-/// Filters that select our runs: whatever made them.
+/// Filters that select our runs: whatever made them, by whichever name of their flow.
 pub(super) fn of_ours<'a>(client: &PrefectClient, flow_names: impl IntoIterator<Item = &'a str>) -> Value {
     json!({
-        "flows": { "name": { "any_": flow_names.into_iter().collect::<Vec<_>>() } },
+        "flows": { "name": { "any_": flow_names.into_iter().flat_map(names_meaning).collect::<Vec<_>>() } },
         "deployments": { "name": { "any_": [client.settings().deployment_name] } },
         "sort": "ID_DESC",
         "limit": PAGE,
@@ -87,10 +95,25 @@ pub(super) async fn held_runs<'a>(
     client: &PrefectClient,
     flow_names: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+    let mut runs = runs_at_work(client, flow_names).await?;
+    runs.retain(is_ours);
+    Ok(runs)
+}
+
+/// The same with those of the Python service that was there before.
+pub(super) async fn runs_at_work<'a>(
+    client: &PrefectClient,
+    flow_names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<ApiFlowRun>, PrefectError> {
     let mut filter = of_ours(client, flow_names);
     let held = [StateType::Pending, StateType::Running, StateType::Cancelling];
     filter["flow_runs"] = json!({ "state": { "type": { "any_": held } } });
     client.filter_flow_runs(&filter).await
+}
+
+/// Whether a worker of ours has it, or nobody: nothing is said of a run of the Python service.
+fn is_ours(run: &ApiFlowRun) -> bool {
+    !run.is_by_old_names() || run.label(SPEAKS).is_some()
 }
 
 /// Runs of ours that the server's automation has taken for lost.
@@ -104,12 +127,17 @@ pub(super) async fn alarmed_runs<'a>(
         "end_time": { "after_": client.server_now() - LOOKED_FOR },
     });
     let mut runs = client.filter_flow_runs(&filter).await?;
-    runs.retain(|run| run.state.as_ref().is_some_and(is_alarm) && times_lost(run) < MOST_TIMES_LOST);
+    runs.retain(|run| run.state.as_ref().is_some_and(is_alarm) && times_lost(run) < MOST_TIMES_LOST && is_ours(run));
     Ok(runs)
 }
 
 fn times_lost(run: &ApiFlowRun) -> u32 {
     run.label(TIMES_LOST).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether the silence of a run says something. One that has no worker's name yet was lost before its worker could tell it.
+pub(super) fn speaks(run: &ApiFlowRun) -> bool {
+    run.label(SPEAKS).is_some() || worker_of(run).is_none()
 }
 
 /// Whether a run that holds a slot has given no sign of life for as long as it takes to be lost.

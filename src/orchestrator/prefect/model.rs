@@ -129,11 +129,23 @@ pub struct ApiRetries {
     pub retries: Option<u32>,
     /// Seconds before each.
     pub retry_delay: Option<f64>,
-    /// `reschedule`: it was scheduled anew after it had ended; `in_process`: for the process that has it.
-    pub retry_type: Option<String>,
 }
 
 impl ApiFlowRun {
+    /// The video that it is about, by whichever name its caller gave it.
+    pub fn video_id(&self) -> Option<&str> {
+        let given = self
+            .parameters
+            .get("video-id")
+            .or_else(|| self.parameters.get("video_id"));
+        given.and_then(Value::as_str)
+    }
+
+    /// Whether its arguments have the names of the Python service that was there before: it may be that service's own.
+    pub fn is_by_old_names(&self) -> bool {
+        self.parameters.contains_key("video_id") && !self.parameters.contains_key("video-id")
+    }
+
     /// The label of that name, if it is text or a number.
     pub fn label(&self, name: &str) -> Option<String> {
         match self.labels.get(name)? {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::{debug, info};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{ClaimMark, GivenRetries, RunContext};
 use super::journal::intents::ClaimIntent;
-use super::lost::held_runs;
+use super::lost::{is_alarm, runs_at_work};
 use super::model::{ApiDeployment, ApiFlowRun, ApiState};
 use super::names::{flow_meant, is_of_this_program};
 use super::proposals::{Proposals, Proposed, give_back};
@@ -33,7 +33,6 @@ use super::steering::Steering;
 use super::stopping::Stopping;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
-use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -331,11 +330,13 @@ impl Poller {
     /// has, and the other waits for that. A limit of the server's for each video would hold as well, but leaves an object there
     /// for each, and a lease that stays taken when its machine is lost.
     pub(super) async fn is_alone(&self, flow: &FlowDefinition, run: &ApiFlowRun) -> Result<bool, PrefectError> {
-        let Some(video_id) = video_of(run) else { return Ok(true) };
+        let Some(video_id) = run.video_id() else {
+            return Ok(true);
+        };
         let deadline = Instant::now() + YIELD_PATIENCE;
         loop {
-            let mut others = held_runs(self.server.client(), [flow.name.as_str()]).await?;
-            others.retain(|other| other.id != run.id && video_of(other) == Some(video_id));
+            let mut others = runs_at_work(self.server.client(), [flow.name.as_str()]).await?;
+            others.retain(|other| other.id != run.id && other.video_id() == Some(video_id));
             if others.is_empty() {
                 return Ok(true);
             }
@@ -415,12 +416,6 @@ impl Poller {
                 delay_s: seconds(run.empirical_policy.retry_delay),
             }),
         };
-        // Somebody had it scheduled after it had ended: its failures before that no longer count.
-        let counts_anew = run.empirical_policy.retry_type.as_deref() == Some("reschedule");
-        if counts_anew {
-            let noted = self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await;
-            self.server.note(&noted);
-        }
         let mut own = conversion::flow_run(
             &run,
             flow.name.clone(),
@@ -428,8 +423,13 @@ impl Poller {
             flow.work_queue,
             None,
         );
-        if counts_anew {
-            own.failed_attempts = 0;
+        if own.failed_attempts > 0 {
+            let had_ended = self.had_ended(run.id).await;
+            self.server.note(&had_ended);
+            if had_ended.unwrap_or(false) {
+                // Somebody had it done again: its failures before that no longer count.
+                own.failed_attempts = 0;
+            }
         }
         // Whoever made the run may have used the API itself: what it gave is checked as if a caller had given it.
         let checked = flow.parse_stored(&run.parameters);
@@ -438,7 +438,6 @@ impl Poller {
             let subject = arguments.subject();
             (own.video_id, own.db_path) = (subject.video_id, subject.db_path);
         }
-        self.tag(&mut own, &flow).await;
         let has_status_row = flow.keeps_status() && checked.is_ok();
         let claim = self
             .journal
@@ -469,24 +468,17 @@ impl Poller {
         }
     }
 
-    /// Gives a run the tags by which it is looked up, which callers of other programs know nothing of. Without an answer it is
-    /// worked on all the same.
-    async fn tag(&self, run: &mut FlowRun, flow: &FlowDefinition) {
-        let Some(video_id) = &run.video_id else { return };
-        if run.tags.contains(&format!("video:{video_id}")) {
-            return;
-        }
-        for tag in flow.tags(Some(video_id)) {
-            if !run.tags.contains(&tag) {
-                run.tags.push(tag);
-            }
-        }
-        let update = json!({ "tags": run.tags });
-        let client = self.server.client();
-        let told = client
-            .update_flow_run(run.flow_run_id.as_uuid(), &update, DEFAULT_PATIENCE)
-            .await;
-        self.server.note(&told);
+    /// Whether the run had ended before it came to wait for this claim, and not just with its machine. Whoever lets it be done again
+    /// may do so with force, which leaves no other trace.
+    async fn had_ended(&self, id: Uuid) -> Result<bool, PrefectError> {
+        let mut states = self.server.client().read_flow_run_states(id).await?;
+        states.sort_by_key(|state| state.timestamp);
+        let before = states
+            .iter()
+            .rev()
+            .skip_while(|state| state.state_type() == StateType::Pending)
+            .find(|state| state.state_type() != StateType::Scheduled);
+        Ok(before.is_some_and(|state| state.state_type().is_final() && !is_alarm(state)))
     }
 
     /// Asks for the states of these runs, if something said that one has changed or if it is time.
@@ -593,10 +585,6 @@ fn cancelled_on_request() -> String {
 }
 
 /// The video that a run is about.
-fn video_of(run: &ApiFlowRun) -> Option<&str> {
-    run.parameters.get("video-id").and_then(Value::as_str)
-}
-
 /// A time of the API in whole seconds.
 fn seconds(time: Option<f64>) -> u32 {
     #[expect(

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::client::DEFAULT_PATIENCE;
 use super::hints::Hints;
 use super::journal::Journal;
-use super::lost::{Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, since, worker_of};
+use super::lost::{
+    Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, since, speaks, worker_of,
+};
 use super::model::{ApiFlowRun, ApiWorker};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
@@ -97,8 +98,9 @@ impl Rescue {
             }
         }
         for run in held {
-            // Where calls are counted, a worker that is heard vouches for its runs.
-            if client.settings().is_cloud && is_heard(&run) {
+            // A worker of an earlier version vouches for its runs by being heard; where calls are counted, every worker does.
+            let is_vouched_for = client.settings().is_cloud || !speaks(&run);
+            if is_vouched_for && (is_heard(&run) || client.settings().runner_mode && !speaks(&run)) {
                 continue;
             }
             if is_silent(client, &run).await? {
@@ -124,10 +126,6 @@ impl Rescue {
         if fate == Fate::Untouched {
             debug!(flow_run_id = %run.id, "Somebody else was faster with a run whose machine is lost.");
             return Ok(());
-        }
-        if fate == Fate::Scheduled {
-            // It is to be claimed by whoever comes first, not kept for the process that is gone.
-            self.server.offer_to_all(run.id, DEFAULT_PATIENCE).await?;
         }
         info!(flow_run_id = %run.id, ?fate, "The machine of a run is lost: {why}.");
         self.hints.want_poll();

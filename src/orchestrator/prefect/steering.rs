@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::api::PAGE;
@@ -74,7 +74,7 @@ impl Steering {
         for run in &mut runs {
             run.parameters = flow.own_names(&run.parameters);
         }
-        runs.retain(|run| run.parameters.get("video-id").and_then(Value::as_str) == Some(video_id));
+        runs.retain(|run| run.video_id() == Some(video_id));
         Ok(runs)
     }
 
@@ -84,7 +84,7 @@ impl Steering {
         flow: &FlowDefinition,
         newer: &ApiFlowRun,
     ) -> Result<(), OrchestratorError> {
-        let video_id = newer.parameters.get("video-id").and_then(Value::as_str);
+        let video_id = newer.video_id();
         let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
         let message = superseded_message(FlowRunId::from_uuid(newer.id));
         for older in self.runs_of_video(flow, video_id, &states).await? {

@@ -67,7 +67,6 @@ impl Working {
         let heart = Arc::new(Heart {
             server: server.clone(),
             journal: journal.clone(),
-            foreign: foreign.clone(),
         });
         Self {
             poller: Poller::new(PollerParts {

@@ -273,6 +273,7 @@ impl Forwarding {
                     "prefect.worker.name": worker_name,
                     "prefect.worker.type": "process",
                     "captionacc.attempt": claim.flow_run.attempt,
+                    "captionacc.speaks": 1,
                 });
                 transaction.execute(
                     "INSERT INTO outbox (flow_run_id, kind, content) VALUES (?1, 'labels', ?2)",
