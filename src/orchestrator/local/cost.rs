@@ -229,7 +229,6 @@ fn fill(connection: &Connection, crowd: Crowd) {
             "UPDATE waiting SET runs = (SELECT count(*) FROM flow_run
                                         WHERE state_type = 'SCHEDULED' AND work_queue = waiting.work_queue);
              INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, state_at, rowid FROM flow_run;
-             UPDATE feed SET position = (SELECT max(position) FROM flow_run_state);
              INSERT INTO log (flow_run_id, attempt, level, message, at)
                SELECT id, 1, 'info', 'line', state_at FROM flow_run WHERE ended_at IS NOT NULL;
              INSERT INTO task_run SELECT id, id, 1, 'task', 1, 'Completed', NULL, 1, 1, 1 FROM flow_run WHERE ended_at IS NOT NULL;

@@ -90,7 +90,7 @@ pub(super) fn read(connection: &mut Connection, after: Option<&FeedCursor>) -> R
 fn ends(connection: &Connection) -> Result<(Place, Place), Fault> {
     Ok(connection
         .prepare_cached(
-            "SELECT id, position, forgotten_position, forgotten_log, coalesce((SELECT max(id) FROM log), 0) AS log FROM feed",
+            "SELECT id, position, forgotten_position, forgotten_log, coalesce((SELECT max(id) FROM log), 0) AS log FROM feed_end",
         )?
         .query_row([], |row| {
             let feed: String = row.get("id")?;

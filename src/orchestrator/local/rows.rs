@@ -265,15 +265,13 @@ impl Place {
 
 /// Adds the run's state to its history, and to that of all runs.
 pub(super) fn keep_state(transaction: &Transaction<'_>, id: FlowRunId) -> Result<(), Fault> {
-    let position: i64 = transaction
-        .prepare_cached("UPDATE feed SET position = position + 1 RETURNING position")?
-        .query_row([], |row| row.get(0))?;
     transaction
         .prepare_cached(
             "INSERT INTO flow_run_state (flow_run_id, sequence, state_name, message, attempt, at, position)
-             SELECT id, state_sequence, state_name, state_message, attempt, state_at, ?2 FROM flow_run WHERE id = ?1",
+             SELECT id, state_sequence, state_name, state_message, attempt, state_at, (SELECT position + 1 FROM feed_end)
+             FROM flow_run WHERE id = ?1",
         )?
-        .execute((id.to_string(), position))?;
+        .execute([id.to_string()])?;
     Ok(())
 }
 

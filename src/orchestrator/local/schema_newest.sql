@@ -185,14 +185,17 @@ CREATE TABLE asset_upstream (
 CREATE TABLE feed (
   -- Tells this file from another one at the same place.
   id TEXT NOT NULL,
-  -- The newest number of a state.
-  position INTEGER NOT NULL,
   -- The newest state and the newest log line of those that were deleted with their runs.
   forgotten_position INTEGER NOT NULL,
   forgotten_log INTEGER NOT NULL
 ) STRICT;
-INSERT INTO feed (id, position, forgotten_position, forgotten_log)
-VALUES (lower(hex(randomblob(8))), 0, 0, 0);
+INSERT INTO feed (id, forgotten_position, forgotten_log)
+VALUES (lower(hex(randomblob(8))), 0, 0);
+-- With the newest number of a state, which grows also when all states were forgotten.
+CREATE VIEW feed_end (id, position, forgotten_position, forgotten_log) AS
+SELECT id, max(forgotten_position, coalesce((SELECT max(position) FROM flow_run_state WHERE position IS NOT NULL), 0)),
+  forgotten_position, forgotten_log
+FROM feed;
 
 -- Who is told of every state, up to where that was done, and how it goes.
 CREATE TABLE notification (
