@@ -454,7 +454,7 @@ impl<'a> CaptionRows<'a> {
     pub fn mark_queued(&self, reason: Option<&str>) -> Result<(), AnnotationsError> {
         self.write(
             "writing that captions wait",
-            &["queued", "processing", "error"],
+            &["pending", "queued", "processing", "error"],
             "queued",
             reason,
         )
@@ -467,7 +467,7 @@ impl<'a> CaptionRows<'a> {
     pub fn mark_ended(&self, reason: &str) -> Result<(), AnnotationsError> {
         self.write(
             "writing that captions were not read",
-            &["queued", "processing"],
+            &["pending", "queued", "processing"],
             "error",
             Some(reason),
         )
