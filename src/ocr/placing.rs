@@ -53,20 +53,26 @@ pub(super) fn place(picture: &RgbPicture, region: &Region, glyphs: &[Glyph<'_>])
     let faint = strip.edges(&line, FAINT_EDGE);
     let clear = strip.edges(&line, CLEAR_EDGE);
     let [top, bottom] = mean(strip.rows(&line, &faint), strip.rows(&line, &clear));
-    let mut end = None;
-    let cells = line.cells(&strip, &faint, bottom - top).into_iter();
-    cells
-        .map(|cell| {
-            let [left, right] = mean(faint.within(&cell, &faint), clear.within(&cell, &faint));
+    let cells = line.cells(&strip, &faint, bottom - top);
+    let mut spans: Vec<[f32; 2]> = cells
+        .iter()
+        .map(|cell| mean(faint.within(cell, &faint), clear.within(cell, &faint)))
+        .collect();
+    let gaps: Vec<f32> = std::iter::once(0.0)
+        .chain(spans.windows(2).map(|pair| pair[1][0] - pair[0][1]))
+        .collect();
+    line.widen_to_squares(&cells, &mut spans);
+    let parts = cells.into_iter().zip(spans).zip(gaps);
+    parts
+        .map(|((cell, span), gap)| {
             let part = straight.part(
-                [left, right].map(|column| strip.across(column)),
+                span.map(|column| strip.across(column)),
                 [top, bottom].map(|row| strip.down(row)),
             );
-            let before = end.replace(right).unwrap_or(left);
             Placed {
                 glyphs: cell.glyphs,
                 extent: upright(&part, picture),
-                gap: (left - before) / (bottom - top).max(1.0),
+                gap: gap / (bottom - top).max(1.0),
             }
         })
         .collect()
@@ -128,17 +134,55 @@ impl<'a> Typeset<'a> {
 
     /// Puts the middles of wide characters that follow one another at equal distances.
     fn space_evenly(&mut self) {
-        let mut start = 0;
-        while start < self.glyphs.len() {
-            let count = (start..self.glyphs.len())
-                .take_while(|&place| self.is_wide(place))
-                .count();
-            if let Some([first, pitch]) = even_spacing(&self.centers[start..start + count]) {
-                for place in 0..count {
-                    self.centers[start + place] = first + pitch * as_f32(place);
+        for run in self.wide_runs() {
+            let places = run.clone().map(|place| (as_f32(place), self.centers[place]));
+            if let Some([first, pitch]) = even_spacing(&places.collect::<Vec<_>>()) {
+                for place in run {
+                    self.centers[place] = first + pitch * as_f32(place);
                 }
             }
-            start += count.max(1);
+        }
+    }
+
+    /// Where wide characters follow one another.
+    fn wide_runs(&self) -> Vec<Range<usize>> {
+        let places: Vec<usize> = (0..self.glyphs.len()).filter(|&place| self.is_wide(place)).collect();
+        let runs = places.chunk_by(|before, after| before + 1 == *after);
+        runs.map(|run| run[0]..run[run.len() - 1] + 1).collect()
+    }
+
+    /// Gives Chinese and Japanese characters that stand at equal distances the squares that they stand in, of whole pixels and
+    /// side by side: the web app looks for the columns where most boxes begin and end, which are to be those of lines, not
+    /// those of the ink within each square. Punctuation keeps to its ink.
+    fn widen_to_squares(&self, cells: &[Cell], spans: &mut [[f32; 2]]) {
+        for run in self.wide_runs() {
+            let is_letter = |place: usize| self.glyphs[place].text.chars().all(char::is_alphanumeric);
+            let letters: Vec<usize> = (0..cells.len())
+                .filter(|&cell| run.contains(&cells[cell].glyphs.start) && is_letter(cells[cell].glyphs.start))
+                .collect();
+            let middle = |&cell: &usize| {
+                let [left, right] = spans[cell];
+                (as_f32(cells[cell].glyphs.start), f32::midpoint(left, right))
+            };
+            let Some([first, pitch]) = even_spacing(&letters.iter().map(middle).collect::<Vec<_>>()) else {
+                continue;
+            };
+            // Of characters that are set apart the squares do not touch.
+            let widest = letters
+                .iter()
+                .map(|&cell| spans[cell][1] - spans[cell][0])
+                .fold(0.0, f32::max);
+            if pitch > 1.15 * widest {
+                continue;
+            }
+            for cell in letters {
+                let middle = first + pitch * as_f32(cells[cell].glyphs.start);
+                // A quarter of a pixel within, so that neither end is rounded into the next one.
+                spans[cell] = [
+                    (middle - pitch / 2.0).round() + 0.25,
+                    (middle + pitch / 2.0).round() - 0.25,
+                ];
+            }
         }
     }
 
@@ -196,18 +240,20 @@ impl<'a> Typeset<'a> {
     }
 }
 
-/// The first place and the distance of places that are about evenly spaced; three at least, or nothing can be told.
-fn even_spacing(places: &[f32]) -> Option<[f32; 2]> {
+/// The start and the distance of places that are about evenly spaced, each given with its number; three at least, or nothing can be
+/// told.
+fn even_spacing(places: &[(f32, f32)]) -> Option<[f32; 2]> {
     let count = places.len();
     if count < 3 {
         return None;
     }
     // Pairs that are far apart say most of the distance.
     let span = count.div_ceil(2);
-    let pitch = median((span..count).map(|end| (places[end] - places[end - span]) / as_f32(span)))?;
-    let first = median(places.iter().enumerate().map(|(place, &at)| at - pitch * as_f32(place)))?;
-    let is_even = |(place, &at): (usize, &f32)| (at - first - pitch * as_f32(place)).abs() < 0.45 * pitch;
-    places.iter().enumerate().all(is_even).then_some([first, pitch])
+    let slope = |end: usize| (places[end].1 - places[end - span].1) / (places[end].0 - places[end - span].0);
+    let pitch = median((span..count).map(slope))?;
+    let start = median(places.iter().map(|(number, at)| at - pitch * number))?;
+    let is_even = |(number, at): &(f32, f32)| (at - start - pitch * number).abs() < 0.45 * pitch;
+    places.iter().all(is_even).then_some([start, pitch])
 }
 
 fn median(values: impl Iterator<Item = f32>) -> Option<f32> {
