@@ -15,12 +15,13 @@ use super::runtime::block_on;
 use crate::domain::finding::{Findings, Level};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::state::StateType;
+use crate::orchestrator::check::queue_home;
 use crate::orchestrator::local::check::check_home;
 use crate::orchestrator::local::sqlite_version;
 use crate::orchestrator::queue::FlowRunFilter;
 use crate::process::check::Allowance;
+use crate::settings::Settings;
 use crate::settings::check::Listed;
-use crate::settings::{OrchestratorChoice, Settings};
 use crate::worker::check::check_takeovers;
 use crate::{ocr, orchestrator, process, settings, video};
 
@@ -108,7 +109,7 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
 
 /// The newest runs that were cancelled. A queue that is not there yet is not made; one that cannot be read has been named.
 async fn cancelled(settings: &Settings) -> Vec<FlowRun> {
-    if settings.orchestrator == OrchestratorChoice::Embedded && !settings.home.join("queue.db").exists() {
+    if !queue_home(settings).join("queue.db").exists() {
         return Vec::new();
     }
     let filter = FlowRunFilter {
