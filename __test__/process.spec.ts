@@ -18,10 +18,12 @@ const names = [
   'getFlowRun',
   'getLineage',
   'listFlowRuns',
+  'markQueued',
   'queuePrefectFlow',
   'retryFlowRun',
   'waitForFlowRun',
   'watchFlowRun',
+  'watchFlowRuns',
 ];
 
 let home: string;

@@ -18,13 +18,14 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::finding::{Findings, Level};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::state::StateType;
+use crate::orchestrator::check::queue_home;
 use crate::orchestrator::local::check::check_home;
 use crate::orchestrator::local::sqlite_version;
 use crate::orchestrator::queue::FlowRunFilter;
 use crate::process::check::Allowance;
 use crate::process::machine::own_program;
+use crate::settings::Settings;
 use crate::settings::check::Listed;
-use crate::settings::{OrchestratorChoice, Settings};
 use crate::worker::check::check_takeovers;
 use crate::{annotations, ocr, orchestrator, process, settings, video};
 
@@ -141,7 +142,7 @@ fn ask_another(trial: &Path) -> Result<Answer, String> {
 
 /// The newest runs that were cancelled. A queue that is not there yet is not made; one that cannot be read has been named.
 async fn cancelled(settings: &Settings) -> Vec<FlowRun> {
-    if settings.orchestrator == OrchestratorChoice::Embedded && !settings.home.join("queue.db").exists() {
+    if !queue_home(settings).join("queue.db").exists() {
         return Vec::new();
     }
     let filter = FlowRunFilter {

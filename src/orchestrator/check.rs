@@ -1,5 +1,7 @@
 //! What `captionacc doctor` says of the orchestrator: which, why, and whether it works.
 
+use std::path::PathBuf;
+
 use super::local::check::{check as check_local, check_notifications};
 use super::prefect::check::check as check_prefect;
 use super::prefect::journal_home;
@@ -41,11 +43,15 @@ pub async fn check(settings: &Settings) -> Findings {
         ),
     }
     if let Some(notify) = &settings.notify {
-        let home = match (settings.orchestrator, &settings.prefect) {
-            (OrchestratorChoice::Prefect, Some(prefect)) => journal_home(&settings.home, prefect),
-            _ => settings.home.clone(),
-        };
-        findings.extend(check_notifications(&home, &notify.url).await);
+        findings.extend(check_notifications(&queue_home(settings), &notify.url).await);
     }
     findings
+}
+
+/// The folder of the queue.db that is used, made or not.
+pub fn queue_home(settings: &Settings) -> PathBuf {
+    match (settings.orchestrator, &settings.prefect) {
+        (OrchestratorChoice::Prefect, Some(prefect)) => journal_home(&settings.home, prefect),
+        _ => settings.home.clone(),
+    }
 }
