@@ -120,15 +120,16 @@ impl PpOcr {
         let first = self.read_upright(picture, &region)?;
         let confidence = first.as_ref().map_or(0.0, Reading::confidence);
         let mut best = first.map(|reading| (reading, region));
-        let sure = if region.is_sideways() {
-            SIDEWAYS_CONFIDENCE
+        // What is upright may be read a little better on its head: "No" as "ON".
+        let (sure, lead) = if region.is_sideways() {
+            (SIDEWAYS_CONFIDENCE, 0.0)
         } else {
-            UPRIGHT_CONFIDENCE
+            (UPRIGHT_CONFIDENCE, 0.1)
         };
         if confidence < sure {
             let region = region.upside_down();
             let turned = self.read_upright(picture, &region)?;
-            if let Some(reading) = turned.filter(|reading| reading.confidence() > confidence) {
+            if let Some(reading) = turned.filter(|reading| reading.confidence() > confidence + lead) {
                 best = Some((reading, region));
             }
         }
