@@ -219,7 +219,9 @@ impl Chaos {
             };
             if ran("full-frames") {
                 assert_eq!(studio.frames("full_frames"), self.whole["full_frames"]);
-                assert_eq!(studio.processing(), ("processing_complete".to_owned(), None, None));
+                // The clip has no text.
+                let expected = ("error".to_owned(), None, Some("No text detected".to_owned()));
+                assert_eq!(studio.processing(), expected);
             }
             if ran("crop-frames") {
                 assert_eq!(studio.frames("cropped_frames"), self.whole["cropped_frames"]);
