@@ -1,0 +1,149 @@
+//! The first page and the pool: what is wrong, what waits, what was done.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+
+use super::activity::activity;
+use super::answer::Fault;
+use super::api::{About, Activity, Finding, Home, Overview, Pool, PoolRequest};
+use super::app::App;
+use crate::domain::finding::Level;
+use crate::domain::state::StateType;
+use crate::orchestrator::queue::{FlowRunFilter, WorkPool};
+
+/// Runs that ended last, on the first page.
+const RECENT: u32 = 12;
+/// Waiting runs among which the oldest is looked for.
+const MAX_WAITING: u32 = 500;
+/// Most runs that the pool's past is told from.
+const MAX_ACTIVITY: u32 = 2_000;
+/// Longest past that is told.
+const MAX_MINUTES: u32 = 7 * 24 * 60;
+
+/// What does not change while the dashboard runs.
+pub(super) async fn about(State(app): State<Arc<App>>) -> Json<About> {
+    Json(app.about.clone())
+}
+
+/// The pool and what runs in it.
+pub(super) async fn overview(State(app): State<Arc<App>>) -> Result<Json<Overview>, Fault> {
+    let filter = FlowRunFilter {
+        state_types: vec![StateType::Pending, StateType::Running, StateType::Cancelling],
+        limit: MAX_WAITING,
+        ..FlowRunFilter::default()
+    };
+    Ok(Json(Overview {
+        pool: app.queue.read_work_pool().await?.into(),
+        active: app.queue.list_flow_runs(filter).await?,
+    }))
+}
+
+/// What stands on the first page.
+pub(super) async fn home(State(app): State<Arc<App>>) -> Result<Json<Home>, Fault> {
+    let of_states = |state_types: &[StateType], limit| {
+        app.queue.list_flow_runs(FlowRunFilter {
+            state_types: state_types.to_vec(),
+            limit,
+            ..FlowRunFilter::default()
+        })
+    };
+    let mut recent = of_states(
+        &[StateType::Completed, StateType::Failed, StateType::Crashed, StateType::Cancelled],
+        RECENT,
+    )
+    .await?;
+    recent.sort_by_key(|run| std::cmp::Reverse(run.ended_at));
+    let now = Timestamp::now();
+    let oldest_waiting = of_states(&[StateType::Scheduled], MAX_WAITING)
+        .await?
+        .into_iter()
+        .filter(|run| run.scheduled_at <= now)
+        .min_by_key(|run| run.scheduled_at);
+    let has_runs = !recent.is_empty() || !of_states(&[], 1).await?.is_empty();
+    let pool = app.queue.read_work_pool().await?;
+    Ok(Json(Home {
+        findings: of_pool(&pool),
+        recent,
+        oldest_waiting,
+        has_runs,
+    }))
+}
+
+/// What is wrong with the pool as it stands.
+fn of_pool(pool: &WorkPool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut warning = |check: &str, message: String, fix: &str| {
+        findings.push(Finding {
+            check: check.to_owned(),
+            level: Level::Warning,
+            message,
+            fix: Some(fix.to_owned()),
+        });
+    };
+    let waiting: u32 = pool.waiting.iter().map(|(_, count)| count).sum();
+    if pool.is_paused {
+        warning(
+            "pool",
+            format!("{} is paused: {waiting} runs wait, and nothing new starts", pool.name),
+            "Resume it under Workers and pool, or with: captionacc pool resume",
+        );
+    }
+    if waiting > 0 && !pool.workers.iter().any(|worker| worker.is_alive) {
+        warning(
+            "worker",
+            format!("no worker is alive, and {waiting} runs wait"),
+            "Start one: captionacc worker",
+        );
+    }
+    findings
+}
+
+/// What `captionacc doctor` finds: what is not as it should be.
+pub(super) async fn findings(State(app): State<Arc<App>>) -> Result<Json<Vec<Finding>>, Fault> {
+    let examining = spawn_blocking(move || (app.examine)());
+    let found = examining.await.map_err(|_| Fault::Slow("the examination"))?;
+    let wrong = found.iter().filter(|finding| finding.level != Level::Ok);
+    let mut findings: Vec<Finding> = wrong
+        .map(|finding| Finding {
+            check: finding.check.to_owned(),
+            level: finding.level,
+            message: finding.message.clone(),
+            fix: finding.fix.clone(),
+        })
+        .collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    Ok(Json(findings))
+}
+
+/// How far back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ActivityQuery {
+    minutes: Option<u32>,
+}
+
+/// What the pool has done over time.
+pub(super) async fn past(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ActivityQuery>,
+) -> Result<Json<Activity>, Fault> {
+    let filter = FlowRunFilter {
+        limit: MAX_ACTIVITY,
+        ..FlowRunFilter::default()
+    };
+    let runs = app.queue.list_flow_runs(filter).await?;
+    let minutes = query.minutes.unwrap_or(60).clamp(1, MAX_MINUTES);
+    let is_partial = runs.len() == MAX_ACTIVITY as usize;
+    Ok(Json(activity(&runs, minutes, Timestamp::now(), is_partial)))
+}
+
+/// Stops or resumes claims.
+pub(super) async fn change(State(app): State<Arc<App>>, Json(request): Json<PoolRequest>) -> Result<Json<Pool>, Fault> {
+    app.queue.set_paused(request.is_paused).await?;
+    Ok(Json(app.queue.read_work_pool().await?.into()))
+}
