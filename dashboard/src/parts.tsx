@@ -121,7 +121,7 @@ export function Thumbnail({ videoId, at = 100 }: { videoId: string; at?: number 
   return (
     <span class="thumbnail">
       {isMissing ? null : (
-        <img src={address('/api/video/frame.jpg', { id: videoId, at })} alt="" loading="lazy" decoding="async" onError={() => setMissing(true)} />
+        <img src={address('/api/video/thumbnail.jpg', { id: videoId, at })} alt="" loading="lazy" decoding="async" onError={() => setMissing(true)} />
       )}
     </span>
   );

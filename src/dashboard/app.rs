@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
 use super::answer::Fault;
 use super::api::About;
 use super::live::Hub;
+use super::counted::Counted;
 use crate::annotations::AnnotationsError;
 use crate::annotations::reading::Reader;
 use crate::domain::finding::Findings;
@@ -37,6 +39,7 @@ pub(super) struct App {
     pub(super) hub: Arc<Hub>,
     pub(super) about: About,
     pub(super) examine: Examine,
+    pub(super) counted: Counted,
     databases: Mutex<HashMap<String, (PathBuf, Instant)>>,
 }
 
@@ -56,6 +59,7 @@ impl App {
             hub,
             about,
             examine,
+            counted: Counted::new(Timestamp::now()),
             databases: Mutex::default(),
         }
     }

@@ -43,6 +43,11 @@ impl Token {
         Self(text)
     }
 
+    /// Another one that follows from this one, and does not tell it.
+    fn derived(&self) -> Self {
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, self.0.as_bytes()).simple().to_string())
+    }
+
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -57,7 +62,7 @@ pub(super) struct Guard {
     address: SocketAddr,
     hosts: Vec<String>,
     token: Token,
-    /// What the cookie holds: not the token itself, so that it is good for this start alone.
+    /// What the cookie holds: good as long as the token is.
     session: Token,
     read_only: bool,
 }
@@ -77,8 +82,8 @@ impl Guard {
         Self {
             address,
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+            session: token.derived(),
             token,
-            session: Token::generate(),
             read_only,
         }
     }

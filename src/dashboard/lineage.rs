@@ -16,7 +16,6 @@ use super::app::{App, db_path_of, read_database};
 use crate::annotations::reading::Layout;
 use crate::domain::asset::{Asset, annotations, video};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::CropBounds;
 
 /// Of which video; none: of all.
 #[derive(Debug, Default, Deserialize)]
@@ -83,7 +82,7 @@ fn is_made(asset: &Asset) -> bool {
     !asset.key.starts_with("video://") && !asset.key.ends_with("/video_layout_config")
 }
 
-/// Says of each strip whether the layout in its annotations.db is another than the one that it was made from: the app changes
+/// Says of each strip whether the layout in its annotations.db is newer than the one that it was made from: the app changes
 /// a layout without a run, so that the lineage does not know of it yet. Returns the layouts by the strip's key.
 pub(super) async fn compare_layouts(app: &App, assets: &mut [Asset]) -> BTreeMap<String, Layout> {
     let mut layouts = BTreeMap::new();
@@ -109,14 +108,12 @@ async fn database_of(app: &App, asset: &Asset) -> Option<PathBuf> {
     db_path_of(&app.queue.read_flow_run(asset.flow_run_id).await.ok()?)
 }
 
-/// Why a strip with this metadata is not one of this layout, if it is not.
+/// Why a strip with this metadata is older than this layout, if it is. Versions alone tell: a caller may crop to bounds of its
+/// own and leave the layout as it is.
 fn layout_cause(key: &str, metadata: &Value, layout: &Layout) -> Option<String> {
     let made_from = metadata["crop_bounds_version"].as_i64()?;
-    let bounds: Option<CropBounds> = serde_json::from_value(metadata["crop_bounds"].clone()).ok();
-    if made_from != layout.version {
-        return Some(format!("{key} is version {}, this was made from {made_from}", layout.version));
-    }
-    (bounds? != layout.bounds).then(|| format!("{key} has other bounds than this was made from"))
+    let version = layout.version;
+    (made_from < version).then(|| format!("{key} is version {version}, this was made from {made_from}"))
 }
 
 /// Queues the runs that make anew what is stale.
@@ -150,31 +147,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::flow::CropBounds;
 
     #[test]
-    fn a_strip_is_stale_when_the_layout_is_another_one() {
-        let bounds = CropBounds {
-            left: 0,
-            top: 10,
-            right: 20,
-            bottom: 30,
-        };
+    fn a_strip_is_stale_when_the_layout_is_newer() {
         let layout = Layout {
             frame_width: 20,
             frame_height: 40,
-            bounds,
+            bounds: CropBounds {
+                left: 0,
+                top: 10,
+                right: 20,
+                bottom: 30,
+            },
             version: 4,
         };
-        let other = CropBounds { top: 11, ..bounds };
         for (metadata, expected) in [
-            (json!({ "crop_bounds_version": 4, "crop_bounds": bounds }), None),
+            (json!({ "crop_bounds_version": 4 }), None),
+            (json!({ "crop_bounds_version": 5 }), None),
             (
-                json!({ "crop_bounds_version": 3, "crop_bounds": bounds }),
+                json!({ "crop_bounds_version": 3 }),
                 Some("K is version 4, this was made from 3"),
-            ),
-            (
-                json!({ "crop_bounds_version": 4, "crop_bounds": other }),
-                Some("K has other bounds than this was made from"),
             ),
             (json!({}), None),
         ] {

@@ -131,9 +131,13 @@ impl Hub {
     pub(super) async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();
         loop {
-            if !self.has_listeners() {
-                // What was seen is old by the time somebody comes.
-                self.shared().overview = None;
+            if self.pages() == 0 {
+                // What was seen is old by the time somebody comes; who comes back then has missed what nobody looked at.
+                let mut shared = self.shared();
+                shared.overview = None;
+                shared.kept.clear();
+                shared.next += 1;
+                drop(shared);
                 seen = Seen::default();
                 self.listeners.notified().await;
                 continue;
@@ -157,8 +161,9 @@ impl Hub {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_listeners(&self) -> bool {
-        self.shared().sender.receiver_count() > 0
+    /// How many pages listen.
+    pub(super) fn pages(&self) -> usize {
+        self.shared().sender.receiver_count()
     }
 
     fn followed(&self) -> Vec<(FlowRunId, i64)> {

@@ -15,10 +15,12 @@ mod again;
 mod answer;
 mod api;
 mod app;
+mod counted;
 mod find;
 mod guard;
 mod lineage;
 mod live;
+mod metrics;
 mod pages;
 mod pool;
 mod runs;
@@ -204,6 +206,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/icon.svg", get(pages::icon))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(stream::ready))
+        .route("/metrics", get(metrics::show))
         .route("/api/about", get(pool::about))
         .route("/api/stream", get(stream::stream))
         .route("/api/home", get(pool::home))
@@ -222,6 +225,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/video", get(videos::show))
         .route("/api/video/frames", get(videos::full_frames))
         .route("/api/video/frame.jpg", get(videos::full_frame))
+        .route("/api/video/thumbnail.jpg", get(videos::thumbnail))
         .route("/api/video/strip.jpg", get(videos::cropped_frame))
         .route("/api/video/find", get(videos::find))
         .route("/api/lineage", get(lineage::show))

@@ -19,7 +19,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{FlowRun, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
-use crate::orchestrator::queue::{FlowRunFilter, Queue};
+use crate::orchestrator::queue::{FlowRunFilter, Queue, WorkPool};
 use crate::process::identity::ProcessIdentity;
 use crate::process::tree::memory_bytes_of;
 
@@ -230,7 +230,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
     } else {
         Vec::new()
     };
-    let process = process_of(&app, &run.flow_run).await;
+    let process = match run.flow_run.pid {
+        Some(_) => process_of(&app.queue.read_work_pool().await?, &run.flow_run),
+        None => None,
+    };
     let prefect_url = app
         .about
         .prefect_ui
@@ -245,9 +248,8 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
 }
 
 /// The process of a run whose worker lives on this machine: elsewhere the same number is another process.
-async fn process_of(app: &App, run: &FlowRun) -> Option<ProcessFigures> {
+pub(super) fn process_of(pool: &WorkPool, run: &FlowRun) -> Option<ProcessFigures> {
     let (pid, worker_name) = (run.pid?, run.worker_name.as_deref()?);
-    let pool = app.queue.read_work_pool().await.ok()?;
     let worker = pool.workers.iter().find(|worker| worker.name == worker_name)?;
     if !worker.process.is_alive() {
         return None;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -207,6 +208,14 @@ pub(super) struct PictureQuery {
 /// A full frame.
 pub(super) async fn full_frame(app: State<Arc<App>>, query: Query<PictureQuery>) -> Result<Response, Fault> {
     picture(app, query, FrameTable::Full).await
+}
+
+/// A full frame where there is one, and nothing where there is none: a list may have many of those.
+pub(super) async fn thumbnail(app: State<Arc<App>>, query: Query<PictureQuery>) -> Response {
+    match picture(app, query, FrameTable::Full).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 /// A cropped frame.

@@ -92,7 +92,6 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
           marked={matches.get(at.frameIndex)?.boxes ?? []}
           pictures={pictures}
           hasLayout={hasLayout}
-          isLarge
         />
       ) : problem ? null : (
         <Loading />
@@ -184,7 +183,6 @@ interface LargeProps extends Drawn {
   source: string;
   pictures: Pictures;
   hasLayout: boolean;
-  isLarge: boolean;
 }
 
 /** One frame, with the text of the box that is pointed at. */
@@ -195,7 +193,7 @@ function Large({ frame, source, shows, marked, pictures, hasLayout }: LargeProps
   const box = pointed === null ? undefined : boxes[pointed];
   return (
     <div class="large">
-      <div class="frame" style={{ aspectRatio: `${frame.width || 16} / ${frame.height || 9}` }}>
+      <div class="frame" style={{ aspectRatio: `${frame.width || 16} / ${frame.height || 9}`, width: `min(960px, calc(62vh * ${(frame.width || 16) / (frame.height || 9)}))` }}>
         <img src={source} alt={`The frame at ${moment(frame.frameIndex, pictures.indexRateHz)}`} decoding="async" />
         <svg class="boxes" viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
           {layout && hasLayout ? (
