@@ -294,15 +294,19 @@ export type BulkResult = {
  */
 done: number, 
 /**
- * Runs in whose state there is nothing to do.
+ * Runs that are left as they are.
  */
 skipped: number, 
 /**
- * Runs for which it failed, with the first reason.
+ * Why the first of them is.
+ */
+skippedBecause: string | null, 
+/**
+ * Runs for which it failed.
  */
 failed: number, 
 /**
- * The first reason.
+ * Why the first of them did.
  */
 problem: Problem | null, 
 /**

@@ -97,7 +97,9 @@ export function RunTable({ runs, caption }: { runs: readonly FlowRun[]; caption:
               </RunLink>
             </td>
             <td class="grow">
-              <StateBadge state={run.state} /> <span class="message">{run.state.message}</span>
+              <div class="saying">
+                <StateBadge state={run.state} /> <span class="message">{run.state.message}</span>
+              </div>
             </td>
             <td>
               <VideoLink run={run} />

@@ -62,3 +62,41 @@ pub(super) fn activity(runs: &[FlowRun], minutes: u32, now: Timestamp, is_partia
         is_partial,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(created: &str, started: Option<&str>, ended: Option<&str>) -> FlowRun {
+        let state = if ended.is_some() { "COMPLETED" } else { "RUNNING" };
+        let name = if ended.is_some() { "Completed" } else { "Running" };
+        serde_json::from_value(json!({
+            "flowRunId": "01994c5e-7b1c-7c3e-8d5f-2a4b6c8d0e1f", "flowName": "f", "deployment": "f/production",
+            "parameters": {}, "videoId": null, "priority": "background", "tags": [],
+            "state": { "type": state, "name": name, "message": null, "timestamp": created },
+            "attempt": 1, "failedAttempts": 0, "progress": null, "supersededBy": null, "workerName": null, "pid": null,
+            "createdAt": created, "scheduledAt": created, "startedAt": started, "endedAt": ended,
+        }))
+        .expect("a run")
+    }
+
+    #[test]
+    fn who_waited_and_who_ran_is_told_for_each_slice() {
+        let runs = [
+            run("2026-01-01T00:00:30Z", Some("2026-01-01T00:02:30Z"), Some("2026-01-01T00:04:30Z")),
+            run("2026-01-01T00:03:30Z", None, None),
+        ];
+        let now = "2026-01-01T01:00:00Z".parse().expect("a time");
+        let told = activity(&runs, 60, now, false);
+        assert_eq!(told.slice_seconds, 60);
+        let first: Vec<(u32, u32, u32)> = told.slices[..6]
+            .iter()
+            .map(|slice| (slice.waiting, slice.running, slice.completed))
+            .collect();
+        assert_eq!(first, [(1, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 0, 0)]);
+        assert_eq!(told.ended.len(), 1);
+        assert!((told.ended[0].seconds - 120.0).abs() < f64::EPSILON);
+    }
+}

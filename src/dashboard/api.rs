@@ -281,11 +281,13 @@ pub(super) struct BulkRequest {
 pub(super) struct BulkResult {
     /// Runs for which it was done.
     pub(super) done: u32,
-    /// Runs in whose state there is nothing to do.
+    /// Runs that are left as they are.
     pub(super) skipped: u32,
-    /// Runs for which it failed, with the first reason.
+    /// Why the first of them is.
+    pub(super) skipped_because: Option<String>,
+    /// Runs for which it failed.
     pub(super) failed: u32,
-    /// The first reason.
+    /// Why the first of them did.
     pub(super) problem: Option<Problem>,
     /// More match than are done at once: the same again goes on.
     pub(super) has_more: bool,

@@ -12,6 +12,7 @@ use super::activity::activity;
 use super::answer::Fault;
 use super::api::{About, Activity, Finding, Home, Overview, Pool, PoolRequest};
 use super::app::App;
+use crate::domain;
 use crate::domain::finding::Level;
 use crate::domain::state::StateType;
 use crate::orchestrator::queue::{FlowRunFilter, WorkPool};
@@ -88,26 +89,37 @@ fn of_pool(pool: &WorkPool) -> Vec<Finding> {
     let waiting: u32 = pool.waiting.iter().map(|(_, count)| count).sum();
     if pool.is_paused {
         warning(
-            "pool",
-            format!("{} is paused: {waiting} runs wait, and nothing new starts", pool.name),
+            "work pool",
+            format!("{} is paused, and nothing new starts; runs that wait: {waiting}", pool.name),
             "Resume it under Workers and pool, or with: captionacc pool resume",
         );
     }
-    if waiting > 0 && !pool.workers.iter().any(|worker| worker.is_alive) {
+    if !pool.workers.iter().any(|worker| worker.is_alive) {
         warning(
             "worker",
-            format!("no worker is alive, and {waiting} runs wait"),
+            format!("no worker is alive; runs that wait: {waiting}"),
             "Start one: captionacc worker",
         );
     }
     findings
 }
 
+/// What [`of_pool`] tells as it changes need not be told as it was.
+fn is_told_live(finding: &domain::finding::Finding) -> bool {
+    match finding.check {
+        "worker" => finding.message.starts_with("no worker is alive"),
+        "work pool" => finding.message.ends_with("paused"),
+        _ => false,
+    }
+}
+
 /// What `captionacc doctor` finds: what is not as it should be.
 pub(super) async fn findings(State(app): State<Arc<App>>) -> Result<Json<Vec<Finding>>, Fault> {
     let examining = spawn_blocking(move || (app.examine)());
     let found = examining.await.map_err(|_| Fault::Slow("the examination"))?;
-    let wrong = found.iter().filter(|finding| finding.level != Level::Ok);
+    let wrong = found
+        .iter()
+        .filter(|finding| finding.level != Level::Ok && !is_told_live(finding));
     let mut findings: Vec<Finding> = wrong
         .map(|finding| Finding {
             check: finding.check.to_owned(),

@@ -171,7 +171,10 @@ pub(super) async fn bulk(
         match done {
             Ok(_) => result.done += 1,
             // It has ended, or goes on, since the page was drawn.
-            Err(OrchestratorError::InvalidState { .. } | OrchestratorError::FlowRunNotFound(_)) => result.skipped += 1,
+            Err(error @ (OrchestratorError::InvalidState { .. } | OrchestratorError::FlowRunNotFound(_))) => {
+                result.skipped += 1;
+                result.skipped_because.get_or_insert_with(|| error.to_line());
+            }
             Err(error) => {
                 result.failed += 1;
                 result.problem.get_or_insert_with(|| problem_of(&error));

@@ -8,7 +8,7 @@ import { useMemo, useState } from 'preact/hooks';
 import type { Asset } from '../../../index.js';
 import { count } from '../format.js';
 import { Ago } from '../parts.js';
-import { runPlace } from '../router.js';
+import { runPlace, videoPlace } from '../router.js';
 
 const NODE = { width: 190, height: 40 };
 
@@ -33,22 +33,45 @@ function shortName(key: string): string {
   return key.startsWith('annotations://') ? key.slice(key.lastIndexOf('/') + 1) : key;
 }
 
+/** The video that an asset is of, if it is of one. */
+function videoOf(key: string): string | null {
+  const segment = /^(?:video|annotations):\/\/([^/]*)/.exec(key)?.[1];
+  return segment === undefined ? null : decodeURIComponent(segment);
+}
+
 export function Graph({ assets }: { assets: readonly Asset[] }): JSX.Element {
   const drawings = useMemo(() => drawingsOf(assets), [assets]);
   const [chosen, setChosen] = useState<string | null>(null);
   return (
     <div class="graphs">
       {drawings.map((drawing) => (
-        <Drawn key={drawing.nodes[0]?.key} drawing={drawing} chosen={chosen} choose={setChosen} />
+        <Drawn key={drawing.nodes[0]?.key} drawing={drawing} isOneOfMany={drawings.length > 1} chosen={chosen} choose={setChosen} />
       ))}
     </div>
   );
 }
 
-function Drawn({ drawing, chosen, choose }: { drawing: Drawing; chosen: string | null; choose: (key: string | null) => void }): JSX.Element {
+interface DrawnProps {
+  drawing: Drawing;
+  isOneOfMany: boolean;
+  chosen: string | null;
+  choose: (key: string | null) => void;
+}
+
+function Drawn({ drawing, isOneOfMany, chosen, choose }: DrawnProps): JSX.Element {
   const asset = drawing.nodes.find((node) => node.key === chosen)?.asset;
+  const videos = [...new Set(drawing.nodes.flatMap((node) => videoOf(node.key) ?? []))];
   return (
     <div class="graph">
+      {isOneOfMany && videos.length > 0 ? (
+        <p class="of">
+          {videos.slice(0, 5).map((video) => (
+            <a key={video} href={videoPlace(video)}>
+              {video}
+            </a>
+          ))}
+        </p>
+      ) : null}
       <div class="scroll" tabIndex={0} role="group" aria-label="Lineage, from left to right">
         <div class="plane" style={{ width: `${drawing.width}px`, height: `${drawing.height}px` }}>
           <svg width={drawing.width} height={drawing.height} aria-hidden="true">

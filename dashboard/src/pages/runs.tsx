@@ -197,8 +197,10 @@ function Row({ run, isChosen, choose }: { run: FlowRun; isChosen: boolean; choos
         </RunLink>
       </td>
       <td class="grow">
-        <StateBadge state={run.state} />
-        {run.attempt > 1 ? <span class="quiet"> attempt {run.attempt}</span> : null} <span class="message">{run.state.message}</span>
+        <div class="saying">
+          <StateBadge state={run.state} />
+          {run.attempt > 1 ? <span class="attempt">attempt {run.attempt}</span> : null} <span class="message">{run.state.message}</span>
+        </div>
         <ProgressBar run={run} />
       </td>
       <td>
@@ -305,7 +307,7 @@ function Bulk({ runs, chosen, areAllChosen, hasMore, filter, chooseShown, choose
         done();
         const said = `${count(result.done, 'run')} ${action === 'cancel' ? 'cancelled or being stopped' : 'queued again'}`;
         if (result.problem) throw new Error(`${said}; ${result.failed} failed: ${result.problem.message}`);
-        return `${said}${result.skipped > 0 ? `, ${result.skipped} left as they are` : ''}${result.hasMore ? '. More match: do it again for those' : ''}.`;
+        return `${said}${result.skipped > 0 ? `, ${result.skipped} left as they are${result.skippedBecause === null ? '' : ` (${result.skippedBecause})`}` : ''}${result.hasMore ? '. More match: do it again for those' : ''}.`;
       },
     });
   };
