@@ -190,7 +190,6 @@ describe('embedded', () => {
         await page.goto(`${address}${to}`);
         await page.locator('main h1').waitFor({ state: 'attached' });
         if (to.startsWith('/video?')) await page.locator('.sheet li').first().waitFor();
-        await page.waitForLoadState('networkidle').catch(() => {});
         await expectNoFault(page, `${to}, ${scheme}`);
       }
     }

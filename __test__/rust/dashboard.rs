@@ -62,7 +62,11 @@ impl Dashboard {
     fn begin(world: &World, more: &[&str]) -> (Self, String) {
         let mut command = world.command(PROGRAM);
         command.args(["dashboard", "--listen", "127.0.0.1:0"]).args(more);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped"))
             .read_line(&mut line)
@@ -97,7 +101,10 @@ impl Dashboard {
     }
 
     fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.host());
+        let mut request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.host()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -146,7 +153,10 @@ impl Dashboard {
         stream.write_all(request.as_bytes()).expect("sent");
         let mut reader = BufReader::new(stream);
         assert_eq!(head(&mut reader).0, 200);
-        Stream { reader, last: String::new() }
+        Stream {
+            reader,
+            last: String::new(),
+        }
     }
 }
 
@@ -227,7 +237,10 @@ impl Stream {
     fn next_of_all(&mut self) -> Value {
         loop {
             let mut line = String::new();
-            assert!(self.reader.read_line(&mut line).expect("an event") > 0, "the stream has ended");
+            assert!(
+                self.reader.read_line(&mut line).expect("an event") > 0,
+                "the stream has ended"
+            );
             if let Some(id) = line.strip_prefix("id: ") {
                 id.trim_end().clone_into(&mut self.last);
             } else if let Some(data) = line.strip_prefix("data: ") {
@@ -241,7 +254,9 @@ impl Stream {
         let id = id.to_string();
         loop {
             let event = self.next_of_all();
-            let runs = event["runs"].as_array().or_else(|| event["overview"]["active"].as_array());
+            let runs = event["runs"]
+                .as_array()
+                .or_else(|| event["overview"]["active"].as_array());
             let is_told = runs.is_some_and(|runs| {
                 runs.iter()
                     .any(|run| run["flowRunId"] == id.as_str() && run["state"]["name"] == state)
@@ -287,12 +302,33 @@ fn it_answers_only_to_names_of_its_own() {
     let port = dashboard.port;
     let status = |head: &str| {
         dashboard
-            .raw(&format!("{head}Authorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"))
+            .raw(&format!(
+                "{head}Authorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+            ))
             .status
     };
-    for target in ["/", "/app.js", "/healthz", "/readyz", "/metrics", "/api/runs", "/api/stream", "/nothing"] {
-        for host in ["evil.example", &format!("evil.example:{port}"), "127.0.0.1.evil.example", "192.168.1.7", "x@127.0.0.1"] {
-            assert_eq!(status(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n")), 403, "{host} {target}");
+    for target in [
+        "/",
+        "/app.js",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/runs",
+        "/api/stream",
+        "/nothing",
+    ] {
+        for host in [
+            "evil.example",
+            &format!("evil.example:{port}"),
+            "127.0.0.1.evil.example",
+            "192.168.1.7",
+            "x@127.0.0.1",
+        ] {
+            assert_eq!(
+                status(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n")),
+                403,
+                "{host} {target}"
+            );
         }
     }
     for host in [
@@ -303,10 +339,18 @@ fn it_answers_only_to_names_of_its_own() {
         "localhost:9999".to_owned(),
         "films.example.org".to_owned(),
     ] {
-        assert_eq!(status(&format!("GET /api/runs HTTP/1.1\r\nHost: {host}\r\n")), 200, "{host}");
+        assert_eq!(
+            status(&format!("GET /api/runs HTTP/1.1\r\nHost: {host}\r\n")),
+            200,
+            "{host}"
+        );
     }
     assert_eq!(status("GET /api/runs HTTP/1.0\r\n"), 403, "no name");
-    assert_eq!(status("GET /api/runs HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"), 403, "two names");
+    assert_eq!(
+        status("GET /api/runs HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"),
+        403,
+        "two names"
+    );
     assert_eq!(
         status("GET http://evil.example/api/runs HTTP/1.1\r\nHost: localhost\r\n"),
         403,
@@ -318,7 +362,15 @@ fn it_answers_only_to_names_of_its_own() {
 fn nobody_gets_in_without_the_token() {
     let world = World::new(WAITING_FLOW);
     let dashboard = Dashboard::start(&world, &[]);
-    for target in ["/", "/runs", "/app.js", "/metrics", "/api/runs", "/api/stream", "/api/video/frame.jpg?id=v&at=0"] {
+    for target in [
+        "/",
+        "/runs",
+        "/app.js",
+        "/metrics",
+        "/api/runs",
+        "/api/stream",
+        "/api/video/frame.jpg?id=v&at=0",
+    ] {
         assert_eq!(dashboard.ask("GET", target, &[], "").status, 401, "{target}");
     }
     for header in [
@@ -327,26 +379,52 @@ fn nobody_gets_in_without_the_token() {
         ("Cookie", "captionacc-dashboard=x"),
         ("Cookie", &format!("captionacc-dashboard-{}={TOKEN}", dashboard.port)),
     ] {
-        assert_eq!(dashboard.ask("GET", "/api/runs", &[header], "").status, 401, "{header:?}");
+        assert_eq!(
+            dashboard.ask("GET", "/api/runs", &[header], "").status,
+            401,
+            "{header:?}"
+        );
     }
     assert_eq!(dashboard.ask("GET", "/?token=wrong", &[], "").status, 401);
     assert_eq!(dashboard.get("/api/runs").status, 200);
 
-    let entered = dashboard.ask("GET", "//evil.example/?token=a%20token%20that%20nobody%20guesses", &[], "");
+    let entered = dashboard.ask(
+        "GET",
+        "//evil.example/?token=a%20token%20that%20nobody%20guesses",
+        &[],
+        "",
+    );
     assert_eq!(entered.status, 200);
-    assert!(entered.text().contains("url=/\""), "it leads to its own first page alone: {}", entered.text());
+    assert!(
+        entered.text().contains("url=/\""),
+        "it leads to its own first page alone: {}",
+        entered.text()
+    );
     let cookie = &entered.headers["set-cookie"];
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Path=/"), "{cookie}");
     assert!(!cookie.contains("guesses"), "{cookie}");
     let cookie = dashboard.cookie();
-    assert_eq!(dashboard.ask("GET", "/api/runs", &[("Cookie", &cookie)], "").status, 200);
+    assert_eq!(
+        dashboard.ask("GET", "/api/runs", &[("Cookie", &cookie)], "").status,
+        200
+    );
 
     // A cookie is good as long as the token is: also after a new start, and not with another token.
     let restarted = Dashboard::start(&world, &[]);
     let renamed = |port: u16| cookie.replace(&dashboard.port.to_string(), &port.to_string());
-    assert_eq!(restarted.ask("GET", "/api/runs", &[("Cookie", &renamed(restarted.port))], "").status, 200);
+    assert_eq!(
+        restarted
+            .ask("GET", "/api/runs", &[("Cookie", &renamed(restarted.port))], "")
+            .status,
+        200
+    );
     let (other, _) = Dashboard::begin(&world, &[]);
-    assert_eq!(other.ask("GET", "/api/runs", &[("Cookie", &renamed(other.port))], "").status, 401);
+    assert_eq!(
+        other
+            .ask("GET", "/api/runs", &[("Cookie", &renamed(other.port))], "")
+            .status,
+        401
+    );
 }
 
 #[test]
@@ -357,8 +435,16 @@ fn the_address_that_is_printed_lets_in_and_another_start_prints_another() {
     let token = |address: &str| address.split_once("/?token=").expect("a token").1.to_owned();
     assert_eq!(token(&address).len(), 64);
     assert_ne!(token(&address), token(&other));
-    assert_eq!(first.ask("GET", &format!("/?token={}", token(&address)), &[], "").status, 200);
-    assert_eq!(first.ask("GET", &format!("/?token={}", token(&other)), &[], "").status, 401);
+    assert_eq!(
+        first
+            .ask("GET", &format!("/?token={}", token(&address)), &[], "")
+            .status,
+        200
+    );
+    assert_eq!(
+        first.ask("GET", &format!("/?token={}", token(&other)), &[], "").status,
+        401
+    );
 }
 
 #[test]
@@ -392,7 +478,12 @@ fn a_change_comes_from_a_page_of_its_own() {
     assert_eq!(with(&[("Origin", &own)]), 415);
     // Nothing is changed by an address that is merely opened.
     assert_eq!(dashboard.ask("GET", &target, &[("Cookie", &cookie)], "").status, 405);
-    assert_eq!(dashboard.ask("DELETE", &target, &[("Cookie", &cookie), ("Origin", &own)], "").status, 405);
+    assert_eq!(
+        dashboard
+            .ask("DELETE", &target, &[("Cookie", &cookie), ("Origin", &own)], "")
+            .status,
+        405
+    );
     assert_eq!(world.run(id).state.name, StateName::Scheduled);
 
     assert_eq!(dashboard.post(&target, &json!({})).status, 200);
@@ -432,13 +523,19 @@ fn an_address_of_other_machines_needs_a_token_of_ones_own() {
             .expect("it starts");
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("ERR_CAPTIONACC_CONFIG") && said.contains(expected), "{said}");
+        assert!(
+            said.contains("ERR_CAPTIONACC_CONFIG") && said.contains(expected),
+            "{said}"
+        );
     };
     refused(&["--listen", "0.0.0.0:0"], "--token-file");
     refused(&["--listen", "[::]:0"], "--token-file");
     let short = world.path("short.txt");
     fs::write(&short, "secret\n").expect("written");
-    refused(&["--listen", "0.0.0.0:0", "--token-file", short.to_str().expect("ours")], "16");
+    refused(
+        &["--listen", "0.0.0.0:0", "--token-file", short.to_str().expect("ours")],
+        "16",
+    );
     refused(&["--token-file", "/nowhere/token"], "/nowhere/token");
     let dashboard = Dashboard::start(&world, &[]);
     refused(&["--listen", &dashboard.host()], "another");
@@ -449,10 +546,22 @@ fn every_answer_has_its_policy() {
     let world = World::new(WAITING_FLOW);
     let dashboard = Dashboard::start(&world, &[]);
     let refused = dashboard.ask("GET", "/api/runs", &[], "");
-    let answers = ["/", "/app.js", "/app.css", "/api/runs", "/api/runs/x", "/api/nothing", "/healthz", "/metrics"];
+    let answers = [
+        "/",
+        "/app.js",
+        "/app.css",
+        "/api/runs",
+        "/api/runs/x",
+        "/api/nothing",
+        "/healthz",
+        "/metrics",
+    ];
     for answer in answers.into_iter().map(|target| dashboard.get(target)).chain([refused]) {
         let policy = &answer.headers["content-security-policy"];
-        assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert!(
+            policy.starts_with("default-src 'self';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
         assert_eq!(answer.headers["x-content-type-options"], "nosniff");
         assert_eq!(answer.headers["referrer-policy"], "no-referrer");
         assert_eq!(answer.headers["x-frame-options"], "DENY");
@@ -478,17 +587,35 @@ fn no_path_from_a_request_reaches_the_file_system() {
         "file%3A%2F%2F%2Fetc%2Fpasswd",
     ];
     for id in ids {
-        for target in ["video", "video/frames", "video/frame.jpg", "video/strip.jpg", "video/find"] {
+        for target in [
+            "video",
+            "video/frames",
+            "video/frame.jpg",
+            "video/strip.jpg",
+            "video/find",
+        ] {
             let answer = dashboard.get(&format!("/api/{target}?id={id}&at=0&text=x"));
             assert_eq!(answer.status, 404, "{target} {id}: {answer:?}");
         }
         let answer = dashboard.get(&format!("/api/video/thumbnail.jpg?id={id}&at=0"));
         assert_eq!((answer.status, answer.body.len()), (204, 0), "{id}");
-        assert!(matches!(dashboard.get(&format!("/api/runs/{id}")).status, 400 | 404), "{id}");
-        assert!(matches!(dashboard.get(&format!("/api/runs/{id}/log.txt")).status, 400 | 404), "{id}");
+        assert!(
+            matches!(dashboard.get(&format!("/api/runs/{id}")).status, 400 | 404),
+            "{id}"
+        );
+        assert!(
+            matches!(dashboard.get(&format!("/api/runs/{id}/log.txt")).status, 400 | 404),
+            "{id}"
+        );
     }
     let document = dashboard.get("/").body;
-    for target in ["/../../../../etc/passwd", "/..%2f..%2f..%2fetc/passwd", "/etc/passwd", "/Cargo.toml", "//etc/passwd"] {
+    for target in [
+        "/../../../../etc/passwd",
+        "/..%2f..%2f..%2fetc/passwd",
+        "/etc/passwd",
+        "/Cargo.toml",
+        "//etc/passwd",
+    ] {
         assert_eq!(dashboard.get(target).body, document, "{target}");
     }
     // A run that names no database has none, and one that is not there is not made.
@@ -503,7 +630,11 @@ fn no_path_from_a_request_reaches_the_file_system() {
 fn a_picture_goes_out_as_jpeg_and_as_nothing_else() {
     let world = World::new(WAITING_FLOW);
     let jpeg = [0xff, 0xd8, 0xff, 0xe0, 1, 2, 3, 4, 5];
-    let _app = video(&world, "v1", &[(0, &jpeg), (100, b"<script>"), (200, b"GIF89a, not one of ours")]);
+    let _app = video(
+        &world,
+        "v1",
+        &[(0, &jpeg), (100, b"<script>"), (200, b"GIF89a, not one of ours")],
+    );
     let dashboard = Dashboard::start(&world, &[]);
     let picture = |at: i64| dashboard.get(&format!("/api/video/frame.jpg?id=v1&at={at}"));
     let answer = picture(50);
@@ -611,17 +742,27 @@ fn a_page_that_comes_back_goes_on_where_it_was() {
     let second = waiting(&world, "v2");
     watcher.until(second, "Scheduled");
     // By the header, as a browser asks again; by the address, which is all that a page which opens its stream itself can set.
-    for mut back in [dashboard.listen("", Some(&last)), dashboard.listen(&format!("?last={last}"), None)] {
+    for mut back in [
+        dashboard.listen("", Some(&last)),
+        dashboard.listen(&format!("?last={last}"), None),
+    ] {
         loop {
             let missed = back.next_of_all().to_string();
-            assert!(!missed.contains("reset") && !missed.contains(&first.to_string()), "{missed}");
+            assert!(
+                !missed.contains("reset") && !missed.contains(&first.to_string()),
+                "{missed}"
+            );
             if missed.contains(&second.to_string()) {
                 break;
             }
         }
     }
     for unknown in ["x", "x-1", &last.replace('-', "x-")] {
-        assert_eq!(dashboard.listen("", Some(unknown)).next_of_all()["type"], "reset", "{unknown}");
+        assert_eq!(
+            dashboard.listen("", Some(unknown)).next_of_all()["type"],
+            "reset",
+            "{unknown}"
+        );
     }
 }
 
@@ -634,7 +775,11 @@ fn a_page_that_comes_back_after_nobody_looked_misses_nothing() {
     let last = page.last.clone();
     drop(page);
     // Until the server has noticed that the page has gone: it says so itself.
-    while !dashboard.get("/metrics").text().contains("captionacc_dashboard_pages 0") {}
+    while !dashboard
+        .get("/metrics")
+        .text()
+        .contains("captionacc_dashboard_pages 0")
+    {}
     let id = waiting(&world, "v1");
     let mut back = dashboard.listen("", Some(&last));
     // Told of the run, or to read everything anew.
@@ -649,12 +794,17 @@ fn a_page_that_comes_back_after_nobody_looked_misses_nothing() {
 #[test]
 fn runs_are_filtered_searched_and_changed_together() {
     let world = World::new(WAITING_FLOW);
-    let ids: Vec<FlowRunId> = (0..7).map(|number| waiting(&world, &format!("film {number}"))).collect();
+    let ids: Vec<FlowRunId> = (0..7)
+        .map(|number| waiting(&world, &format!("film {number}")))
+        .collect();
     let dashboard = Dashboard::start(&world, &[]);
     let listed = |query: &str| {
         let page = dashboard.get(&format!("/api/runs{query}")).json();
         let runs = page["runs"].as_array().expect("runs").clone();
-        let videos: Vec<String> = runs.iter().map(|run| run["videoId"].as_str().expect("a video").to_owned()).collect();
+        let videos: Vec<String> = runs
+            .iter()
+            .map(|run| run["videoId"].as_str().expect("a video").to_owned())
+            .collect();
         (videos.join(","), page["before"].clone())
     };
     assert_eq!(listed("?limit=2"), ("film 6,film 5".to_owned(), json!(ids[5])));
@@ -679,7 +829,12 @@ fn runs_are_filtered_searched_and_changed_together() {
     assert_eq!(listed("?state=cancelled").0, "");
     let result = bulk(json!({ "action": "cancel", "ids": null, "filter": { "flow": "wait" } }));
     assert_eq!(result["done"], 7);
-    assert_eq!(dashboard.post("/api/runs", &json!({ "action": "delete", "ids": null, "filter": {} })).status, 422);
+    assert_eq!(
+        dashboard
+            .post("/api/runs", &json!({ "action": "delete", "ids": null, "filter": {} }))
+            .status,
+        422
+    );
 
     // What is left as it is says why: here, a newer run has the video's database.
     let older = world.queue("look", json!({ "video-id": "v", "db-path": "/nowhere/a.db" }));
@@ -690,7 +845,9 @@ fn runs_are_filtered_searched_and_changed_together() {
     let because = result["skippedBecause"].as_str().expect("a reason");
     assert!(because.contains("for the same video is newer"), "{because}");
 
-    let again = dashboard.post(&format!("/api/runs/{}/again", ids[3]), &json!({})).json();
+    let again = dashboard
+        .post(&format!("/api/runs/{}/again", ids[3]), &json!({}))
+        .json();
     assert_eq!(again["videoId"], "film 3");
     assert_eq!(listed("?state=scheduled&flow=wait").0, "film 3");
 }
@@ -700,10 +857,16 @@ fn the_pool_is_paused_and_told_of() {
     let world = World::new(WAITING_FLOW);
     waiting(&world, "v1");
     let dashboard = Dashboard::start(&world, &[]);
-    assert_eq!(dashboard.post("/api/pool", &json!({ "isPaused": true })).json()["isPaused"], true);
+    assert_eq!(
+        dashboard.post("/api/pool", &json!({ "isPaused": true })).json()["isPaused"],
+        true
+    );
     assert!(world.block_on(world.store.read_work_pool()).expect("a pool").is_paused);
     let findings = dashboard.get("/api/home").json()["findings"].to_string();
-    assert!(findings.contains("is paused") && findings.contains("no worker is alive"), "{findings}");
+    assert!(
+        findings.contains("is paused") && findings.contains("no worker is alive"),
+        "{findings}"
+    );
     let metrics = dashboard.get("/metrics").text();
     for line in [
         "captionacc_orchestrator_up 1",
@@ -731,13 +894,18 @@ fn a_worker_shows_it_beside_its_work() {
         .spawn()
         .expect("it starts");
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    BufReader::new(child.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("a line");
     let address = line.split_once(" is at http://").expect("an address").1.trim();
     let (host, token) = address.split_once("/?token=").expect("a token");
     let mut stream = TcpStream::connect(host).expect("it listens");
     let request = format!("GET /api/overview HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("sent");
-    assert_eq!(Answer::read(&mut BufReader::new(stream)).json()["pool"]["concurrencyLimit"], 2);
+    assert_eq!(
+        Answer::read(&mut BufReader::new(stream)).json()["pool"]["concurrencyLimit"],
+        2
+    );
     let id = waiting(&world, "v1");
     fs::write(world.path("go"), "").expect("written");
     world.wait_for(id, StateName::Completed);
@@ -764,11 +932,19 @@ fn looking_at_pictures_changes_nothing_and_waits_for_no_writer() {
         let set = reader.frame_set(FrameTable::Full).expect("reads").expect("frames");
         assert_eq!((set.count, set.first, set.last), (2, 0, 100));
         assert_eq!(reader.frame_set(FrameTable::Cropped).expect("reads"), None);
-        assert_eq!(reader.picture(FrameTable::Full, 99).expect("reads").expect("one").frame_index, 0);
+        assert_eq!(
+            reader
+                .picture(FrameTable::Full, 99)
+                .expect("reads")
+                .expect("one")
+                .frame_index,
+            0
+        );
         assert_eq!(reader.boxes(0, 100, 10).expect("reads"), []);
         // The app writes while the reader is open, without waiting at all.
         app.busy_timeout(Duration::ZERO).expect("a timeout");
-        app.execute_batch("BEGIN IMMEDIATE; DELETE FROM full_frames; COMMIT").expect(mode);
+        app.execute_batch("BEGIN IMMEDIATE; DELETE FROM full_frames; COMMIT")
+            .expect(mode);
         assert_eq!(reader.frame_set(FrameTable::Full).expect("reads"), None);
     }
 }
@@ -794,6 +970,9 @@ fn a_database_of_an_older_schema_is_shown_as_far_as_it_goes() {
     assert!((reader.index_rate_hz().expect("reads") - 10.0).abs() < f64::EPSILON);
     let fields = reader.fields("processing_status").expect("reads");
     let expected = [("id", "1"), ("status", "done"), ("odd", "1 bytes")];
-    assert_eq!(fields, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        fields,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
     assert!(reader.full_frames(-1, 10).expect("reads")[0].frame_index == 3);
 }

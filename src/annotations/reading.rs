@@ -197,7 +197,13 @@ impl Reader {
     /// The layout row, if there is one.
     pub fn layout(&self) -> Result<Option<Layout>, AnnotationsError> {
         let wanted = [
-            "frame_width", "frame_height", "crop_left", "crop_top", "crop_right", "crop_bottom", "crop_bounds_version",
+            "frame_width",
+            "frame_height",
+            "crop_left",
+            "crop_top",
+            "crop_right",
+            "crop_bottom",
+            "crop_bounds_version",
         ];
         let found = self.row("video_layout_config", &wanted, |row, _| {
             let size: (Option<u32>, Option<u32>) = (row.get("frame_width")?, row.get("frame_height")?);

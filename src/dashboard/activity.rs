@@ -85,7 +85,11 @@ mod tests {
     #[test]
     fn who_waited_and_who_ran_is_told_for_each_slice() {
         let runs = [
-            run("2026-01-01T00:00:30Z", Some("2026-01-01T00:02:30Z"), Some("2026-01-01T00:04:30Z")),
+            run(
+                "2026-01-01T00:00:30Z",
+                Some("2026-01-01T00:02:30Z"),
+                Some("2026-01-01T00:04:30Z"),
+            ),
             run("2026-01-01T00:03:30Z", None, None),
         ];
         let now = "2026-01-01T01:00:00Z".parse().expect("a time");
@@ -95,7 +99,10 @@ mod tests {
             .iter()
             .map(|slice| (slice.waiting, slice.running, slice.completed))
             .collect();
-        assert_eq!(first, [(1, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 0, 0)]);
+        assert_eq!(
+            first,
+            [(1, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 0, 0)]
+        );
         assert_eq!(told.ended.len(), 1);
         assert!((told.ended[0].seconds - 120.0).abs() < f64::EPSILON);
     }

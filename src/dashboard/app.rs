@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 
 use super::answer::Fault;
 use super::api::About;
-use super::live::Hub;
 use super::counted::Counted;
+use super::live::Hub;
 use crate::annotations::AnnotationsError;
 use crate::annotations::reading::Reader;
 use crate::domain::finding::Findings;
@@ -52,7 +52,13 @@ pub(super) struct KnownVideo {
 }
 
 impl App {
-    pub(super) fn new(queue: Arc<dyn Queue>, settings: Settings, hub: Arc<Hub>, about: About, examine: Examine) -> Self {
+    pub(super) fn new(
+        queue: Arc<dyn Queue>,
+        settings: Settings,
+        hub: Arc<Hub>,
+        about: About,
+        examine: Examine,
+    ) -> Self {
         Self {
             queue,
             settings,

@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use axum::http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, ORIGIN, REFERRER_POLICY, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
+    SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -20,7 +20,8 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 /// What a page may load: this server's own, and no script, style or picture that is written into a page.
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
 /// Asks for no token: says nothing but that the server is there.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 const SIGNED_IN: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>CaptionA.cc</title>\
@@ -45,7 +46,11 @@ impl Token {
 
     /// Another one that follows from this one, and does not tell it.
     fn derived(&self) -> Self {
-        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, self.0.as_bytes()).simple().to_string())
+        Self(
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, self.0.as_bytes())
+                .simple()
+                .to_string(),
+        )
     }
 
     pub(super) fn reveal(&self) -> &str {
@@ -92,7 +97,12 @@ impl Guard {
     pub(super) fn judge<B>(&self, request: &Request<B>) -> Verdict {
         let headers = request.headers();
         let Some(host) = self.known_host(request) else {
-            return refused(headers, StatusCode::FORBIDDEN, REFUSED, "This name is not one of the dashboard's. Open the address that it printed, or start it with --allow-host NAME.");
+            return refused(
+                headers,
+                StatusCode::FORBIDDEN,
+                REFUSED,
+                "This name is not one of the dashboard's. Open the address that it printed, or start it with --allow-host NAME.",
+            );
         };
         if OPEN_PATHS.contains(&request.uri().path()) {
             return Verdict::Pass;
@@ -102,13 +112,23 @@ impl Guard {
         }
         let is_program = bearer(headers).is_some_and(|given| self.token.is(given));
         if !is_program && !self.has_session(headers) {
-            return refused(headers, StatusCode::UNAUTHORIZED, REFUSED, "Open the address with the token that the dashboard printed when it started: it was started anew, or this browser has not been here.");
+            return refused(
+                headers,
+                StatusCode::UNAUTHORIZED,
+                REFUSED,
+                "Open the address with the token that the dashboard printed when it started: it was started anew, or this browser has not been here.",
+            );
         }
         if request.method() == Method::GET || request.method() == Method::HEAD {
             return Verdict::Pass;
         }
         if request.method() != Method::POST {
-            return refused(headers, StatusCode::METHOD_NOT_ALLOWED, REFUSED, "GET and POST are all there is.");
+            return refused(
+                headers,
+                StatusCode::METHOD_NOT_ALLOWED,
+                REFUSED,
+                "GET and POST are all there is.",
+            );
         }
         if self.read_only {
             return refused(
@@ -119,10 +139,20 @@ impl Guard {
             );
         }
         if !is_program && !is_of_own_page(headers, &host) {
-            return refused(headers, StatusCode::FORBIDDEN, REFUSED, "This request does not come from a page of the dashboard.");
+            return refused(
+                headers,
+                StatusCode::FORBIDDEN,
+                REFUSED,
+                "This request does not come from a page of the dashboard.",
+            );
         }
         if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
-            return refused(headers, StatusCode::UNSUPPORTED_MEDIA_TYPE, REFUSED, "The body is to be application/json.");
+            return refused(
+                headers,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                REFUSED,
+                "The body is to be application/json.",
+            );
         }
         Verdict::Pass
     }
@@ -184,7 +214,12 @@ impl Guard {
     fn sign_in<B>(&self, request: &Request<B>, given: &str) -> Verdict {
         let headers = request.headers();
         if request.method() != Method::GET || !self.token.is(given) {
-            return refused(headers, StatusCode::UNAUTHORIZED, REFUSED, "This token is not the dashboard's: it was started anew since. Open the address that it printed last.");
+            return refused(
+                headers,
+                StatusCode::UNAUTHORIZED,
+                REFUSED,
+                "This token is not the dashboard's: it was started anew since. Open the address that it printed last.",
+            );
         }
         let cookie = format!(
             "{}={}; HttpOnly; SameSite=Strict; Path=/",
@@ -205,7 +240,11 @@ fn query_token(uri: &Uri) -> Option<String> {
     let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
     pairs
         .filter(|(name, _)| *name == TOKEN_PARAMETER)
-        .map(|(_, value)| percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+        .map(|(_, value)| {
+            percent_encoding::percent_decode_str(value)
+                .decode_utf8_lossy()
+                .into_owned()
+        })
         .next()
 }
 

@@ -35,7 +35,10 @@ pub(super) async fn show(
     if query.layouts {
         compare_layouts(&app, &mut assets).await;
     }
-    let runnable = assets.iter().filter(|asset| is_made(asset)).map(|asset| asset.key.clone());
+    let runnable = assets
+        .iter()
+        .filter(|asset| is_made(asset))
+        .map(|asset| asset.key.clone());
     Ok(Json(LineagePage {
         runnable: runnable.collect(),
         assets,
@@ -125,7 +128,10 @@ pub(super) async fn run_stale(
     let layouts = compare_layouts(&app, &mut assets).await;
     let mut result = StaleResult::default();
     let mut queued = BTreeSet::new();
-    for asset in assets.iter().filter(|asset| is_made(asset) && !asset.stale_because.is_empty()) {
+    for asset in assets
+        .iter()
+        .filter(|asset| is_made(asset) && !asset.stale_because.is_empty())
+    {
         // One run may have made several of them.
         if !queued.insert(asset.flow_run_id) {
             continue;

@@ -108,7 +108,11 @@ impl Hub {
         let mut first = VecDeque::new();
         if let Some(id) = last_seen {
             match self.missed(&shared, id) {
-                Some(missed) => first.extend(missed.filter(|message| message.is_for(run)).map(|message| message.bytes.clone())),
+                Some(missed) => first.extend(
+                    missed
+                        .filter(|message| message.is_for(run))
+                        .map(|message| message.bytes.clone()),
+                ),
                 None => first.push_back(encode(&self.boot, shared.next - 1, &Live::Reset)),
             }
         }
@@ -168,7 +172,11 @@ impl Hub {
 
     fn followed(&self) -> Vec<(FlowRunId, i64)> {
         let shared = self.shared();
-        shared.followed.iter().map(|(id, followed)| (*id, followed.cursor)).collect()
+        shared
+            .followed
+            .iter()
+            .map(|(id, followed)| (*id, followed.cursor))
+            .collect()
     }
 
     /// The messages after the one of this id; `None` if they are not known any more.

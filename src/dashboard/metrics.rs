@@ -144,13 +144,21 @@ fn text(standing: Option<&Standing>, counts: &Counts, pages: usize) -> String {
 fn of_pool(page: &mut Page, standing: &Standing) {
     let pool = &standing.pool;
     page.gauge("captionacc_pool_slots", "Flow runs at once.", pool.concurrency_limit);
-    page.gauge("captionacc_pool_slots_taken", "Flow runs that hold a slot.", pool.active);
+    page.gauge(
+        "captionacc_pool_slots_taken",
+        "Flow runs that hold a slot.",
+        pool.active,
+    );
     page.gauge(
         "captionacc_pool_paused",
         "Whether claims stand still.",
         u8::from(pool.is_paused),
     );
-    page.family("captionacc_flow_runs_waiting", "gauge", "Flow runs that wait, by work queue.");
+    page.family(
+        "captionacc_flow_runs_waiting",
+        "gauge",
+        "Flow runs that wait, by work queue.",
+    );
     for (queue, count) in &pool.waiting {
         page.sample("captionacc_flow_runs_waiting", &[("queue", queue.as_str())], count);
     }
@@ -172,7 +180,11 @@ fn of_pool(page: &mut Page, standing: &Standing) {
             .or_default() += 1;
     }
     for ((flow, state), count) in active {
-        page.sample("captionacc_flow_runs_active", &[("flow", flow), ("state", state)], count);
+        page.sample(
+            "captionacc_flow_runs_active",
+            &[("flow", flow), ("state", state)],
+            count,
+        );
     }
     page.gauge(
         "captionacc_child_memory_bytes",

@@ -196,7 +196,9 @@ fn prefect_ui(api_url: &str, is_cloud: bool) -> Option<String> {
         return api_url.strip_suffix("/api").map(str::to_owned);
     }
     let (account, workspace) = api_url.split_once("/accounts/")?.1.split_once("/workspaces/")?;
-    Some(format!("https://app.prefect.cloud/account/{account}/workspace/{workspace}"))
+    Some(format!(
+        "https://app.prefect.cloud/account/{account}/workspace/{workspace}"
+    ))
 }
 
 fn router(app: Arc<App>) -> Router {

@@ -54,7 +54,12 @@ pub(super) async fn home(State(app): State<Arc<App>>) -> Result<Json<Home>, Faul
         })
     };
     let mut recent = of_states(
-        &[StateType::Completed, StateType::Failed, StateType::Crashed, StateType::Cancelled],
+        &[
+            StateType::Completed,
+            StateType::Failed,
+            StateType::Crashed,
+            StateType::Cancelled,
+        ],
         RECENT,
     )
     .await?;
@@ -90,7 +95,10 @@ fn of_pool(pool: &WorkPool) -> Vec<Finding> {
     if pool.is_paused {
         warning(
             "work pool",
-            format!("{} is paused, and nothing new starts; runs that wait: {waiting}", pool.name),
+            format!(
+                "{} is paused, and nothing new starts; runs that wait: {waiting}",
+                pool.name
+            ),
             "Resume it under Workers and pool, or with: captionacc pool resume",
         );
     }

@@ -11,9 +11,7 @@ use serde::Deserialize;
 
 use super::again::queue_again;
 use super::answer::{Fault, problem_of};
-use super::api::{
-    BulkAction, BulkRequest, BulkResult, LogPage, ProcessFigures, Queued, RunPage, RunsFilter, RunsPage,
-};
+use super::api::{BulkAction, BulkRequest, BulkResult, LogPage, ProcessFigures, Queued, RunPage, RunsFilter, RunsPage};
 use super::app::App;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{FlowRun, LogLine};
@@ -195,7 +193,10 @@ async fn ids_of(
     action: BulkAction,
 ) -> Result<(Vec<FlowRunId>, bool), OrchestratorError> {
     let mut filter = filter.clone();
-    let possible: Vec<StateType> = StateType::ALL.into_iter().filter(|state| applies(action, *state)).collect();
+    let possible: Vec<StateType> = StateType::ALL
+        .into_iter()
+        .filter(|state| applies(action, *state))
+        .collect();
     filter.states.retain(|state| possible.contains(state));
     if filter.states.is_empty() {
         filter.states = possible;
@@ -303,7 +304,10 @@ pub(super) async fn log_file(State(app): State<Arc<App>>, Path(id): Path<String>
     });
     let headers = [
         (CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
-        (CONTENT_DISPOSITION, format!("attachment; filename=\"flow-run-{id}.log\"")),
+        (
+            CONTENT_DISPOSITION,
+            format!("attachment; filename=\"flow-run-{id}.log\""),
+        ),
     ];
     Ok((headers, Body::from_stream(pages)).into_response())
 }

@@ -73,7 +73,10 @@ fn file_name(run: &FlowRun) -> Option<String> {
 }
 
 /// A video.
-pub(super) async fn show(State(app): State<Arc<App>>, Query(query): Query<VideoQuery>) -> Result<Json<VideoPage>, Fault> {
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Query(query): Query<VideoQuery>,
+) -> Result<Json<VideoPage>, Fault> {
     let known = app.video(&query.id).await?;
     let (pictures, problem) = if known.db_path.is_some() {
         match app.read_video(&query.id, pictures).await {
@@ -229,7 +232,9 @@ async fn picture(
     table: FrameTable,
 ) -> Result<Response, Fault> {
     let at = query.at;
-    let found = app.read_video(&query.id, move |reader| reader.picture(table, at)).await?;
+    let found = app
+        .read_video(&query.id, move |reader| reader.picture(table, at))
+        .await?;
     let picture = found
         .filter(|picture| picture.jpeg.starts_with(&JPEG))
         .ok_or_else(|| Fault::NotFound(format!("video {:?} has no picture there", query.id)))?;
@@ -263,8 +268,9 @@ pub(super) async fn find(State(app): State<Arc<App>>, Query(query): Query<FindQu
             .read_video(&query.id, move |reader| reader.boxes(from, i64::MAX, BOX_BATCH))
             .await?;
         let is_last = batch.len() < BOX_BATCH as usize;
-        let mut frames: Vec<&[reading::TextBox]> =
-            batch.chunk_by(|one, other| one.frame_index == other.frame_index).collect();
+        let mut frames: Vec<&[reading::TextBox]> = batch
+            .chunk_by(|one, other| one.frame_index == other.frame_index)
+            .collect();
         // The last frame may be cut: it is read again, unless it is all there is.
         if !is_last && frames.len() > 1 {
             frames.pop();
@@ -281,7 +287,11 @@ pub(super) async fn find(State(app): State<Arc<App>>, Query(query): Query<FindQu
             found.matches.push(FoundFrame {
                 frame_index: boxes[0].frame_index,
                 boxes: places,
-                text: boxes.iter().map(|found| found.text.as_str()).collect::<Vec<_>>().join(" "),
+                text: boxes
+                    .iter()
+                    .map(|found| found.text.as_str())
+                    .collect::<Vec<_>>()
+                    .join(" "),
             });
         }
         match frames.last() {
