@@ -101,18 +101,16 @@ impl Dashboard {
     }
 
     fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
-            self.host()
-        );
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
+        let mut lines = vec![
+            format!("{method} {target} HTTP/1.1"),
+            format!("Host: {}", self.host()),
+            "Connection: close".to_owned(),
+        ];
+        lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
         if !body.is_empty() {
-            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            lines.push(format!("Content-Length: {}", body.len()));
         }
-        request.push_str("\r\n");
-        request.push_str(body);
+        let request = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
         self.raw(&request)
     }
 

@@ -19,6 +19,7 @@ use crate::dashboard::{Dashboard, DashboardOptions};
 use crate::domain::error::OrchestratorError;
 use crate::domain::finding::Findings;
 use crate::orchestrator;
+use crate::process::identity::ProcessIdentity;
 use crate::process::tree::ancestors_up_to_npm;
 use crate::settings::Settings;
 
@@ -110,7 +111,7 @@ async fn npm_has_gone() {
         return std::future::pending().await;
     }
     let ancestors = ancestors_up_to_npm();
-    while ancestors.iter().all(|ancestor| ancestor.is_alive()) {
+    while ancestors.iter().all(ProcessIdentity::is_alive) {
         tokio::time::sleep(ANCESTORS_INTERVAL).await;
     }
 }

@@ -14,7 +14,6 @@ use clap::Args;
 use super::failure::Failure;
 use super::runtime::working_directory;
 use super::{exit, output};
-use crate::dashboard::DEFAULT_ADDRESS;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Runner;
 use crate::settings::Settings;
@@ -44,8 +43,8 @@ pub(super) struct Options {
     #[arg(long)]
     user: bool,
     /// Show the dashboard as well, there (default: 127.0.0.1:4210)
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1)]
-    dashboard: Option<Option<SocketAddr>>,
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4210")]
+    dashboard: Option<SocketAddr>,
     /// A file with the dashboard's token (default: a new token with each start, which the journal has)
     #[arg(long, value_name = "FILE", requires = "dashboard")]
     dashboard_token_file: Option<PathBuf>,
@@ -120,7 +119,7 @@ fn unit(options: &Options, settings: &Settings) -> Result<String, Failure> {
     line("[Service]\nType=notify\nNotifyAccess=main".to_owned());
     let mut command = format!("{} worker", quoted(executable.as_os_str(), true)?);
     if let Some(address) = options.dashboard {
-        write!(command, " --dashboard {}", address.unwrap_or(DEFAULT_ADDRESS)).expect("a String takes it");
+        write!(command, " --dashboard {address}").expect("a String takes it");
         if let Some(file) = &options.dashboard_token_file {
             let file = working_directory()?.join(file);
             write!(command, " --dashboard-token-file {}", quoted(file.as_os_str(), true)?).expect("a String takes it");

@@ -12,7 +12,7 @@ use super::dashboard::read_token;
 use super::failure::Failure;
 use super::output::print;
 use super::runtime::{block_on, limit_parser};
-use crate::dashboard::{Dashboard, DashboardOptions};
+use crate::dashboard::{DEFAULT_ADDRESS, Dashboard, DashboardOptions};
 use crate::domain::error::OrchestratorError;
 use crate::domain::finding::Findings;
 use crate::orchestrator;
@@ -39,8 +39,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(GRACE_MS.range()))]
     grace_ms: Option<u64>,
     /// Show the dashboard as well, there (default: 127.0.0.1:4210, or a free port if that is taken)
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1)]
-    dashboard: Option<Option<SocketAddr>>,
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4210")]
+    dashboard: Option<SocketAddr>,
     /// A file with the dashboard's token (default: a new token, which the log says)
     #[arg(long, value_name = "FILE", requires = "dashboard")]
     dashboard_token_file: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub(super) fn perform(options: Options, examine: fn(&Settings) -> Findings) -> R
     let settings = Settings::from_environment()?;
     if let Some(address) = options.dashboard {
         let wanted = DashboardOptions {
-            address,
+            address: (address != DEFAULT_ADDRESS).then_some(address),
             hosts: options.dashboard_allow_host,
             token: options.dashboard_token_file.as_deref().map(read_token).transpose()?,
             read_only: false,

@@ -13,7 +13,7 @@ use super::again::queue_again;
 use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
-use crate::annotations::reading::Layout;
+use crate::annotations::reading::{Layout, Reader};
 use crate::domain::asset::{Asset, annotations, video};
 use crate::domain::error::OrchestratorError;
 
@@ -96,7 +96,7 @@ pub(super) async fn compare_layouts(app: &App, assets: &mut [Asset]) -> BTreeMap
         let Some(path) = database_of(app, asset).await else {
             continue;
         };
-        let Ok(Some(layout)) = read_database(path, |reader| reader.layout()).await else {
+        let Ok(Some(layout)) = read_database(path, Reader::layout).await else {
             continue;
         };
         if let Some(cause) = layout_cause(&format!("{of}/video_layout_config"), &asset.metadata, &layout) {

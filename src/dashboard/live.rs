@@ -136,12 +136,7 @@ impl Hub {
         let mut seen = Seen::default();
         loop {
             if self.pages() == 0 {
-                // What was seen is old by the time somebody comes; who comes back then has missed what nobody looked at.
-                let mut shared = self.shared();
-                shared.overview = None;
-                shared.kept.clear();
-                shared.next += 1;
-                drop(shared);
+                self.sleep();
                 seen = Seen::default();
                 self.listeners.notified().await;
                 continue;
@@ -159,6 +154,14 @@ impl Hub {
             }
             tokio::time::sleep(self.interval).await;
         }
+    }
+
+    /// Nobody looks any more: what was seen is old by the time somebody comes, and who comes back then has missed something.
+    fn sleep(&self) {
+        let mut shared = self.shared();
+        shared.overview = None;
+        shared.kept.clear();
+        shared.next += 1;
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -34,13 +34,10 @@ struct Standing {
 
 /// The metrics.
 pub(super) async fn show(State(app): State<Arc<App>>) -> Response {
-    let standing = match read(&app).await {
-        Ok(standing) => Some(standing),
-        Err(_) => {
-            app.counted.reading_failed();
-            None
-        }
-    };
+    let standing = read(&app).await.ok();
+    if standing.is_none() {
+        app.counted.reading_failed();
+    }
     let counts = app.counted.counts();
     let text = text(standing.as_ref(), &counts, app.hub.pages());
     drop(counts);

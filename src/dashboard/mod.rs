@@ -118,8 +118,8 @@ impl Dashboard {
             }
             listening => listening,
         };
-        let listened = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = listened.map_err(|error| {
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(|error| {
             refused(
                 format!("--listen {wanted}"),
                 format!("the address cannot be listened on: {error}; give another, or port 0 for a free one"),

@@ -150,18 +150,16 @@ pub(super) async fn bulk(
 ) -> Result<Json<BulkResult>, Fault> {
     let queue = app.queue.as_ref();
     let mut result = BulkResult::default();
-    let ids = match request.ids {
-        Some(ids) => {
-            result.has_more = ids.len() > MAX_BULK;
-            ids
-        }
-        None => {
-            let (ids, has_more) = ids_of(queue, &request.filter, request.action).await?;
-            result.has_more = has_more;
-            ids
-        }
+    let ids = if let Some(mut ids) = request.ids {
+        result.has_more = ids.len() > MAX_BULK;
+        ids.truncate(MAX_BULK);
+        ids
+    } else {
+        let (ids, has_more) = ids_of(queue, &request.filter, request.action).await?;
+        result.has_more = has_more;
+        ids
     };
-    for id in ids.into_iter().take(MAX_BULK) {
+    for id in ids {
         let done = match request.action {
             BulkAction::Cancel => queue.cancel_flow_run(id).await,
             BulkAction::Retry => queue.retry_flow_run(id).await,
