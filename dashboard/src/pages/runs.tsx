@@ -66,7 +66,7 @@ export function RunsPage(): JSX.Element {
     }
   };
   useEffect(() => {
-    setListed(null);
+    // What was listed stays until what is wanted has come.
     setChosen(new Set());
     setAllChosen(false);
     void fetchPage(null);
