@@ -877,6 +877,19 @@ fn the_pool_is_paused_and_told_of() {
     assert_eq!(dashboard.ask("GET", "/healthz", &[], "").text(), "ok\n");
     assert_eq!(dashboard.ask("GET", "/readyz", &[], "").text(), "ready\n");
     dashboard.post("/api/pool", &json!({ "isPaused": false }));
+    let limited = dashboard.post("/api/pool", &json!({ "concurrencyLimit": 7 })).json();
+    assert_eq!(
+        (&limited["concurrencyLimit"], &limited["isPaused"]),
+        (&json!(7), &json!(false))
+    );
+    assert_eq!(
+        dashboard.post("/api/pool", &json!({ "concurrencyLimit": 0 })).status,
+        400
+    );
+    assert_eq!(
+        dashboard.post("/api/pool", &json!({ "concurrencyLimit": 65 })).status,
+        400
+    );
     assert!(!world.block_on(world.store.read_work_pool()).expect("a pool").is_paused);
 }
 

@@ -70,6 +70,18 @@ export function setPaused(pool: Pool, isPaused: boolean): void {
   });
 }
 
+export function setLimit(pool: Pool, limit: number): void {
+  ask({
+    title: `Run ${limit} at once in ${pool.name}?`,
+    says: `It is ${pool.concurrencyLimit} now. What runs goes on, also beyond a lower limit; a worker that is started with a limit of its own sets that again.`,
+    button: 'Set the limit',
+    act: async () => {
+      await change('/api/pool', { concurrencyLimit: limit });
+      return `The limit is ${limit}.`;
+    },
+  });
+}
+
 export function runStale(video: string | null, keys: readonly string[], done: () => void): void {
   ask({
     title: `Run what is stale${video === null ? '' : ` of ${video}`}?`,

@@ -640,9 +640,13 @@ left: Array<[string, string]>, };
  */
 export type PoolRequest = { 
 /**
- * Whether claims are to stand still.
+ * Whether claims are to stand still; none: as it is.
  */
-isPaused: boolean, };
+isPaused: boolean | null, 
+/**
+ * Runs at once; none: as it is.
+ */
+concurrencyLimit: number | null, };
 
 /**
  * What the pool has done over time.

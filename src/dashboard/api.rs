@@ -544,8 +544,12 @@ pub(super) struct StaleResult {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PoolRequest {
-    /// Whether claims are to stand still.
-    pub(super) is_paused: bool,
+    /// Whether claims are to stand still; none: as it is.
+    #[serde(default)]
+    pub(super) is_paused: Option<bool>,
+    /// Runs at once; none: as it is.
+    #[serde(default)]
+    pub(super) concurrency_limit: Option<u32>,
 }
 
 /// What the pool has done over time.

@@ -357,12 +357,15 @@ async fn look(
             overview: overview.clone(),
         });
     }
+    let mut has_more = false;
     for (id, cursor) in followed {
         let (lines, next) = match queue.read_logs(*id, *cursor).await {
             Err(OrchestratorError::FlowRunNotFound(_)) => continue,
             read => read?,
         };
         if !lines.is_empty() {
+            // There may be more of them than one reading gives.
+            has_more = true;
             news.push(Live::Log {
                 flow_run_id: *id,
                 from: *cursor,
@@ -371,7 +374,7 @@ async fn look(
             });
         }
     }
-    seen.counter = Some(counter);
+    seen.counter = (!has_more).then_some(counter);
     seen.looked_at = Some(Instant::now());
     seen.overview = Some(overview);
     seen.runs = runs;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 
@@ -13,16 +13,20 @@ use super::answer::Fault;
 use super::api::{About, Activity, Finding, Home, Overview, Pool, PoolRequest};
 use super::app::App;
 use crate::domain;
+use crate::domain::error::OrchestratorError;
 use crate::domain::finding::Level;
+use crate::domain::flow_run::FlowRun;
 use crate::domain::state::StateType;
 use crate::orchestrator::queue::{FlowRunFilter, WorkPool};
+use crate::settings::table::LIMIT;
 
 /// Runs that ended last, on the first page.
 const RECENT: u32 = 12;
 /// Waiting runs among which the oldest is looked for.
 const MAX_WAITING: u32 = 500;
-/// Most runs that the pool's past is told from.
-const MAX_ACTIVITY: u32 = 2_000;
+/// Runs that are read at once for the pool's past, and most of them.
+const ACTIVITY_PAGE: u32 = 250;
+const MAX_ACTIVITY: usize = 2_000;
 /// Longest past that is told.
 const MAX_MINUTES: u32 = 7 * 24 * 60;
 
@@ -152,18 +156,45 @@ pub(super) async fn past(
     State(app): State<Arc<App>>,
     Query(query): Query<ActivityQuery>,
 ) -> Result<Json<Activity>, Fault> {
-    let filter = FlowRunFilter {
-        limit: MAX_ACTIVITY,
-        ..FlowRunFilter::default()
-    };
-    let runs = app.queue.list_flow_runs(filter).await?;
     let minutes = query.minutes.unwrap_or(60).clamp(1, MAX_MINUTES);
-    let is_partial = runs.len() == MAX_ACTIVITY as usize;
-    Ok(Json(activity(&runs, minutes, Timestamp::now(), is_partial)))
+    let now = Timestamp::now();
+    let from = now - SignedDuration::from_mins(i64::from(minutes));
+    let mut runs = Vec::new();
+    loop {
+        let page = app
+            .queue
+            .list_flow_runs(FlowRunFilter {
+                limit: ACTIVITY_PAGE,
+                before: runs.last().map(|run: &FlowRun| run.flow_run_id),
+                ..FlowRunFilter::default()
+            })
+            .await?;
+        let is_last = page.len() < ACTIVITY_PAGE as usize;
+        // What was queued before runs that all ended before that time has ended before it too, but for very long ones.
+        let is_past = page.iter().all(|run| run.ended_at.is_some_and(|at| at < from));
+        runs.extend(page);
+        if is_last || is_past || runs.len() >= MAX_ACTIVITY {
+            let is_partial = !is_last && !is_past;
+            return Ok(Json(activity(&runs, minutes, now, is_partial)));
+        }
+    }
 }
 
-/// Stops or resumes claims.
+/// Stops or resumes claims, and sets how many runs there are at once.
 pub(super) async fn change(State(app): State<Arc<App>>, Json(request): Json<PoolRequest>) -> Result<Json<Pool>, Fault> {
-    app.queue.set_paused(request.is_paused).await?;
+    if let Some(limit) = request.concurrency_limit {
+        let range = LIMIT.range();
+        if !range.contains(&u64::from(limit)) {
+            return Err(OrchestratorError::InvalidArgument {
+                argument: "concurrencyLimit".to_owned(),
+                problem: format!("{limit} is not within {} and {}", range.start(), range.end()),
+            }
+            .into());
+        }
+        app.queue.set_concurrency_limit(limit).await?;
+    }
+    if let Some(is_paused) = request.is_paused {
+        app.queue.set_paused(is_paused).await?;
+    }
     Ok(Json(app.queue.read_work_pool().await?.into()))
 }

@@ -38,12 +38,12 @@ export function HomePage(): JSX.Element {
   const home = useResource<Home>('/api/home');
   const findings = useResource<Finding[]>('/api/findings');
   const activity = useResource<Activity>('/api/activity?minutes=60');
-  const reload = useThrottled(() => {
-    home.reload();
-    activity.reload();
-  }, 2000);
+  const reload = useThrottled(home.reload, 2000);
+  const reloadActivity = useThrottled(activity.reload, 10_000);
   useLive((live) => {
-    if (live.type === 'runs' || live.type === 'overview') reload();
+    if (live.type !== 'runs' && live.type !== 'overview') return;
+    reload();
+    reloadActivity();
   });
   const active = overview.value?.active ?? [];
   const problems = [...(home.data?.findings ?? []), ...(findings.data ?? [])];

@@ -3,8 +3,8 @@
 import type { JSX } from 'preact';
 import { useState } from 'preact/hooks';
 
-import type { Activity } from '../api.js';
-import { mayChange, setPaused } from '../actions.js';
+import type { Activity, Pool } from '../api.js';
+import { mayChange, setLimit, setPaused } from '../actions.js';
 import { count, dateTime, duration } from '../format.js';
 import { overview } from '../live.js';
 import { Ago, Code, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
@@ -20,7 +20,7 @@ const SPANS = [
 export function PoolPage(): JSX.Element {
   const [minutes, setMinutes] = useState(60);
   const activity = useResource<Activity>(`/api/activity?minutes=${minutes}`);
-  const reload = useThrottled(activity.reload, 5000);
+  const reload = useThrottled(activity.reload, 10_000);
   useLive((live) => {
     if (live.type === 'runs' || live.type === 'overview') reload();
   });
@@ -55,12 +55,16 @@ export function PoolPage(): JSX.Element {
             <dd>{count(queue.count, 'run')} waiting</dd>
           </div>
         ))}
-        <div>
-          <dt>Limit</dt>
-          <dd class="quiet">
-            <code>captionacc worker --limit 4</code> sets it
-          </dd>
-        </div>
+        {mayChange() ? (
+          <div>
+            <dt>
+              <label for="limit">Limit</label>
+            </dt>
+            <dd>
+              <Limit key={pool.concurrencyLimit} pool={pool} />
+            </dd>
+          </div>
+        ) : null}
       </dl>
       <section aria-labelledby="workers">
         <h2 id="workers">Workers</h2>
@@ -126,6 +130,22 @@ export function PoolPage(): JSX.Element {
         {activity.data ? <Charts activity={activity.data} /> : activity.problem ? null : <Loading />}
       </section>
     </>
+  );
+}
+
+function Limit({ pool }: { pool: Pool }): JSX.Element {
+  const [limit, setWanted] = useState(pool.concurrencyLimit);
+  const set = (event: Event) => {
+    event.preventDefault();
+    if (limit !== pool.concurrencyLimit) setLimit(pool, limit);
+  };
+  return (
+    <form class="limit" onSubmit={set}>
+      <input id="limit" type="number" required min={1} max={64} value={limit} onInput={(event) => setWanted(event.currentTarget.valueAsNumber)} />
+      <button type="submit" class="small" disabled={limit === pool.concurrencyLimit}>
+        Set…
+      </button>
+    </form>
   );
 }
 

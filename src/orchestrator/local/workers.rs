@@ -35,9 +35,7 @@ pub(super) fn register(
             worker.started_at.as_millisecond(),
         ))?;
     if let Some(limit) = limit {
-        transaction
-            .prepare_cached("UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1")?
-            .execute((WORK_POOL, limit))?;
+        set_limit(&transaction, limit)?;
     }
     transaction.commit()?;
     Ok(())
@@ -56,6 +54,14 @@ pub(super) fn set_paused(connection: &Connection, is_paused: bool) -> Result<(),
     connection
         .prepare_cached("UPDATE work_pool SET is_paused = ?2 WHERE name = ?1")?
         .execute((WORK_POOL, is_paused))?;
+    Ok(())
+}
+
+/// See [`crate::orchestrator::queue::Queue::set_concurrency_limit`].
+pub(super) fn set_limit(connection: &Connection, limit: u32) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1")?
+        .execute((WORK_POOL, limit))?;
     Ok(())
 }
 
