@@ -305,6 +305,7 @@ describe('embedded', () => {
     await keyboard.press('g');
     await keyboard.press('p');
     await page.getByRole('button', { name: 'Pause…' }).press('Enter');
+    await page.getByRole('dialog').getByText('Nothing new starts').waitFor();
     await keyboard.press('Enter');
     await page.locator('h1 .state', { hasText: 'Paused' }).waitFor();
     expect(complaints).toEqual([]);
