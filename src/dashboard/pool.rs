@@ -171,10 +171,10 @@ pub(super) async fn past(
             .await?;
         let is_last = page.len() < ACTIVITY_PAGE as usize;
         // What was queued before runs that all ended before that time has ended before it too, but for very long ones.
-        let is_past = page.iter().all(|run| run.ended_at.is_some_and(|at| at < from));
+        let reaches_back = page.iter().all(|run| run.ended_at.is_some_and(|at| at < from));
         runs.extend(page);
-        if is_last || is_past || runs.len() >= MAX_ACTIVITY {
-            let is_partial = !is_last && !is_past;
+        if is_last || reaches_back || runs.len() >= MAX_ACTIVITY {
+            let is_partial = !is_last && !reaches_back;
             return Ok(Json(activity(&runs, minutes, now, is_partial)));
         }
     }
