@@ -157,6 +157,11 @@ describe('embedded', () => {
     expect(Math.abs(((drawn.x - frame.x) / frame.width) * 640 - 200)).toBeLessThan(16);
     expect(Math.abs(((drawn.y - frame.y) / frame.height) * 272 - 20)).toBeLessThan(16);
     await page.keyboard.press('Escape');
+    // The address holds what is looked for.
+    await page.reload();
+    await page.getByRole('status').getByText('10 frames').waitFor();
+    await page.locator('.sheet li').nth(9).waitFor();
+    expect(await page.locator('.sheet li').count()).toBe(10);
     await page.getByLabel('Find a text in all frames').fill('no such text');
     await page.getByText('No frame has this text.').waitFor();
 

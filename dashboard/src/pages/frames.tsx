@@ -26,15 +26,18 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
   const [shows, setShows] = useState<Shows>('lines');
   const [hasLayout, setHasLayout] = useState(true);
   const reading = useRef(false);
+  // Known at once: whoever asks before the page is drawn anew must not get the same frames again.
+  const next = useRef<number | null>(-1);
   const text = query.value.get('find') ?? '';
   const found = useFound(video, text);
   const wanted = query.value.get('frame');
 
   const more = async (limit?: number) => {
-    if (reading.current || after === null) return;
+    if (reading.current || next.current === null) return;
     reading.current = true;
     try {
-      const page = await read<FramesPage>(address('/api/video/frames', { id: video, after, limit }));
+      const page = await read<FramesPage>(address('/api/video/frames', { id: video, after: next.current, limit }));
+      next.current = page.after;
       setSheet((before) => [...before, ...page.frames]);
       setAfter(page.after);
     } catch (error) {

@@ -58,7 +58,11 @@ export function RunsPage(): JSX.Element {
     try {
       const page = await read<Page>(address('/api/runs', { ...parameters, before }), abort.signal);
       setProblem(null);
-      setListed((known) => (before === null || known === null ? page : { runs: [...known.runs, ...page.runs], before: page.before }));
+      setListed((known) => {
+        if (before === null || known === null) return page;
+        // Asked for twice, it counts once.
+        return known.before === before ? { runs: [...known.runs, ...page.runs], before: page.before } : known;
+      });
     } catch (error) {
       if (!abort.signal.aborted) setProblem(problemOf(error));
     } finally {
