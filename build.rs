@@ -14,6 +14,7 @@ fn main() {
         napi_build::setup();
     }
     if env::var_os("CARGO_FEATURE_WORKER").is_some() {
+        find_dashboard();
         println!("cargo::rerun-if-env-changed=FFMPEG_DIR");
         let libav = env::var_os("FFMPEG_DIR").map(PathBuf::from);
         link_what_libav_needs(libav.as_deref());
@@ -24,6 +25,15 @@ fn main() {
             linked(libav.as_deref()).join(";")
         );
     }
+}
+
+/// The pages of the dashboard are built by Node before the binary that carries them.
+fn find_dashboard() {
+    println!("cargo::rerun-if-changed=dashboard/dist");
+    assert!(
+        Path::new("dashboard/dist/app.js.gz").exists(),
+        "the pages of the dashboard are not built: run bash scripts/build-dashboard.sh"
+    );
 }
 
 /// The AV1 decoder and zlib, which a static libavcodec leaves to whoever links it: those that were built with it, else those

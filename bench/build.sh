@@ -40,6 +40,7 @@ measure 'Debian packages that lack' bash -c '. scripts/lib.sh; need_build_packag
 measure 'zig, the linker' bash scripts/zig.sh
 measure 'libav, dav1d, zlib' bash scripts/build-libav.sh
 measure 'OCR models' bash scripts/fetch-models.sh
+measure 'pages of the dashboard' bash scripts/build-dashboard.sh
 measure 'addon, with every crate but the bindings of libav' in_scripts "$addon"
 cp target/cargo-timings/cargo-timing.html "$work/timings.html"
 measure 'worker, with those bindings' in_scripts "$worker"

@@ -51,6 +51,7 @@ flock 9
   unpack_rustc
   prepare_linker
   FFMPEG_DIR=$(bash scripts/build-libav.sh "$platform")
+  bash scripts/build-dashboard.sh 9>&-
   export FFMPEG_DIR
   root="$cache/rustc-web"
   cat >"$root/rustc" <<EOF

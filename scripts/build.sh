@@ -23,6 +23,7 @@ bash scripts/build-libav.sh >.cache/libav.path 9>&- &
 libav=$!
 trap 'kill "$libav" 2>/dev/null || true' EXIT
 bash scripts/fetch-models.sh 9>&-
+bash scripts/build-dashboard.sh 9>&-
 prepare_linker
 
 say "building the Node addon"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Becomes the `captionacc` binary of this checkout, built first if it is missing or older than what it is made of.
-# `npm run worker`, `npm run setup` and `npm run deploy` call it.
+# `npm run worker`, `dashboard`, `setup` and `deploy` call it.
 . "$(dirname "$0")/lib.sh"
 
 is_stale() {
   [ -x dist/captionacc ] || return 0
-  [ -n "$(find src build.rs Cargo.toml Cargo.lock -newer dist/captionacc -print -quit)" ]
+  [ -n "$(find src dashboard/src build.rs Cargo.toml Cargo.lock -newer dist/captionacc -print -quit)" ]
 }
 
 # CAPTIONACC_NO_BUILD: what is there is used as it is.

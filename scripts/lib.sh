@@ -59,13 +59,15 @@ need_build_packages() {
   need_packages build-essential pkg-config nasm libclang-dev dpkg-dev meson ninja-build
 }
 
-# What cargo needs: a linker for an old glibc, libclang for the bindings of libav, and (except for the addon) libav itself.
+# What cargo needs: a linker for an old glibc, libclang for the bindings of libav, and (except for the addon) libav itself and the
+# pages of the dashboard.
 prepare_cargo() {
   need_command cargo "install Rust 1.95 or newer (https://rustup.rs)"
   need_build_packages
   prepare_linker
   FFMPEG_DIR="$(bash scripts/build-libav.sh)"
   export FFMPEG_DIR
+  bash scripts/build-dashboard.sh
 }
 
 # On Linux everything is linked against glibc 2.28: what is tested is what ships, and a build runs on older systems than the

@@ -88,6 +88,16 @@ function crateLicences() {
 
 const line = `\n\n${'-'.repeat(80)}\n\n`;
 
+/** The licences of the npm packages that are in the pages of the dashboard. */
+function pageLicences() {
+  const lock = JSON.parse(readFileSync(path.join(root, 'dashboard/package-lock.json'), 'utf8'));
+  const inPages = Object.entries(lock.packages).filter(([folder, { dev }]) => folder !== '' && !dev);
+  return inPages.map(([folder, { version }]) => {
+    const text = readFileSync(path.join(root, 'dashboard', folder, 'LICENSE'), 'utf8').trim();
+    return `${folder.replace('node_modules/', '')} ${version}\n\n${text}\n`;
+  });
+}
+
 /** What the licences of the parts ask for, beside the binaries. */
 function writeLicences(folder, libav) {
   const versions = Object.fromEntries(
@@ -112,11 +122,12 @@ Public License 2.1 or later: FFmpeg-COPYING.LGPLv2.1.txt. Their source is Debian
 with it, as CONTRIBUTING.md of its source says: \`FFMPEG_DIR\` names the folder of the changed libraries.
 
 **dav1d** ${versions.dav1d} (dav1d-COPYING.txt) and **zlib** ${versions.zlib} (zlib-README.txt) are Debian's source packages, too.
-**SQLite** is in the public domain. **crates.txt** has the Rust crates and their licences. On Linux, parts of LLVM's libunwind and
+**SQLite** is in the public domain. **crates.txt** has the Rust crates and their licences, **pages.txt** the npm packages in the pages of the dashboard. On Linux, parts of LLVM's libunwind and
 compiler-rt (Apache 2.0 with LLVM exceptions) come with the compiler.
 `,
   );
   writeFileSync(path.join(folder, 'licences/crates.txt'), `${crateLicences().join(line)}\n`);
+  writeFileSync(path.join(folder, 'licences/pages.txt'), `${pageLicences().join(line)}\n`);
 }
 
 /** What all packages say of themselves. */

@@ -72,6 +72,7 @@ bash scripts/check-docker.sh
 say "JavaScript and TypeScript"
 npx --no-install oxlint --deny-warnings
 npx --no-install tsc --noEmit
+npx --no-install tsc --noEmit --project dashboard
 npx --no-install publint --strict
 npx --no-install attw --pack . --quiet
 bash scripts/with-prefect.sh npx --no-install vitest run

@@ -15,6 +15,8 @@ pub mod annotations;
 #[cfg(feature = "worker")]
 pub mod cli;
 #[cfg(feature = "worker")]
+pub mod dashboard;
+#[cfg(feature = "worker")]
 pub mod engine;
 #[cfg(feature = "worker")]
 pub mod ocr;

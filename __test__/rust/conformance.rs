@@ -279,6 +279,9 @@ fn a_paused_pool_claims_nothing_until_it_is_resumed() {
         subject.set_paused(true).await.expect("pauses");
         assert_eq!(claim(&subject).await, None);
         subject.set_paused(false).await.expect("resumes");
+        subject.set_concurrency_limit(5).await.expect("sets");
+        assert_eq!(subject.read_work_pool().await.expect("reads").concurrency_limit, 5);
+        subject.set_concurrency_limit(2).await.expect("sets");
         assert!(claim(&subject).await.is_some());
     });
 }

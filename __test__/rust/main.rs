@@ -9,6 +9,7 @@ mod cli;
 mod clips;
 mod conformance;
 mod containers;
+mod dashboard;
 mod films_from_life;
 mod floors;
 mod layout;

@@ -168,7 +168,7 @@ export class Wire {
     });
   }
 
-  static async to(server: PrefectServer): Promise<Wire> {
+  static async to(server: { readonly apiUrl: string }): Promise<Wire> {
     const wire = new Wire(new URL(server.apiUrl));
     await wire.mend();
     afterTest(() => wire.play('cut'));

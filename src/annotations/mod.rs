@@ -1,8 +1,8 @@
 //! annotations.db, the file that a video shares with the web app: its frames, text boxes and status rows.
 //!
-//! This module is the only code that opens such a file, in two processes: the child that runs an attempt
-//! ([`Annotations`], [`Captions`]), and the worker for what is to be said of attempts that are not running ([`StatusRow`],
-//! [`CaptionRows`]). The addon
+//! This module is the only code that opens such a file: the child that runs an attempt ([`Annotations`], [`Captions`]), the worker
+//! for what is to be said of attempts that are not running ([`StatusRow`], [`CaptionRows`]), and the dashboard, which only reads
+//! ([`reading`]). The addon
 //! never does: two copies of SQLite in one process break each other's locks.
 //!
 //! What holds:
@@ -23,6 +23,7 @@ mod database;
 mod error;
 mod exchange;
 mod pace;
+pub mod reading;
 mod schema;
 mod staging;
 mod status;

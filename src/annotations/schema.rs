@@ -305,6 +305,11 @@ impl Columns {
     pub(super) fn has(&self, column: &str) -> bool {
         self.0.iter().any(|found| found == column)
     }
+
+    /// In the table's order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
 }
 
 /// Looks up the columns of `table`.

@@ -107,6 +107,13 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     })
 }
 
+/// What it finds of an installation with these settings.
+pub(super) fn findings(settings: &Settings) -> Findings {
+    let mut findings = of_settings(settings).unwrap_or_default();
+    findings.extend(of_machine());
+    findings
+}
+
 /// Everything that depends on the settings.
 fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
     let mut findings = settings::check::check(settings);

@@ -4,6 +4,7 @@
 //! line of JSON, wrong arguments included, so that a program that spawns it never has to guess. A new command is a
 //! file, a variant of [`Command`] and its line in [`Command::perform`].
 
+mod dashboard;
 mod deploy;
 mod doctor;
 mod execute;
@@ -66,6 +67,9 @@ enum Command {
     /// Show assets, from what they were made, and what is stale
     #[command(after_help = lineage::EXAMPLES)]
     Lineage(lineage::Options),
+    /// Show runs, videos with their pictures and lineage in a browser
+    #[command(after_help = dashboard::EXAMPLES)]
+    Dashboard(dashboard::Options),
     /// Run flow runs until told to stop
     #[command(after_help = worker::EXAMPLES)]
     Worker(worker::Options),
@@ -96,7 +100,8 @@ impl Command {
             Self::Runs(options) => runs::perform(options),
             Self::Pool(options) => pool::perform(&options),
             Self::Lineage(options) => lineage::perform(&options),
-            Self::Worker(options) => worker::perform(options),
+            Self::Dashboard(options) => dashboard::perform(options, doctor::findings),
+            Self::Worker(options) => worker::perform(options, doctor::findings),
             Self::Setup(options) => setup::perform(&options),
             Self::Deploy(options) => deploy::perform(&options),
             Self::Execute(options) => execute::perform(&options),

@@ -5,6 +5,8 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -28,6 +30,8 @@ Examples:
   captionacc service | sudo tee /etc/systemd/system/captionacc.service
   sudo systemctl daemon-reload && sudo systemctl enable --now captionacc
 
+  captionacc service --dashboard | sudo tee /etc/systemd/system/captionacc.service
+
   captionacc service --user > ~/.config/systemd/user/captionacc.service
   systemctl --user daemon-reload && systemctl --user enable --now captionacc
   loginctl enable-linger            # lets it run while nobody is logged in";
@@ -38,6 +42,12 @@ pub(super) struct Options {
     /// For the service manager of this user rather than the system's
     #[arg(long)]
     user: bool,
+    /// Show the dashboard as well, there (default: 127.0.0.1:4210)
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4210")]
+    dashboard: Option<SocketAddr>,
+    /// A file with the dashboard's token (default: a new token with each start, which the journal has)
+    #[arg(long, value_name = "FILE", requires = "dashboard")]
+    dashboard_token_file: Option<PathBuf>,
 }
 
 /// Without a sign of life for so long, systemd starts the worker anew. The worker may wait 30 s for a lock on
@@ -107,7 +117,15 @@ fn unit(options: &Options, settings: &Settings) -> Result<String, Failure> {
     line("# Printed by `captionacc service`.".to_owned());
     line("[Unit]\nDescription=CaptionA.cc worker\nAfter=network.target\nStartLimitIntervalSec=0\n".to_owned());
     line("[Service]\nType=notify\nNotifyAccess=main".to_owned());
-    line(format!("ExecStart={} worker", quoted(executable.as_os_str(), true)?));
+    let mut command = format!("{} worker", quoted(executable.as_os_str(), true)?);
+    if let Some(address) = options.dashboard {
+        write!(command, " --dashboard {address}").expect("a String takes it");
+        if let Some(file) = &options.dashboard_token_file {
+            let file = working_directory()?.join(file);
+            write!(command, " --dashboard-token-file {}", quoted(file.as_os_str(), true)?).expect("a String takes it");
+        }
+    }
+    line(format!("ExecStart={command}"));
     line(format!("WorkingDirectory={}", unit_text(folder.as_os_str())?));
     for (name, value) in environment {
         let mut assignment = std::ffi::OsString::from(format!("{name}="));

@@ -81,6 +81,9 @@ pub trait Queue: Send + Sync {
     /// Stops or resumes claims.
     async fn set_paused(&self, is_paused: bool) -> Result<(), OrchestratorError>;
 
+    /// Sets how many runs the pool runs at once. What runs goes on, also beyond a lower limit.
+    async fn set_concurrency_limit(&self, limit: u32) -> Result<(), OrchestratorError>;
+
     /// Changes when anything in the store has changed; cheap enough to ask 10 times a second.
     async fn change_counter(&self) -> Result<i64, OrchestratorError>;
 

@@ -260,6 +260,14 @@ impl Queue for LocalOrchestrator {
         Ok(())
     }
 
+    async fn set_concurrency_limit(&self, limit: u32) -> Result<(), OrchestratorError> {
+        self.store
+            .run(move |connection| workers::set_limit(connection, limit))
+            .await?;
+        self.bell.ring();
+        Ok(())
+    }
+
     async fn change_counter(&self) -> Result<i64, OrchestratorError> {
         self.store
             .run(|connection| {

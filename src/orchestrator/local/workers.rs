@@ -35,12 +35,14 @@ pub(super) fn register(
             &worker.version,
             worker.started_at.as_millisecond(),
         ))?;
-    transaction
-        .prepare_cached(
-            "UPDATE work_pool SET concurrency_limit = coalesce(?2, concurrency_limit),
-               background_limit = coalesce(?3, background_limit) WHERE name = ?1",
-        )?
-        .execute((WORK_POOL, limits.all, limits.background))?;
+    if let Some(limit) = limits.all {
+        set_limit(&transaction, limit)?;
+    }
+    if let Some(limit) = limits.background {
+        transaction
+            .prepare_cached("UPDATE work_pool SET background_limit = ?2 WHERE name = ?1")?
+            .execute((WORK_POOL, limit))?;
+    }
     transaction.commit()?;
     Ok(())
 }
@@ -58,6 +60,14 @@ pub(super) fn set_paused(connection: &Connection, is_paused: bool) -> Result<(),
     connection
         .prepare_cached("UPDATE work_pool SET is_paused = ?2 WHERE name = ?1")?
         .execute((WORK_POOL, is_paused))?;
+    Ok(())
+}
+
+/// See [`crate::orchestrator::queue::Queue::set_concurrency_limit`].
+pub(super) fn set_limit(connection: &Connection, limit: u32) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE work_pool SET concurrency_limit = ?2 WHERE name = ?1")?
+        .execute((WORK_POOL, limit))?;
     Ok(())
 }
 

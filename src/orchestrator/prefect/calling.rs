@@ -787,6 +787,22 @@ impl Caller {
         self.server.refresh_pool().await?;
         Ok(())
     }
+
+    /// See [`crate::orchestrator::queue::Queue::set_concurrency_limit`]. In runner mode it is that of this machine.
+    pub(super) async fn set_concurrency_limit(&self, limit: u32) -> Result<(), OrchestratorError> {
+        if self.server.settings().runner_mode {
+            return self.journal.local.set_concurrency_limit(limit).await;
+        }
+        self.server
+            .client()
+            .update_work_pool(
+                &self.server.settings().work_pool,
+                &json!({ "concurrency_limit": limit }),
+            )
+            .await?;
+        self.server.refresh_pool().await?;
+        Ok(())
+    }
 }
 
 /// Whether a run at the server has the arguments of this call; the server fills in what its deployment has.

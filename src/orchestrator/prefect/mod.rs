@@ -364,6 +364,12 @@ impl Queue for PrefectOrchestrator {
         Ok(())
     }
 
+    async fn set_concurrency_limit(&self, limit: u32) -> Result<(), OrchestratorError> {
+        self.caller.set_concurrency_limit(limit).await?;
+        self.want_poll();
+        Ok(())
+    }
+
     /// Counts the changes of this process and those of the journal, and a second at a time, since nothing tells of
     /// the changes that others make at the server.
     async fn change_counter(&self) -> Result<i64, OrchestratorError> {

@@ -1,0 +1,93 @@
+// What was made from what: of one video, or of all.
+
+import type { JSX } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+
+import type { LineagePage as Page, VideoSummary } from '../api.js';
+import { mayChange, runStale } from '../actions.js';
+import { address } from '../client.js';
+import { count } from '../format.js';
+import { Empty, Loading, ProblemNote } from '../parts.js';
+import { useLive, useResource, useThrottled } from '../resource.js';
+import { query, setQuery, videoPlace } from '../router.js';
+import { Graph } from './graph.js';
+
+/** Drawings that are shown at first, and added with each wish for more. */
+const SHOWN = 400;
+
+export function LineagePage(): JSX.Element {
+  const wanted = query.value.get('video');
+  const isAll = query.value.get('all') !== null;
+  const isStaleOnly = query.value.get('stale') !== null;
+  const videos = useResource<VideoSummary[]>('/api/videos');
+  // One video unless all are wished: the one that was worked at last.
+  const video = isAll ? null : (wanted ?? videos.data?.[0]?.videoId ?? null);
+  const isKnown = isAll || video !== null;
+  const quick = useResource<Page>(isKnown ? address('/api/lineage', { video }) : null);
+  // The layouts take a look into each annotations.db: they come after.
+  const page = useResource<Page>(isKnown ? address('/api/lineage', { video, layouts: 'true' }) : null);
+  const reload = useThrottled(() => {
+    quick.reload();
+    page.reload();
+  }, 3000);
+  useLive((live) => {
+    if (live.type === 'runs' && live.runs.some((run) => run.state.type === 'COMPLETED')) reload();
+  });
+  const [limit, setLimit] = useState(SHOWN);
+  useEffect(() => setLimit(SHOWN), [video]);
+  const found = page.data ?? quick.data;
+  const problem = page.problem ?? quick.problem;
+  const stale = found?.assets.filter((asset) => asset.staleBecause.length > 0) ?? [];
+  const runnable = stale.filter((asset) => found?.runnable.includes(asset.key));
+  const shown = isStaleOnly ? stale : (found?.assets ?? []);
+  return (
+    <>
+      <div class="title">
+        <h1>Lineage</h1>
+        {runnable.length > 0 && mayChange() ? (
+          <div class="buttons">
+            <button type="button" class="primary" onClick={() => runStale(video, runnable.map((asset) => asset.key), reload)}>
+              Run what is stale…
+            </button>
+          </div>
+        ) : null}
+      </div>
+      {videos.data?.length === 0 ? null : (
+        <form class="filters" onSubmit={(event) => event.preventDefault()}>
+          <label>
+            <span>Video</span>
+            <select value={isAll ? '' : (video ?? '')} onChange={(event) => (event.currentTarget.value === '' ? setQuery({ video: null, all: '1' }) : setQuery({ video: event.currentTarget.value, all: null }))}>
+              <option value="">all videos</option>
+              {[...new Set([...(wanted === null ? [] : [wanted]), ...(videos.data ?? []).map((one) => one.videoId)])].map((id) => (
+                <option key={id} value={id}>
+                  {id}
+                </option>
+              ))}
+            </select>
+          </label>
+          <label>
+            <input type="checkbox" checked={isStaleOnly} onChange={(event) => setQuery({ stale: event.currentTarget.checked ? '1' : null })} /> only what is stale
+          </label>
+          <span class="quiet" role="status">
+            {found ? `${count(found.assets.length, 'asset')}, ${stale.length} stale` : ''}
+          </span>
+          {video === null ? null : <a href={videoPlace(video)}>to the video</a>}
+        </form>
+      )}
+      {problem ? <ProblemNote problem={problem} retry={reload} /> : null}
+      {isKnown && found === null && !problem ? <Loading /> : null}
+      {videos.data?.length === 0 || (found && found.assets.length === 0) ? (
+        <Empty title="Nothing was made yet.">
+          <p>A run that completes makes assets: frames of a video, the text on them, a caption strip. Here stands from what each was made, and what is out of date.</p>
+        </Empty>
+      ) : null}
+      {found && found.assets.length > 0 && isStaleOnly && stale.length === 0 ? <Empty title="Nothing is stale." /> : null}
+      <Graph assets={shown.length > limit * 5 ? shown.slice(0, limit * 5) : shown} />
+      {shown.length > limit * 5 ? (
+        <button type="button" class="more" onClick={() => setLimit(limit + SHOWN)}>
+          Show more
+        </button>
+      ) : null}
+    </>
+  );
+}

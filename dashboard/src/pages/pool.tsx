@@ -1,0 +1,229 @@
+// Workers and the pool: who works, what is at work, what waits, and how it went over time.
+
+import type { JSX } from 'preact';
+import { useState } from 'preact/hooks';
+
+import type { Activity, Pool } from '../api.js';
+import { mayChange, setLimit, setPaused } from '../actions.js';
+import { count, dateTime, duration } from '../format.js';
+import { overview } from '../live.js';
+import { Ago, Code, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
+import { useLive, useResource, useThrottled } from '../resource.js';
+
+const SPANS = [
+  [60, 'hour'],
+  [360, '6 hours'],
+  [1440, 'day'],
+  [10_080, 'week'],
+] as const;
+
+export function PoolPage(): JSX.Element {
+  const [minutes, setMinutes] = useState(60);
+  const activity = useResource<Activity>(`/api/activity?minutes=${minutes}`);
+  const reload = useThrottled(activity.reload, 10_000);
+  useLive((live) => {
+    if (live.type === 'runs' || live.type === 'overview') reload();
+  });
+  const shown = overview.value;
+  if (!shown) return <Loading />;
+  const { pool, active } = shown;
+  return (
+    <>
+      <div class="title">
+        <h1>
+          {pool.name} {pool.isPaused ? <span class="state" data-state="CANCELLED">Paused</span> : <span class="state" data-state="COMPLETED">Ready</span>}
+        </h1>
+        {mayChange() ? (
+          <div class="buttons">
+            <button type="button" onClick={() => setPaused(pool, !pool.isPaused)}>
+              {pool.isPaused ? 'Resume…' : 'Pause…'}
+            </button>
+          </div>
+        ) : null}
+      </div>
+      <dl class="numbers">
+        <div>
+          <dt>Slots</dt>
+          <dd>
+            {pool.active} of {pool.concurrencyLimit}
+            <meter min={0} max={pool.concurrencyLimit} value={pool.active} aria-label="Slots taken" />
+          </dd>
+        </div>
+        {pool.waiting.map((queue) => (
+          <div key={queue.queue}>
+            <dt>{queue.queue}</dt>
+            <dd>{count(queue.count, 'run')} waiting</dd>
+          </div>
+        ))}
+        {mayChange() ? (
+          <div>
+            <dt>
+              <label for="limit">Limit</label>
+            </dt>
+            <dd>
+              <Limit key={pool.concurrencyLimit} pool={pool} />
+            </dd>
+          </div>
+        ) : null}
+      </dl>
+      <section aria-labelledby="workers">
+        <h2 id="workers">Workers</h2>
+        {pool.workers.length === 0 ? (
+          <Empty title="No worker has announced itself. Start one:">
+            <Code text="captionacc worker" />
+          </Empty>
+        ) : (
+          <table>
+            <caption class="hidden">Workers</caption>
+            <thead>
+              <tr>
+                <th scope="col">Worker</th>
+                <th scope="col">Alive</th>
+                <th scope="col">Process</th>
+                <th scope="col">Version</th>
+                <th scope="col">Started</th>
+                <th scope="col" class="number">
+                  At work
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {pool.workers.map((worker) => (
+                <tr key={worker.name}>
+                  <td>{worker.name}</td>
+                  <td>
+                    <span class="state" data-state={worker.isAlive ? 'COMPLETED' : 'CRASHED'}>
+                      {worker.isAlive ? 'alive' : 'gone'}
+                    </span>
+                  </td>
+                  <td>{worker.pid}</td>
+                  <td>{worker.version}</td>
+                  <td>
+                    <Ago time={worker.startedAt} />
+                  </td>
+                  <td class="number">{active.filter((run) => run.workerName === worker.name).length}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        )}
+      </section>
+      <section aria-labelledby="leases">
+        <h2 id="leases">Slots taken</h2>
+        {active.length === 0 ? <p class="quiet">None.</p> : <RunTable runs={active} caption="Runs that hold a slot" />}
+      </section>
+      <section aria-labelledby="past">
+        <div class="tools">
+          <h2 id="past">Over time</h2>
+          <label>
+            <span>the last</span>
+            <select aria-label="Length of time" value={minutes} onChange={(event) => setMinutes(Number(event.currentTarget.value))}>
+              {SPANS.map(([value, name]) => (
+                <option key={value} value={value}>
+                  {name}
+                </option>
+              ))}
+            </select>
+          </label>
+        </div>
+        {activity.problem ? <ProblemNote problem={activity.problem} retry={activity.reload} /> : null}
+        {activity.data ? <Charts activity={activity.data} /> : activity.problem ? null : <Loading />}
+      </section>
+    </>
+  );
+}
+
+function Limit({ pool }: { pool: Pool }): JSX.Element {
+  const [limit, setWanted] = useState(pool.concurrencyLimit);
+  const set = (event: Event) => {
+    event.preventDefault();
+    if (limit !== pool.concurrencyLimit) setLimit(pool, limit);
+  };
+  return (
+    <form class="limit" onSubmit={set}>
+      <input id="limit" type="number" required min={1} max={64} value={limit} onInput={(event) => setWanted(event.currentTarget.valueAsNumber)} />
+      <button type="submit" class="small" disabled={limit === pool.concurrencyLimit}>
+        Set…
+      </button>
+    </form>
+  );
+}
+
+function Charts({ activity }: { activity: Activity }): JSX.Element {
+  const ended = activity.ended.length;
+  return (
+    <>
+      {activity.isPartial ? <p class="quiet">Only the newest 2,000 runs are looked at: before them it tells too little.</p> : null}
+      <div class="charts">
+        <Columns activity={activity} title="Waiting" says="Runs that waited" parts={[['waiting', 'SCHEDULED']]} />
+        <Columns activity={activity} title="At work" says="Runs at work" parts={[['running', 'RUNNING']]} />
+        <Columns activity={activity} title="Ended" says="Runs that ended: completed, and not completed" parts={[['completed', 'COMPLETED'], ['failed', 'FAILED']]} />
+        <Durations activity={activity} />
+      </div>
+      {ended === 0 ? <p class="quiet">No run has ended in this time.</p> : null}
+    </>
+  );
+}
+
+interface ColumnsProps {
+  activity: Activity;
+  title: string;
+  says: string;
+  parts: readonly (readonly ['waiting' | 'running' | 'completed' | 'failed', string])[];
+}
+
+function Columns({ activity, title, says, parts }: ColumnsProps): JSX.Element {
+  const { slices, from, sliceSeconds } = activity;
+  const totals = slices.map((slice) => parts.reduce((sum, [name]) => sum + slice[name], 0));
+  const most = Math.max(1, ...totals);
+  const timeOf = (at: number) => dateTime(new Date(Date.parse(from) + (at + 1) * sliceSeconds * 1000).toISOString());
+  return (
+    <figure>
+      <figcaption>
+        {title} <span class="quiet">at most {Math.max(0, ...totals)}</span>
+      </figcaption>
+      <svg viewBox={`0 0 ${slices.length} 30`} preserveAspectRatio="none" role="img" aria-label={`${says}; at most ${Math.max(0, ...totals)}, now ${totals.at(-1) ?? 0}`}>
+        {slices.map((slice, at) => {
+          let below = 0;
+          return parts.map(([name, state]) => {
+            const height = (slice[name] / most) * 29;
+            below += height;
+            return height === 0 ? null : (
+              <rect key={`${at} ${name}`} x={at + 0.1} y={30 - below} width={0.8} height={height} data-state={state}>
+                <title>{`${timeOf(at)}: ${slice[name]}`}</title>
+              </rect>
+            );
+          });
+        })}
+      </svg>
+    </figure>
+  );
+}
+
+function Durations({ activity }: { activity: Activity }): JSX.Element {
+  const { ended, from, slices, sliceSeconds } = activity;
+  const start = Date.parse(from);
+  const length = slices.length * sliceSeconds * 1000;
+  const longest = Math.max(0, ...ended.map((run) => run.seconds));
+  return (
+    <figure>
+      <figcaption>
+        Durations <span class="quiet">at most {ended.length === 0 ? '–' : duration(longest)}</span>
+      </figcaption>
+      <svg viewBox="0 0 300 60" preserveAspectRatio="none" role="img" aria-label={`How long runs took; at most ${duration(longest)}`}>
+        {ended.map((run) => (
+          <rect
+            key={run.flowRunId}
+            x={((Date.parse(run.endedAt) - start) / length) * 297}
+            y={56 - (run.seconds / Math.max(longest, 0.001)) * 54}
+            width={3}
+            height={3}
+            data-state={run.stateType}
+          >
+            <title>{`${run.flowName}: ${duration(run.seconds)}`}</title>
+          </rect>
+        ))}
+      </svg>
+    </figure>
+  );
+}

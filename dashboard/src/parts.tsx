@@ -1,0 +1,261 @@
+// What several pages show.
+
+import { signal } from '@preact/signals';
+import type { ComponentChildren, JSX } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+
+import type { FlowRun, State, StateType } from '../../index.js';
+import type { Problem } from './api.js';
+import { address, problemOf } from './client.js';
+import { ago, dateTime, duration, leftSeconds, percent, progressText, shortId, tookSeconds } from './format.js';
+import { now } from './live.js';
+import { runPlace, videoPlace } from './router.js';
+
+export function StateBadge({ state }: { state: State }): JSX.Element {
+  return (
+    <span class="state" data-state={state.type} title={state.message ?? undefined}>
+      {spaced(state.name)}
+    </span>
+  );
+}
+
+/** `AwaitingRetry` as two words. */
+const spaced = (name: string): string => name.replace(/(?<=[a-z])(?=[A-Z])/g, ' ').replace(/(?<= )[A-Z]/g, (letter) => letter.toLowerCase());
+
+export const STATE_WORDS: Record<StateType, string> = {
+  SCHEDULED: 'Scheduled',
+  PENDING: 'Pending',
+  RUNNING: 'Running',
+  CANCELLING: 'Cancelling',
+  CANCELLED: 'Cancelled',
+  COMPLETED: 'Completed',
+  FAILED: 'Failed',
+  CRASHED: 'Crashed',
+};
+
+export function Ago({ time }: { time: string }): JSX.Element {
+  return (
+    <time dateTime={time} title={dateTime(time)}>
+      {ago(time, now.value)}
+    </time>
+  );
+}
+
+export function Took({ run }: { run: FlowRun }): JSX.Element {
+  // Only what goes on is drawn anew every second.
+  const seconds = tookSeconds(run, run.endedAt === null && run.startedAt !== null ? now.value : 0);
+  return <span class="number">{seconds === null ? '–' : duration(seconds)}</span>;
+}
+
+export function ProgressBar({ run }: { run: FlowRun }): JSX.Element | null {
+  const { progress } = run;
+  if (progress === null || run.state.type !== 'RUNNING') return null;
+  const left = leftSeconds(run, now.value);
+  return (
+    <div class="progress">
+      <progress max={1} value={progress.fraction} aria-label={`Progress of ${run.flowName}`} />
+      <span>
+        <b class="number">{percent(progress.fraction)}</b> {progressText(progress)}
+        {left === null ? '' : ` · about ${duration(left)} left`}
+      </span>
+    </div>
+  );
+}
+
+export function VideoLink({ run }: { run: FlowRun }): JSX.Element {
+  return run.videoId === null ? <span class="quiet">no video</span> : <a href={videoPlace(run.videoId)}>{run.videoId}</a>;
+}
+
+export function RunLink({ run, children }: { run: { flowRunId: string }; children?: ComponentChildren }): JSX.Element {
+  return (
+    <a class="run-link" href={runPlace(run.flowRunId)} data-row>
+      {children ?? <code>{shortId(run.flowRunId)}</code>}
+    </a>
+  );
+}
+
+/** A few runs in a table. */
+export function RunTable({ runs, caption }: { runs: readonly FlowRun[]; caption: string }): JSX.Element {
+  return (
+    <table class="runs">
+      <caption class="hidden">{caption}</caption>
+      <thead>
+        <tr>
+          <th scope="col">Flow</th>
+          <th scope="col">State</th>
+          <th scope="col">Video</th>
+          <th scope="col">Queued</th>
+          <th scope="col" class="number">Took</th>
+        </tr>
+      </thead>
+      <tbody>
+        {runs.map((run) => (
+          <tr key={run.flowRunId} data-run={run.flowRunId}>
+            <td>
+              <RunLink run={run}>
+                {run.flowName} <code>{shortId(run.flowRunId)}</code>
+              </RunLink>
+            </td>
+            <td class="grow">
+              <div class="saying">
+                <StateBadge state={run.state} /> <span class="message">{run.state.message}</span>
+              </div>
+            </td>
+            <td>
+              <VideoLink run={run} />
+            </td>
+            <td>
+              <Ago time={run.createdAt} />
+            </td>
+            <td class="number">
+              <Took run={run} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+/** A frame of a video, if there is one. */
+export function Thumbnail({ videoId, at = 100 }: { videoId: string; at?: number }): JSX.Element {
+  const [isMissing, setMissing] = useState(false);
+  return (
+    <span class="thumbnail">
+      {isMissing ? null : (
+        <img src={address('/api/video/thumbnail.jpg', { id: videoId, at })} alt="" loading="lazy" decoding="async" onError={() => setMissing(true)} />
+      )}
+    </span>
+  );
+}
+
+export function ProblemNote({ problem, retry }: { problem: Problem; retry?: () => void }): JSX.Element {
+  return (
+    <div class="note error" role="alert">
+      <p>{problem.message}</p>
+      <p class="quiet">
+        <code>{problem.code}</code>
+      </p>
+      {retry ? <button type="button" onClick={retry}>Try again</button> : null}
+    </div>
+  );
+}
+
+export function Empty({ title, children }: { title: string; children?: ComponentChildren }): JSX.Element {
+  return (
+    <div class="empty">
+      <p class="title">{title}</p>
+      {children}
+    </div>
+  );
+}
+
+export function Loading(): JSX.Element {
+  return (
+    <p class="loading" aria-live="polite">
+      Reading…
+    </p>
+  );
+}
+
+export function Copy({ text, label = 'Copy' }: { text: string | (() => string); label?: string }): JSX.Element {
+  const [isDone, setDone] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(typeof text === 'string' ? text : text());
+    setDone(true);
+    window.setTimeout(() => setDone(false), 1500);
+  };
+  return (
+    <button type="button" class="small" onClick={() => void copy()}>
+      {isDone ? 'Copied' : label}
+    </button>
+  );
+}
+
+export function Code({ text }: { text: string }): JSX.Element {
+  return (
+    <div class="code">
+      <pre tabIndex={0}>{text}</pre>
+      <Copy text={text} />
+    </div>
+  );
+}
+
+/** What a click would do, said before it is done. */
+interface Question {
+  title: string;
+  says: string;
+  button: string;
+  act: () => Promise<string | void>;
+}
+
+const question = signal<Question | null>(null);
+const notice = signal<{ text: string; isError: boolean } | null>(null);
+let noticeTimer = 0;
+
+export function ask(asked: Question): void {
+  question.value = asked;
+}
+
+export function say(text: string, isError = false): void {
+  notice.value = { text, isError };
+  window.clearTimeout(noticeTimer);
+  if (!isError) noticeTimer = window.setTimeout(() => (notice.value = null), 6000);
+}
+
+/** Does `act` and says what came of it. */
+export async function perform(act: () => Promise<string | void>): Promise<void> {
+  try {
+    const done = await act();
+    if (done) say(done);
+  } catch (error) {
+    say(problemOf(error).message, true);
+  }
+}
+
+export function Notice(): JSX.Element {
+  const said = notice.value;
+  return (
+    <div class="notices" role="status" aria-live="polite">
+      {said ? (
+        <div class={said.isError ? 'notice error' : 'notice'}>
+          <span>{said.text}</span>
+          <button type="button" class="small" onClick={() => (notice.value = null)}>
+            Close
+          </button>
+        </div>
+      ) : null}
+    </div>
+  );
+}
+
+export function QuestionDialog(): JSX.Element {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const asked = question.value;
+  useEffect(() => {
+    if (asked) dialog.current?.showModal();
+    else dialog.current?.close();
+  }, [asked]);
+  const act = () => {
+    question.value = null;
+    if (asked) void perform(asked.act);
+  };
+  return (
+    <dialog ref={dialog} aria-labelledby="question" onClose={() => (question.value = null)}>
+      {asked ? (
+        <>
+          <h2 id="question">{asked.title}</h2>
+          <p>{asked.says}</p>
+          <div class="buttons">
+            <button type="button" onClick={() => (question.value = null)}>
+              Leave it
+            </button>
+            <button type="button" class="primary" autofocus onClick={act}>
+              {asked.button}
+            </button>
+          </div>
+        </>
+      ) : null}
+    </dialog>
+  );
+}

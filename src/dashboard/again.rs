@@ -1,0 +1,50 @@
+//! Queuing what was queued before.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::api::Queued;
+use super::app::App;
+use crate::annotations::reading::Layout;
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::FlowRun;
+use crate::orchestrator::queue::NewFlowRun;
+
+/// Queues a new run with the parameters of `run`; where a layout is given and the flow takes crop bounds, with that layout.
+pub(super) async fn queue_again(
+    app: &App,
+    run: &FlowRun,
+    layout: Option<&Layout>,
+) -> Result<Queued, OrchestratorError> {
+    let flow = app.settings.flows.get(&run.flow_name)?.clone();
+    let mut parameters = run.parameters.0.clone();
+    if let Some(layout) = layout {
+        with_layout(&mut parameters, layout);
+    }
+    let arguments = flow.parse_stored(&parameters)?;
+    let new = NewFlowRun {
+        flow,
+        arguments,
+        idempotency_key: None,
+        patience: None,
+        when_unreachable: None,
+    };
+    let queued = app.queue.create_flow_run(new, Arc::default()).await?;
+    Ok(Queued {
+        flow_run_id: queued.flow_run_id,
+        flow_name: run.flow_name.clone(),
+        video_id: run.video_id.clone(),
+    })
+}
+
+fn with_layout(parameters: &mut Map<String, Value>, layout: &Layout) {
+    for (name, value) in [
+        ("crop-bounds", json!(layout.bounds)),
+        ("crop-bounds-version", json!(layout.version)),
+    ] {
+        if let Some(parameter) = parameters.get_mut(name) {
+            *parameter = value;
+        }
+    }
+}

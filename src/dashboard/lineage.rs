@@ -1,0 +1,183 @@
+//! Assets: from what they were made, which are stale and why, and making those anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::again::queue_again;
+use super::answer::Fault;
+use super::api::{LineagePage, StaleRequest, StaleResult};
+use super::app::{App, db_path_of, read_database};
+use crate::annotations::reading::{Layout, Reader};
+use crate::domain::asset::{Asset, annotations, video};
+use crate::domain::error::OrchestratorError;
+
+/// Of which video; none: of all.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LineageQuery {
+    video: Option<String>,
+    /// Whether the layouts are compared with what the strips were made from: a look into each annotations.db.
+    layouts: bool,
+}
+
+/// The assets.
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Query(query): Query<LineageQuery>,
+) -> Result<Json<LineagePage>, Fault> {
+    let mut assets = assets(&app, query.video.as_deref()).await?;
+    if query.layouts {
+        compare_layouts(&app, &mut assets).await;
+    }
+    let runnable = assets
+        .iter()
+        .filter(|asset| is_made(asset))
+        .map(|asset| asset.key.clone());
+    Ok(Json(LineagePage {
+        runnable: runnable.collect(),
+        assets,
+    }))
+}
+
+/// The assets of a video, with what they were made from; of all videos, if none is named.
+pub(super) async fn assets(app: &App, video_id: Option<&str>) -> Result<Vec<Asset>, OrchestratorError> {
+    let lineage = app.queue.read_lineage().await?;
+    let Some(video_id) = video_id else {
+        return Ok(lineage.assets.into_values().collect());
+    };
+    let prefix = annotations(video_id, "");
+    let film = video(video_id);
+    let mut wanted: BTreeSet<String> = lineage
+        .assets
+        .keys()
+        .filter(|key| **key == film || key.starts_with(&prefix))
+        .cloned()
+        .collect();
+    // What other flows made from them belongs to the picture as well.
+    loop {
+        let more: Vec<String> = lineage
+            .assets
+            .values()
+            .filter(|asset| !wanted.contains(&asset.key))
+            .filter(|asset| asset.upstreams.iter().any(|upstream| wanted.contains(&upstream.key)))
+            .map(|asset| asset.key.clone())
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        wanted.extend(more);
+    }
+    Ok(lineage
+        .assets
+        .into_values()
+        .filter(|asset| wanted.contains(&asset.key))
+        .collect())
+}
+
+/// Whether a run makes it anew: films and layouts are found, not made.
+fn is_made(asset: &Asset) -> bool {
+    !asset.key.starts_with("video://") && !asset.key.ends_with("/video_layout_config")
+}
+
+/// Says of each strip whether the layout in its annotations.db is newer than the one that it was made from: the app changes
+/// a layout without a run, so that the lineage does not know of it yet. Returns the layouts by the strip's key.
+pub(super) async fn compare_layouts(app: &App, assets: &mut [Asset]) -> BTreeMap<String, Layout> {
+    let mut layouts = BTreeMap::new();
+    for asset in assets {
+        let Some(of) = asset.key.strip_suffix("/cropped_frames") else {
+            continue;
+        };
+        let Some(path) = database_of(app, asset).await else {
+            continue;
+        };
+        let Ok(Some(layout)) = read_database(path, Reader::layout).await else {
+            continue;
+        };
+        if let Some(cause) = layout_cause(&format!("{of}/video_layout_config"), &asset.metadata, &layout) {
+            asset.stale_because.insert(0, cause);
+            layouts.insert(asset.key.clone(), layout);
+        }
+    }
+    layouts
+}
+
+async fn database_of(app: &App, asset: &Asset) -> Option<PathBuf> {
+    db_path_of(&app.queue.read_flow_run(asset.flow_run_id).await.ok()?)
+}
+
+/// Why a strip with this metadata is older than this layout, if it is. Versions alone tell: a caller may crop to bounds of its
+/// own and leave the layout as it is.
+fn layout_cause(key: &str, metadata: &Value, layout: &Layout) -> Option<String> {
+    let made_from = metadata["crop_bounds_version"].as_i64()?;
+    let version = layout.version;
+    (made_from < version).then(|| format!("{key} is version {version}, this was made from {made_from}"))
+}
+
+/// Queues the runs that make anew what is stale.
+pub(super) async fn run_stale(
+    State(app): State<Arc<App>>,
+    Json(request): Json<StaleRequest>,
+) -> Result<Json<StaleResult>, Fault> {
+    let mut assets = assets(&app, request.video.as_deref()).await?;
+    let layouts = compare_layouts(&app, &mut assets).await;
+    let mut result = StaleResult::default();
+    let mut queued = BTreeSet::new();
+    for asset in assets
+        .iter()
+        .filter(|asset| is_made(asset) && !asset.stale_because.is_empty())
+    {
+        // One run may have made several of them.
+        if !queued.insert(asset.flow_run_id) {
+            continue;
+        }
+        let again = async {
+            let run = app.queue.read_flow_run(asset.flow_run_id).await?;
+            queue_again(&app, &run, layouts.get(&asset.key)).await
+        };
+        match again.await {
+            Ok(run) => result.queued.push(run),
+            Err(error) => result.left.push((asset.key.clone(), error.to_line())),
+        }
+    }
+    Ok(Json(result))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::flow::CropBounds;
+
+    #[test]
+    fn a_strip_is_stale_when_the_layout_is_newer() {
+        let layout = Layout {
+            frame_width: 20,
+            frame_height: 40,
+            bounds: CropBounds {
+                left: 0,
+                top: 10,
+                right: 20,
+                bottom: 30,
+            },
+            version: 4,
+        };
+        for (metadata, expected) in [
+            (json!({ "crop_bounds_version": 4 }), None),
+            (json!({ "crop_bounds_version": 5 }), None),
+            (
+                json!({ "crop_bounds_version": 3 }),
+                Some("K is version 4, this was made from 3"),
+            ),
+            (json!({}), None),
+        ] {
+            assert_eq!(layout_cause("K", &metadata, &layout).as_deref(), expected, "{metadata}");
+        }
+    }
+}

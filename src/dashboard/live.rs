@@ -1,0 +1,382 @@
+//! What happens, told to every page that is open: one reader of the store for all of them.
+//!
+//! One task looks at the store as long as any page listens: a counter that costs nothing, and what has changed when it moved.
+//! What it finds becomes messages with numbers. The newest are kept, so that a page which lost its connection goes on after
+//! the last one that it saw (`Last-Event-ID`); one that missed more is told to read everything anew.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use tokio::sync::{Notify, broadcast};
+use uuid::Uuid;
+
+use super::answer::problem_of;
+use super::api::{Live, Overview};
+use crate::domain::error::OrchestratorError;
+use crate::domain::flow_run::FlowRun;
+use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
+use crate::orchestrator::queue::{FlowRunFilter, Queue};
+
+/// Messages that are kept for pages that come back.
+const KEPT: usize = 512;
+/// Newest runs that are compared with what they were.
+const NEWEST: u32 = 50;
+/// Most runs that hold a slot: the largest limit of a pool.
+const MOST_ACTIVE: u32 = 64;
+/// What changes by the clock alone (a run becomes late, a worker dies) is looked at so often.
+const SLOW_LOOK: Duration = Duration::from_secs(5);
+
+/// A message as it goes out to every page.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    number: u64,
+    /// The run whose pages alone want it.
+    of_run: Option<FlowRunId>,
+    /// As the stream has it.
+    pub(super) bytes: Bytes,
+}
+
+/// The place where messages come from.
+pub(super) struct Hub {
+    queue: Arc<dyn Queue>,
+    interval: Duration,
+    /// Tells the messages of this start from those of another.
+    boot: String,
+    shared: Mutex<Shared>,
+    listeners: Notify,
+}
+
+struct Shared {
+    sender: broadcast::Sender<Arc<Message>>,
+    kept: VecDeque<Arc<Message>>,
+    next: u64,
+    overview: Option<Overview>,
+    /// Runs whose log is followed: how many pages do, and how far it was told.
+    followed: BTreeMap<FlowRunId, Followed>,
+    is_away: bool,
+    /// Somebody has come who may have missed what the counter told before.
+    has_newcomer: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    pages: u32,
+    cursor: i64,
+}
+
+/// What a page listens to.
+pub(super) struct Listener {
+    hub: Arc<Hub>,
+    /// What it is told first.
+    first: VecDeque<Bytes>,
+    receiver: broadcast::Receiver<Arc<Message>>,
+    run: Option<FlowRunId>,
+}
+
+impl Hub {
+    /// A hub that looks at `queue` every `interval` while somebody listens; [`Hub::run`] does it.
+    pub(super) fn new(queue: Arc<dyn Queue>, interval: Duration) -> Arc<Self> {
+        let (sender, _) = broadcast::channel(KEPT);
+        Arc::new(Self {
+            queue,
+            interval,
+            boot: Uuid::new_v4().simple().to_string(),
+            shared: Mutex::new(Shared {
+                sender,
+                kept: VecDeque::new(),
+                next: 1,
+                overview: None,
+                followed: BTreeMap::new(),
+                is_away: false,
+                has_newcomer: false,
+            }),
+            listeners: Notify::new(),
+        })
+    }
+
+    /// Listens from after `last_seen`, the id of a message, and follows the log of `run` from a cursor on.
+    pub(super) fn listen(self: &Arc<Self>, last_seen: Option<&str>, run: Option<(FlowRunId, i64)>) -> Listener {
+        let mut shared = self.shared();
+        if let Some((id, cursor)) = run {
+            let followed = shared.followed.entry(id).or_insert(Followed { pages: 0, cursor });
+            followed.pages += 1;
+        }
+        let run = run.map(|(id, _)| id);
+        let mut first = VecDeque::new();
+        if let Some(id) = last_seen {
+            match self.missed(&shared, id) {
+                Some(missed) => first.extend(
+                    missed
+                        .filter(|message| message.is_for(run))
+                        .map(|message| message.bytes.clone()),
+                ),
+                None => first.push_back(encode(&self.boot, shared.next - 1, &Live::Reset)),
+            }
+        }
+        if let Some(overview) = shared.overview.clone() {
+            first.push_back(encode(&self.boot, shared.next - 1, &Live::Overview { overview }));
+        }
+        let receiver = shared.sender.subscribe();
+        shared.has_newcomer = true;
+        drop(shared);
+        self.listeners.notify_one();
+        Listener {
+            hub: Arc::clone(self),
+            first,
+            receiver,
+            run,
+        }
+    }
+
+    /// Looks at the store while anybody listens, for ever.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut seen = Seen::default();
+        loop {
+            if self.pages() == 0 {
+                self.sleep();
+                seen = Seen::default();
+                self.listeners.notified().await;
+                continue;
+            }
+            if std::mem::take(&mut self.shared().has_newcomer) {
+                seen.counter = None;
+            }
+            let followed = self.followed();
+            match look(self.queue.as_ref(), &mut seen, &followed).await {
+                Ok(news) => self.tell(news),
+                Err(error) => {
+                    seen.counter = None;
+                    self.tell_away(&error);
+                }
+            }
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    /// Nobody looks any more: what was seen is old by the time somebody comes, and who comes back then has missed something.
+    fn sleep(&self) {
+        let mut shared = self.shared();
+        shared.overview = None;
+        shared.kept.clear();
+        shared.next += 1;
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many pages listen.
+    pub(super) fn pages(&self) -> usize {
+        self.shared().sender.receiver_count()
+    }
+
+    fn followed(&self) -> Vec<(FlowRunId, i64)> {
+        let shared = self.shared();
+        shared
+            .followed
+            .iter()
+            .map(|(id, followed)| (*id, followed.cursor))
+            .collect()
+    }
+
+    /// The messages after the one of this id; `None` if they are not known any more.
+    fn missed<'a>(&self, shared: &'a Shared, id: &str) -> Option<impl Iterator<Item = &'a Arc<Message>>> {
+        let (boot, number) = id.split_once('-')?;
+        let number: u64 = number.parse().ok()?;
+        let oldest = shared.kept.front().map_or(shared.next, |message| message.number);
+        let is_known = boot == self.boot && number < shared.next && number + 1 >= oldest;
+        is_known.then(|| shared.kept.iter().filter(move |message| message.number > number))
+    }
+
+    fn tell(&self, news: Vec<Live>) {
+        let mut shared = self.shared();
+        if std::mem::take(&mut shared.is_away) {
+            self.push(&mut shared, &Live::Back);
+        }
+        for live in news {
+            match &live {
+                Live::Overview { overview } => shared.overview = Some(overview.clone()),
+                Live::Log { flow_run_id, to, .. } => {
+                    if let Some(followed) = shared.followed.get_mut(flow_run_id) {
+                        followed.cursor = *to;
+                    }
+                }
+                _ => {}
+            }
+            self.push(&mut shared, &live);
+        }
+    }
+
+    fn tell_away(&self, error: &OrchestratorError) {
+        let mut shared = self.shared();
+        if !std::mem::replace(&mut shared.is_away, true) {
+            let problem = problem_of(error);
+            self.push(&mut shared, &Live::Away { problem });
+        }
+    }
+
+    fn push(&self, shared: &mut Shared, live: &Live) {
+        let number = shared.next;
+        shared.next += 1;
+        let message = Arc::new(Message {
+            number,
+            of_run: match live {
+                Live::Log { flow_run_id, .. } => Some(*flow_run_id),
+                _ => None,
+            },
+            bytes: encode(&self.boot, number, live),
+        });
+        if shared.kept.len() == KEPT {
+            shared.kept.pop_front();
+        }
+        shared.kept.push_back(Arc::clone(&message));
+        // Nobody may listen any more.
+        let _ = shared.sender.send(message);
+    }
+}
+
+impl Message {
+    fn is_for(&self, run: Option<FlowRunId>) -> bool {
+        self.of_run.is_none() || self.of_run == run
+    }
+}
+
+impl Listener {
+    /// The next message for this page.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.first.pop_front() {
+            return Some(bytes);
+        }
+        loop {
+            match self.receiver.recv().await {
+                Ok(message) if message.is_for(self.run) => return Some(message.bytes.clone()),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let last = self.hub.shared().next - 1;
+                    self.receiver = self.receiver.resubscribe();
+                    return Some(encode(&self.hub.boot, last, &Live::Reset));
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let Some(run) = self.run else { return };
+        let mut shared = self.hub.shared();
+        if let Some(followed) = shared.followed.get_mut(&run) {
+            followed.pages -= 1;
+            if followed.pages == 0 {
+                shared.followed.remove(&run);
+            }
+        }
+    }
+}
+
+/// A message as the stream has it (<https://html.spec.whatwg.org/multipage/server-sent-events.html>): JSON has no line ends.
+fn encode(boot: &str, number: u64, live: &Live) -> Bytes {
+    let data = serde_json::to_string(live).expect("it has text keys only");
+    Bytes::from(format!("id: {boot}-{number}\ndata: {data}\n\n"))
+}
+
+/// What was seen of the store.
+#[derive(Default)]
+struct Seen {
+    counter: Option<i64>,
+    looked_at: Option<Instant>,
+    overview: Option<Overview>,
+    runs: BTreeMap<FlowRunId, FlowRun>,
+}
+
+/// What is new in the store. The one place that asks it for news, by what it offers to every reader.
+async fn look(
+    queue: &dyn Queue,
+    seen: &mut Seen,
+    followed: &[(FlowRunId, i64)],
+) -> Result<Vec<Live>, OrchestratorError> {
+    // Read before the rest: what changes meanwhile is read the next time.
+    let counter = queue.change_counter().await?;
+    let is_slow_look = seen.looked_at.is_none_or(|at| at.elapsed() >= SLOW_LOOK);
+    if seen.counter == Some(counter) && !is_slow_look {
+        return Ok(Vec::new());
+    }
+    let mut news = Vec::new();
+    let listed = |state_types: &[StateType], limit| {
+        queue.list_flow_runs(FlowRunFilter {
+            state_types: state_types.to_vec(),
+            limit,
+            ..FlowRunFilter::default()
+        })
+    };
+    let active = listed(
+        &[StateType::Pending, StateType::Running, StateType::Cancelling],
+        MOST_ACTIVE,
+    )
+    .await?;
+    let newest = listed(&[], NEWEST).await?;
+    let overview = Overview {
+        pool: queue.read_work_pool().await?.into(),
+        active: active.clone(),
+    };
+    let mut runs: BTreeMap<FlowRunId, FlowRun> = newest
+        .into_iter()
+        .chain(active)
+        .map(|run| (run.flow_run_id, run))
+        .collect();
+    // What held a slot and does no longer has ended, however old it is.
+    for run in seen.runs.values() {
+        if run.state.state_type.holds_slot() && !runs.contains_key(&run.flow_run_id) {
+            match queue.read_flow_run(run.flow_run_id).await {
+                Ok(run) => {
+                    runs.insert(run.flow_run_id, run);
+                }
+                Err(OrchestratorError::FlowRunNotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    // A page that has just come reads the runs itself.
+    if seen.looked_at.is_some() {
+        let changed: Vec<FlowRun> = runs
+            .values()
+            // Those that hold a slot are in the overview.
+            .filter(|run| !run.state.state_type.holds_slot() && seen.runs.get(&run.flow_run_id) != Some(run))
+            .cloned()
+            .collect();
+        if !changed.is_empty() {
+            news.push(Live::Runs { runs: changed });
+        }
+    }
+    if seen.overview.as_ref() != Some(&overview) {
+        news.push(Live::Overview {
+            overview: overview.clone(),
+        });
+    }
+    let mut has_more = false;
+    for (id, cursor) in followed {
+        let (lines, next) = match queue.read_logs(*id, *cursor).await {
+            Err(OrchestratorError::FlowRunNotFound(_)) => continue,
+            read => read?,
+        };
+        if !lines.is_empty() {
+            // There may be more of them than one reading gives.
+            has_more = true;
+            news.push(Live::Log {
+                flow_run_id: *id,
+                from: *cursor,
+                to: next,
+                lines,
+            });
+        }
+    }
+    seen.counter = (!has_more).then_some(counter);
+    seen.looked_at = Some(Instant::now());
+    seen.overview = Some(overview);
+    seen.runs = runs;
+    Ok(news)
+}
