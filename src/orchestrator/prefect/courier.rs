@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS};
-use super::events::{asset_events, run_event, task_run_event};
+use super::events::{asset_events, task_run_event};
 use super::fence::{Fence, Standing};
 use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
-use super::lost::left_event;
+use super::lost::tell_left;
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
 use super::rounds::Rounds;
 use super::server::Server;
@@ -232,13 +232,10 @@ impl Courier {
             let token = context
                 .claim
                 .map_or(row.token, |claim| claim.transition_to(message.name));
-            let told = match self.result_of(id, message).await {
-                Ok(result) => {
-                    self.tell_state(id, &context, message, token, result, remaining(deadline))
-                        .await
-                }
-                Err(error) => return Err(error),
-            };
+            let result = self.result_of(id, message).await?;
+            let told = self
+                .tell_state(id, &context, message, token, result, remaining(deadline))
+                .await;
             match told {
                 Ok(Told::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
                 Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
@@ -322,8 +319,14 @@ impl Courier {
         }
         match message.name.state_type() {
             StateType::Running => self.tell_start(id, message, token, patience).await,
-            StateType::Scheduled => self.tell_scheduled(id, context, message, token, patience).await,
-            _ => self.tell_end(id, message, token, result, patience).await,
+            StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
+            _ => {
+                let told = self.tell_end(id, message, token, result, patience).await?;
+                let server = self.server.clone();
+                // Beside: the next run waits for the slot. Unheard, the server tries to crash an ended run, and cannot.
+                tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
+                Ok(told)
+            }
         }
     }
 
@@ -380,7 +383,6 @@ impl Courier {
     async fn tell_scheduled(
         &self,
         id: FlowRunId,
-        context: &RunContext,
         message: &StateMessage,
         token: Uuid,
         patience: Duration,
@@ -401,15 +403,8 @@ impl Courier {
         if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
             return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
         }
-        // Nobody is to wait for a sign of life of it. Its state says so too, but by the server's clock.
-        let left = left_event(self.server.settings());
-        let now = self.server.client().server_now();
-        let told = self
-            .server
-            .client()
-            .create_events(&[run_event(id, context, &left, now)])
-            .await;
-        if let Err(error) = told {
+        // At once: the server's automation would take it for lost while it waits.
+        if let Err(error) = tell_left(self.server.client(), run).await {
             debug!(flow_run_id = %id, "That it waits could not be told beside its state: {error}.");
         }
         Ok(Told::Done)

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{ClaimMark, RunContext};
-use super::lost::is_alarm;
+use super::lost::{is_alarm, tell_left};
 use super::model::{ApiFlowRun, ApiState, Proposal};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
@@ -139,6 +139,11 @@ impl Fence {
         warn!(flow_run_id = %id, "The run is no longer this worker's: {why}. Its attempt here stops, and tells nothing.");
         if self.journal.forwarding.let_go(id, why, is_anothers).await? {
             self.hints.wake();
+        }
+        if is_anothers {
+            // Its next worker says that it lives; until then it may wait in silence.
+            let server = self.server.clone();
+            tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
         }
         Ok(())
     }
