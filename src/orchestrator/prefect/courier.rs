@@ -119,7 +119,7 @@ enum Told {
         /// Why, for people.
         why: String,
         /// Whether another attempt has it, or will have it.
-        is_anothers: bool,
+        is_taken: bool,
     },
 }
 
@@ -193,7 +193,7 @@ impl Courier {
         if has_mail && !self.fence.is_fresh(id) {
             // Nothing is told of a run that is another's by now: not a line.
             match self.fence.ask(id, &context).await {
-                Ok(Standing::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
+                Ok(Standing::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
                 // One that the server no longer has is forgotten below, where it says so of the run itself.
                 Ok(_) | Err(PrefectError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -237,7 +237,7 @@ impl Courier {
                 .tell_state(id, &context, message, token, result, remaining(deadline))
                 .await;
             match told {
-                Ok(Told::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
+                Ok(Told::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
                 Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),
@@ -314,7 +314,7 @@ impl Courier {
                 Standing::Ours | Standing::TakenForDead => {}
                 Standing::Cancelling(_) if message.name == StateName::Completed || is_start => {}
                 Standing::Cancelling(_) => return self.tell_cancelled(id, run.state, token, patience).await,
-                Standing::Gone { why, is_anothers } => return Ok(Told::Gone { why, is_anothers }),
+                Standing::Gone { why, is_taken } => return Ok(Told::Gone { why, is_taken }),
             }
         }
         match message.name.state_type() {
