@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS};
-use super::events::{asset_events, run_event, task_run_event};
+use super::events::{asset_events, task_run_event};
 use super::fence::{Fence, Standing};
 use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
-use super::lost::left_event;
+use super::lost::tell_left;
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
 use super::rounds::Rounds;
 use super::server::Server;
@@ -119,7 +119,7 @@ enum Told {
         /// Why, for people.
         why: String,
         /// Whether another attempt has it, or will have it.
-        is_anothers: bool,
+        is_taken: bool,
     },
 }
 
@@ -193,7 +193,7 @@ impl Courier {
         if has_mail && !self.fence.is_fresh(id) {
             // Nothing is told of a run that is another's by now: not a line.
             match self.fence.ask(id, &context).await {
-                Ok(Standing::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
+                Ok(Standing::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
                 // One that the server no longer has is forgotten below, where it says so of the run itself.
                 Ok(_) | Err(PrefectError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -232,15 +232,12 @@ impl Courier {
             let token = context
                 .claim
                 .map_or(row.token, |claim| claim.transition_to(message.name));
-            let told = match self.result_of(id, message).await {
-                Ok(result) => {
-                    self.tell_state(id, &context, message, token, result, remaining(deadline))
-                        .await
-                }
-                Err(error) => return Err(error),
-            };
+            let result = self.result_of(id, message).await?;
+            let told = self
+                .tell_state(id, &context, message, token, result, remaining(deadline))
+                .await;
             match told {
-                Ok(Told::Gone { why, is_anothers }) => return self.fence.let_go(id, why, is_anothers).await,
+                Ok(Told::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
                 Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),
@@ -317,13 +314,19 @@ impl Courier {
                 Standing::Ours | Standing::TakenForDead => {}
                 Standing::Cancelling(_) if message.name == StateName::Completed || is_start => {}
                 Standing::Cancelling(_) => return self.tell_cancelled(id, run.state, token, patience).await,
-                Standing::Gone { why, is_anothers } => return Ok(Told::Gone { why, is_anothers }),
+                Standing::Gone { why, is_taken } => return Ok(Told::Gone { why, is_taken }),
             }
         }
         match message.name.state_type() {
             StateType::Running => self.tell_start(id, message, token, patience).await,
-            StateType::Scheduled => self.tell_scheduled(id, context, message, token, patience).await,
-            _ => self.tell_end(id, message, token, result, patience).await,
+            StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
+            _ => {
+                let told = self.tell_end(id, message, token, result, patience).await?;
+                let server = self.server.clone();
+                // Beside: the next run waits for the slot. Unheard, the server tries to crash an ended run, and cannot.
+                tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
+                Ok(told)
+            }
         }
     }
 
@@ -380,7 +383,6 @@ impl Courier {
     async fn tell_scheduled(
         &self,
         id: FlowRunId,
-        context: &RunContext,
         message: &StateMessage,
         token: Uuid,
         patience: Duration,
@@ -401,15 +403,8 @@ impl Courier {
         if answer.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling) {
             return self.tell_cancelled(id, answer.state, Uuid::new_v4(), patience).await;
         }
-        // Nobody is to wait for a sign of life of it. Its state says so too, but by the server's clock.
-        let left = left_event(self.server.settings());
-        let now = self.server.client().server_now();
-        let told = self
-            .server
-            .client()
-            .create_events(&[run_event(id, context, &left, now)])
-            .await;
-        if let Err(error) = told {
+        // At once: the server's automation would take it for lost while it waits.
+        if let Err(error) = tell_left(self.server.client(), run).await {
             debug!(flow_run_id = %id, "That it waits could not be told beside its state: {error}.");
         }
         Ok(Told::Done)

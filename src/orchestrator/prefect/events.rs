@@ -11,24 +11,20 @@ use crate::domain::id::FlowRunId;
 /// That a run lives: as Prefect's own heartbeat, which Cloud looks for, and as ours. Runs of other programs are not spoken for: they
 /// go on without their worker, and have heartbeats of their own.
 pub(super) fn heartbeat_events(id: FlowRunId, context: &RunContext, alive: &str, occurred: Timestamp) -> Vec<Value> {
-    [alive, "prefect.flow-run.heartbeat"]
-        .map(|name| run_event(id, context, name, occurred))
-        .to_vec()
-}
-
-/// Something that happened to a run.
-pub(super) fn run_event(id: FlowRunId, context: &RunContext, name: &str, occurred: Timestamp) -> Value {
-    json!({
-        "id": Uuid::new_v4(),
-        "occurred": occurred,
-        "event": name,
-        "resource": {
-            "prefect.resource.id": format!("prefect.flow-run.{id}"),
-            "prefect.resource.name": context.run_name,
-        },
-        "related": related(context),
-        "payload": {},
-    })
+    let event = |name: &str| {
+        json!({
+            "id": Uuid::new_v4(),
+            "occurred": occurred,
+            "event": name,
+            "resource": {
+                "prefect.resource.id": format!("prefect.flow-run.{id}"),
+                "prefect.resource.name": context.run_name,
+            },
+            "related": related(context),
+            "payload": {},
+        })
+    };
+    [alive, "prefect.flow-run.heartbeat"].map(event).to_vec()
 }
 
 /// What belongs to a run, as its events say it.

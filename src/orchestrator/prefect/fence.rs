@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{ClaimMark, RunContext};
-use super::lost::is_alarm;
+use super::lost::{is_alarm, tell_left};
 use super::model::{ApiFlowRun, ApiState, Proposal};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
@@ -40,7 +40,7 @@ pub(super) enum Standing {
         /// Why, for people.
         why: String,
         /// Whether another attempt has it, or will have it.
-        is_anothers: bool,
+        is_taken: bool,
     },
 }
 
@@ -135,10 +135,15 @@ impl Fence {
     }
 
     /// The run is no longer ours: what is at work here stops, and nothing more is told.
-    pub(super) async fn let_go(&self, id: FlowRunId, why: String, is_anothers: bool) -> Result<(), OrchestratorError> {
+    pub(super) async fn let_go(&self, id: FlowRunId, why: String, is_taken: bool) -> Result<(), OrchestratorError> {
         warn!(flow_run_id = %id, "The run is no longer this worker's: {why}. Its attempt here stops, and tells nothing.");
-        if self.journal.forwarding.let_go(id, why, is_anothers).await? {
+        if self.journal.forwarding.let_go(id, why, is_taken).await? {
             self.hints.wake();
+        }
+        if is_taken {
+            // Its next worker says that it lives; until then it may wait in silence.
+            let server = self.server.clone();
+            tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
         }
         Ok(())
     }
@@ -164,13 +169,13 @@ impl Fence {
 
 fn gone(state: &ApiState) -> Standing {
     let state_type = state.state_type();
-    let is_anothers = !state_type.is_final();
+    let is_taken = !state_type.is_final();
     Standing::Gone {
-        why: if is_anothers {
+        why: if is_taken {
             format!("it is {} by another's doing", state_type.as_str())
         } else {
             format!("its state was set to {} at the server", state_type.as_str())
         },
-        is_anothers,
+        is_taken,
     }
 }

@@ -48,9 +48,22 @@ pub(super) fn alive_event(settings: &PrefectSettings) -> String {
     format!("captionacc.flow-run.alive.{}", segment(place(settings)))
 }
 
-/// The event by which it is no longer anybody's: it waits. By the clock of the machine that said that it was alive.
+/// The event by which it is no longer anybody's: it waits, or has ended. By the clock of the machine that said that it was alive.
 pub(super) fn left_event(settings: &PrefectSettings) -> String {
     format!("captionacc.flow-run.left.{}", segment(place(settings)))
+}
+
+/// Says that a run is no longer anybody's: nobody is to wait for a sign of life of it.
+pub(super) async fn tell_left(client: &PrefectClient, run: Uuid) -> Result<(), PrefectError> {
+    let event = json!({
+        "id": Uuid::new_v4(),
+        "occurred": client.server_now(),
+        "event": left_event(client.settings()),
+        "resource": { "prefect.resource.id": format!("prefect.flow-run.{run}") },
+        "related": [],
+        "payload": {},
+    });
+    client.create_events(&[event]).await
 }
 
 /// Whether this state says that the run was taken for lost.
@@ -212,6 +225,7 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
         proposal = proposal.due_at(client.server_now());
     }
     client.set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE).await?;
+    tell_left(client, run.id).await?;
     Ok(fate)
 }
 

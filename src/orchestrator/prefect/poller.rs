@@ -539,7 +539,7 @@ impl Poller {
                 Ok(())
             }
             Standing::TakenForDead => Ok(self.fence.revive(id, context, DEFAULT_PATIENCE).await?),
-            Standing::Gone { why, is_anothers } => self.fence.let_go(id, why, is_anothers).await,
+            Standing::Gone { why, is_taken } => self.fence.let_go(id, why, is_taken).await,
         }
     }
 

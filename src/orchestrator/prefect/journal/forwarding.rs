@@ -170,7 +170,7 @@ impl Forwarding {
         &self,
         id: FlowRunId,
         message: String,
-        is_anothers: bool,
+        is_taken: bool,
     ) -> Result<bool, OrchestratorError> {
         let is_stopping = self
             .0
@@ -182,7 +182,7 @@ impl Forwarding {
                 ] {
                     transaction.execute(sql, [&key])?;
                 }
-                if is_anothers {
+                if is_taken {
                     transaction.execute(
                         "UPDATE flow_run SET has_status_row = 0, status_row_due = 0 WHERE id = ?1",
                         [&key],
