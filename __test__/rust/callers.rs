@@ -59,6 +59,39 @@ fn crop_frames_takes_from_the_layout_what_it_was_not_given() {
 }
 
 #[test]
+fn what_was_neither_read_nor_written_is_no_edge_of_lineage() {
+    let world = World::new("");
+    let _worker = world.start_worker();
+    let studio = Studio::new(&world.path("."), "v1");
+    let upstreams = || -> Vec<String> {
+        let lineage = world.block_on(world.store.read_lineage()).expect("reads");
+        let upstreams = &lineage.assets["annotations://v1/cropped_frames"].upstreams;
+        upstreams.iter().map(|upstream| upstream.key.clone()).collect()
+    };
+    let has_layout = || {
+        let lineage = world.block_on(world.store.read_lineage()).expect("reads");
+        lineage.assets.contains_key("annotations://v1/video_layout_config")
+    };
+    let given = json!({ "crop-bounds": BOUNDS, "crop-bounds-version": 2 });
+    end_of(&world, &studio, given, StateName::Completed);
+    assert_eq!(upstreams(), ["video://v1"]);
+    assert!(!has_layout(), "no row was read or written");
+
+    let layout =
+        "INSERT INTO video_layout_config (id, frame_width, frame_height, crop_left, crop_top, crop_right, crop_bottom,
+       crop_bounds_version) VALUES (1, 320, 180, 20, 100, 300, 170, 4)";
+    studio.app.execute_batch(layout).expect("the app writes its layout");
+    end_of(&world, &studio, json!({}), StateName::Completed);
+    assert_eq!(upstreams(), ["annotations://v1/video_layout_config", "video://v1"]);
+    let id = world.queue("full-frames", studio.full_frames());
+    world.wait_for(id, StateName::Completed);
+    let lineage = world.block_on(world.store.read_lineage()).expect("reads");
+    let layout = &lineage.assets["annotations://v1/video_layout_config"];
+    assert!(layout.upstreams.is_empty(), "full-frames found it, and made none");
+    assert!(lineage.assets.values().all(|asset| asset.stale_because.is_empty()));
+}
+
+#[test]
 fn without_a_layout_and_bounds_no_annotations_db_is_made() {
     let world = World::new("");
     let _worker = world.start_worker();

@@ -15,7 +15,9 @@ pub enum PrefectError {
         problem: String,
     },
     /// `ERR_CAPTIONACC_PREFECT_UNAUTHORIZED`: the API key or auth string was refused.
-    #[error("Prefect's API at {address} refused the {credentials}: run npm run setup")]
+    #[error(
+        "Prefect's API at {address} refused the {credentials}: give a valid one (captionacc setup takes --api-key-file or --auth-string-file)"
+    )]
     Unauthorized {
         /// Its address.
         address: String,

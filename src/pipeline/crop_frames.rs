@@ -24,7 +24,11 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
         attempt,
         attempt.order().status_table.unwrap_or(StatusTable::CropFramesStatus),
     )?;
-    let (bounds, version) = layout(attempt, &keeper, arguments)?;
+    let Cropping {
+        bounds,
+        version,
+        layout,
+    } = cropping(attempt, &keeper, arguments)?;
     let sampling = Sampling {
         frame_rate_hz,
         crop: Some(bounds),
@@ -45,9 +49,14 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
 
     observe_video(attempt, files, &summary);
     let video = asset::video(&files.video_id);
-    let layout = asset::annotations(&files.video_id, "video_layout_config");
-    let bounds_metadata = json!({ "crop_bounds": bounds, "crop_bounds_version": version });
-    attempt.asset(layout.clone(), bounds_metadata, Vec::new(), true);
+    let mut made_from = vec![video];
+    // What the caller gave was not read there, whatever it says.
+    if let Some((bounds, version)) = layout {
+        let layout = asset::annotations(&files.video_id, "video_layout_config");
+        let metadata = json!({ "crop_bounds": bounds, "crop_bounds_version": version });
+        attempt.asset(layout.clone(), metadata, Vec::new(), true);
+        made_from.push(layout);
+    }
     attempt.asset(
         asset::annotations(&files.video_id, "cropped_frames"),
         json!({
@@ -57,7 +66,7 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
             "crop_bounds": bounds,
             "crop_bounds_version": version,
         }),
-        vec![video, layout],
+        made_from,
         false,
     );
     attempt.artifact(
@@ -83,14 +92,22 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
     Ok(format!("{} cropped frames{remarks}", counts.frames))
 }
 
+/// What is cut out.
+struct Cropping {
+    bounds: CropBounds,
+    version: u32,
+    /// What the layout in annotations.db says, if that was asked and there is one.
+    layout: Option<(Option<CropBounds>, Option<i64>)>,
+}
+
 /// The bounds and their version: as given, else those of the layout in annotations.db.
-fn layout(
-    attempt: &Attempt,
-    keeper: &StatusKeeper<'_>,
-    arguments: &CropFrames,
-) -> Result<(CropBounds, u32), TaskError> {
+fn cropping(attempt: &Attempt, keeper: &StatusKeeper<'_>, arguments: &CropFrames) -> Result<Cropping, TaskError> {
     if let (Some(bounds), Some(version)) = (arguments.crop_bounds, arguments.crop_bounds_version) {
-        return Ok((bounds, version));
+        return Ok(Cropping {
+            bounds,
+            version,
+            layout: None,
+        });
     }
     let (layout_bounds, layout_version) = keeper.annotations().layout()?;
     let version = arguments
@@ -98,8 +115,13 @@ fn layout(
         .or_else(|| layout_version.and_then(|version| u32::try_from(version).ok()))
         .unwrap_or(1)
         .max(1);
+    let layout = Some((layout_bounds, layout_version)).filter(|layout| *layout != (None, None));
     if let Some(bounds) = arguments.crop_bounds {
-        return Ok((bounds, version));
+        return Ok(Cropping {
+            bounds,
+            version,
+            layout,
+        });
     }
     let Some(bounds) = layout_bounds else {
         let message = format!(
@@ -118,5 +140,9 @@ fn layout(
         LogLevel::Info,
         format!("Crop bounds of the layout, version {version}: left {left}, top {top}, right {right}, bottom {bottom}"),
     );
-    Ok((bounds, version))
+    Ok(Cropping {
+        bounds,
+        version,
+        layout,
+    })
 }

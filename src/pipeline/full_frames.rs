@@ -69,6 +69,7 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
     keeper
         .annotations()
         .set_completion(completion(attempt, &summary, &texts));
+    let has_layout = keeper.annotations().layout()? != (None, None);
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE + RECOGNITION_SHARE);
         keeper
@@ -100,7 +101,8 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         "crop_bounds": counts.layout_bounds,
         "crop_bounds_version": counts.layout_version,
     });
-    attempt.asset(layout, layout_metadata, vec![frames], true);
+    let made_from = if has_layout { Vec::new() } else { vec![frames] };
+    attempt.asset(layout, layout_metadata, made_from, true);
     attempt.artifact(
         "recognized-text",
         ArtifactType::Table,

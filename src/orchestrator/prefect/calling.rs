@@ -128,9 +128,16 @@ impl Caller {
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
+        // Asked for once, before: a run that comes between is superseded by the worker that claims this one.
+        let others = if flow.latest_wins {
+            self.within(deadline, self.steering.runs_that_count(flow, video_id))
+                .await?
+        } else {
+            Vec::new()
+        };
         if let Some(video_file) = video_file::fingerprint(new).await {
             if new.idempotency_key.is_none()
-                && let Some(equal) = self.within(deadline, self.equal_at_work(new, &video_file)).await?
+                && let Some(equal) = equal_at_work(&others, new, &video_file)
             {
                 return Ok(queued(equal, false));
             }
@@ -199,31 +206,12 @@ impl Caller {
         if flow.latest_wins {
             // The run is queued, whatever happens here; a worker that claims it does the same.
             if let Ok(superseded) =
-                tokio::time::timeout_at(deadline.into(), self.steering.supersede_older(flow, &run)).await
+                tokio::time::timeout_at(deadline.into(), self.steering.supersede(&others, &run)).await
             {
                 self.server.note(&superseded);
             }
         }
         Ok(queued(run.id, true))
-    }
-
-    /// The run for this video that counts, if it is at work on the same as this one.
-    async fn equal_at_work(&self, new: &NewFlowRun, video_file: &str) -> Result<Option<Uuid>, PrefectError> {
-        let subject = new.arguments.subject();
-        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
-        let runs = self
-            .steering
-            .runs_of_video(&new.flow, subject.video_id.as_deref(), &states)
-            .await?;
-        let newest = runs.into_iter().max_by_key(|run| (run.created, run.id));
-        Ok(newest
-            .filter(|run| {
-                let state = run.state.as_ref().map(ApiState::state_type);
-                matches!(state, Some(StateType::Pending | StateType::Running))
-                    && run.label(VIDEO_FILE).as_deref() == Some(video_file)
-                    && has_arguments(&new.flow, run, new)
-            })
-            .map(|run| run.id))
     }
 
     /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
@@ -803,6 +791,16 @@ impl Caller {
         self.server.refresh_pool().await?;
         Ok(())
     }
+}
+
+/// The run for this video that counts, if it is at work on the same as the new one.
+fn equal_at_work(runs: &[ApiFlowRun], new: &NewFlowRun, video_file: &str) -> Option<Uuid> {
+    let newest = runs.iter().max_by_key(|run| (run.created, run.id))?;
+    let state = newest.state.as_ref().map(ApiState::state_type);
+    let is_equal = matches!(state, Some(StateType::Pending | StateType::Running))
+        && newest.label(VIDEO_FILE).as_deref() == Some(video_file)
+        && has_arguments(&new.flow, newest, new);
+    is_equal.then_some(newest.id)
 }
 
 /// Whether a run at the server has the arguments of this call; the server fills in what its deployment has.

@@ -84,12 +84,26 @@ impl Steering {
         flow: &FlowDefinition,
         newer: &ApiFlowRun,
     ) -> Result<(), OrchestratorError> {
-        let video_id = newer.video_id();
+        let others = self.runs_that_count(flow, newer.video_id()).await?;
+        self.supersede(&others, newer).await
+    }
+
+    /// The runs of a flow for a video that a newer one takes the place of.
+    pub(super) async fn runs_that_count(
+        &self,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
         let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
+        self.runs_of_video(flow, video_id, &states).await
+    }
+
+    /// Cancels those of them that are older.
+    pub(super) async fn supersede(&self, others: &[ApiFlowRun], newer: &ApiFlowRun) -> Result<(), OrchestratorError> {
         let message = superseded_message(FlowRunId::from_uuid(newer.id));
-        for older in self.runs_of_video(flow, video_id, &states).await? {
+        for older in others {
             if older.id != newer.id && (older.created, older.id) < (newer.created, newer.id) {
-                self.ask_to_cancel(&older, &message).await?;
+                self.ask_to_cancel(older, &message).await?;
             }
         }
         Ok(())
