@@ -5,7 +5,7 @@ use crate::picture::RgbPicture;
 
 /// How much more a pixel stands out from its neighbours than in a mean of areas, the more the picture is scaled down. Strokes of
 /// small or faint text are a pixel wide when halved, and a mean takes from them what detection needs.
-const SHARPENING: f32 = 0.6;
+const SHARPENING: f32 = 0.8;
 
 /// What makes a byte a model's input: `byte * scale + offset`, for blue, green, red.
 #[derive(Debug, Clone, Copy)]
