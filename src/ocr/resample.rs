@@ -317,16 +317,34 @@ mod tests {
         }
     }
 
+    fn is_near(found: &[f32], expected: &[f32]) -> bool {
+        found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+
     #[test]
-    fn an_even_slope_stays_one_when_halved_and_the_last_row_is_repeated() {
-        let planes = shrink_whole(&ramp(4, 4), [2, 2], [3, 3], &BYTES);
-        assert_eq!(planes[..9], [7.0; 9], "blue comes first");
-        assert_eq!(
-            planes[9..18],
-            [0.5, 0.5, 0.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5],
-            "then green"
-        );
-        assert_eq!(planes[18..], [0.5, 2.5, 2.5, 0.5, 2.5, 2.5, 0.5, 2.5, 2.5], "then red");
+    fn halving_keeps_an_even_slope_and_repeats_the_last_row() {
+        let planes = shrink_whole(&ramp(8, 8), [4, 4], [5, 5], &BYTES);
+        let [blue, green, red] = [0, 1, 2].map(|plane| &planes[plane * 25..][..25]);
+        assert!(is_near(blue, &[7.0; 25]), "blue comes first: {blue:?}");
+        assert!(is_near(&green[5..15], &[[2.5; 5], [4.5; 5]].concat()), "{green:?}");
+        assert!(is_near(&red[1..3], &[2.5, 4.5]), "{red:?}");
+        assert_eq!(green[15..20], green[20..]);
+        assert!(red.chunks_exact(5).all(|row| is_near(&row[3..4], &row[4..])), "{red:?}");
+    }
+
+    #[test]
+    fn a_thin_line_stands_out_more_than_in_a_mean() {
+        let data = [0, 0, 0, 0, 200, 0, 0, 0].map(|value| [value; 3]).concat().repeat(2);
+        let picture = RgbPicture {
+            width: 8,
+            height: 2,
+            data,
+        };
+        let row = &shrink_whole(&picture, [4, 1], [4, 1], &BYTES)[..4];
+        assert!(row[2] > 150.0 && row[1] < 0.0 && row[0].abs() < 1e-4, "{row:?}");
+        // At its own size a picture is left as it is.
+        let row = &shrink_whole(&picture, [8, 2], [8, 2], &BYTES)[..8];
+        assert_eq!(row, [0.0, 0.0, 0.0, 0.0, 200.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]
