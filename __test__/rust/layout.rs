@@ -212,7 +212,9 @@ fn crop(boxes: &[Bounds]) -> (Anchor, Bounds) {
     let sparse = (2.0 * width).ceil() as usize;
     let middles: f64 = across.iter().map(|[left, right]| (left + right) as f64 / 2.0).sum();
     let is_in_the_middle = (middles / across.len() as f64 - WIDTH as f64 / 2.0).abs() < width;
-    // Centred lines of one length begin in one column as often as they end in one.
+    // Centred lines of one length begin in one column as often as they end in one. Of Chinese captions, twenty do and the answer is
+    // sure from a dozen lines on; of Latin ones, whose lengths are all different, no more than four or five meet in a column of a
+    // film's ninety, and three against five would be taken for captions that end alike.
     let anchor = if is_in_the_middle && (rise - fall).abs() < 0.3 * rise {
         Anchor::Centre
     } else if rise >= fall {
