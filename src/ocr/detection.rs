@@ -24,11 +24,13 @@ const SIDE_MULTIPLE: usize = 32;
 const PIXEL_THRESHOLD: f32 = 0.3;
 /// A core is text if its pixels' mean probability reaches this.
 const BOX_THRESHOLD: f32 = 0.5;
-/// A box grows on each side by its area times this over its perimeter. `RapidOCR` has 1.6; with a little more around it the
-/// model reads the first and last characters better, and how large a box is makes no difference to where text is found to stand.
-const UNCLIP_RATIO: f32 = 1.8;
+/// A box grows on each side by its area times this over its perimeter. `RapidOCR` has 1.6; with a little more around it the model
+/// reads the first and last characters better, with much more it reads small text worse.
+const UNCLIP_RATIO: f32 = 1.7;
 /// Boxes of one line are put together across a gap of less than this part of their height.
 const MAX_GAP: f32 = 0.35;
+/// The same for a small piece of a line: between a full-width mark and a quotation mark is nearly the space of a character.
+const MAX_GAP_OF_PIECE: f32 = 0.75;
 /// Cores thinner than this are noise, in pixels of the model's input.
 const MIN_CORE_SIDE: f32 = 3.0;
 
@@ -83,8 +85,12 @@ impl DetectionInput {
 fn joined(mut regions: Vec<Region>) -> Vec<Region> {
     let mut place = 0;
     while place < regions.len() {
-        let found =
-            (place + 1..regions.len()).find_map(|other| Some((other, one_line(&regions[place], &regions[other])?)));
+        let found = (place + 1..regions.len()).find_map(|other| {
+            let (one, another) = (&regions[place], &regions[other]);
+            // Either may be the piece of the other.
+            let whole = one_line(one, another).or_else(|| one_line(another, one))?;
+            Some((other, whole))
+        });
         if let Some((other, whole)) = found {
             regions.swap_remove(other);
             // What reached neither may reach the whole.
@@ -112,13 +118,13 @@ fn one_line(one: &Region, other: &Region) -> Option<Region> {
     };
     let ([left, right], [top, bottom]) = (range(0), range(1));
     let gap = (left - 1.0).max(-right) * width;
-    let is_near = (-1.5 * height..MAX_GAP * height).contains(&gap);
+    let is_near = |max: f32| (-1.5 * height..max * height).contains(&gap);
     let is_alike =
         (0.75..1.34).contains(&(other_height / height.max(1.0))) && (f32::midpoint(top, bottom) - 0.5).abs() < 0.15;
     // A quotation mark, a stroke: smaller than the line that it stands in.
     let is_piece =
-        width > height && right - left < height / width && top > -0.15 && bottom < 1.15 && bottom - top > 0.3;
-    (is_near && (is_parallel && is_alike || is_piece))
+        width > height && right - left < height / width && top > -0.15 && bottom < 1.15 && bottom - top > 0.25;
+    (is_near(MAX_GAP) && is_parallel && is_alike || is_near(MAX_GAP_OF_PIECE) && is_piece)
         .then(|| one.part([left.min(0.0), right.max(1.0)], [top.min(0.0), bottom.max(1.0)]))
 }
 

@@ -26,6 +26,9 @@ const CLEAR_EDGE: f32 = 0.7;
 /// Where there is no ink to see, a box has this much of a region's height cut off above and below.
 const PADDING: f32 = 0.12;
 
+/// A distance of characters that is so near to whole pixels was measured a little wrongly.
+const NEARLY_WHOLE: f32 = 0.25;
+
 /// A word or a character of a line and where it stands.
 pub(super) struct Placed {
     /// Its glyphs.
@@ -175,6 +178,7 @@ impl<'a> Typeset<'a> {
             if pitch > 1.15 * widest {
                 continue;
             }
+            let [first, pitch] = whole_pitch([first, pitch], as_f32(run.start + run.end - 1) / 2.0);
             for cell in letters {
                 let middle = first + pitch * as_f32(cells[cell].glyphs.start);
                 // A quarter of a pixel within, so that neither end is rounded into the next one.
@@ -254,6 +258,16 @@ fn even_spacing(places: &[(f32, f32)]) -> Option<[f32; 2]> {
     let start = median(places.iter().map(|(number, at)| at - pitch * number))?;
     let is_even = |(number, at): &(f32, f32)| (at - start - pitch * number).abs() < 0.45 * pitch;
     places.iter().all(is_even).then_some([start, pitch])
+}
+
+/// A spacing of whole pixels if it is nearly that, as it is where a font's size is: lines of one length then end in as few columns
+/// as they begin in. The place with the number `middle` stays.
+fn whole_pitch([first, pitch]: [f32; 2], middle: f32) -> [f32; 2] {
+    let whole = pitch.round();
+    if (pitch - whole).abs() > NEARLY_WHOLE {
+        return [first, pitch];
+    }
+    [first + (pitch - whole) * middle, whole]
 }
 
 fn median(values: impl Iterator<Item = f32>) -> Option<f32> {
