@@ -25,10 +25,11 @@ fn a_python_callers_run_of_an_old_deployment_is_run_as_the_flow_that_it_means() 
         "{said}"
     );
     let again = world.succeed(&["deploy", "--legacy-names"]);
-    assert_eq!(again.matches("unchanged").count(), 4, "{again}");
+    assert_eq!(again.matches("unchanged").count(), 6, "{again}");
     for (name, tags) in [
         ("process-video-initial", ["background", "low-priority"]),
         ("crop-video-frames", ["high-priority", "user-initiated"]),
+        ("process-caption-median-ocr", ["high-priority", "user-initiated"]),
     ] {
         let name = format!("{name}/{}", world.name);
         let deployment = world.judge.ask("deployment", json!({ "name": name }));

@@ -128,13 +128,7 @@ impl Caller {
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
-        // Asked for once, before: a run that comes between is superseded by the worker that claims this one.
-        let others = if flow.latest_wins {
-            self.within(deadline, self.steering.runs_that_count(flow, video_id))
-                .await?
-        } else {
-            Vec::new()
-        };
+        let others = self.others_that_count(flow, video_id, deadline).await?;
         if let Some(video_file) = video_file::fingerprint(new).await {
             if new.idempotency_key.is_none()
                 && let Some(equal) = equal_at_work(&others, new, &video_file)
@@ -212,6 +206,21 @@ impl Caller {
             }
         }
         Ok(queued(run.id, true))
+    }
+
+    /// The runs that a new one takes the place of. Asked for once, before: one that comes between is superseded by the worker that
+    /// claims the new one.
+    async fn others_that_count(
+        &self,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        if !flow.latest_wins {
+            return Ok(Vec::new());
+        }
+        self.within(deadline, self.steering.runs_that_count(flow, video_id))
+            .await
     }
 
     /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
