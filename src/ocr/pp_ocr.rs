@@ -27,6 +27,9 @@ const KEYS_NAME: &str = "character";
 const UPRIGHT_CONFIDENCE: f32 = 0.9;
 /// The same for text that runs up or down, which is as often the one as the other. Letters on their head are read with up to 0.9.
 const SIDEWAYS_CONFIDENCE: f32 = 0.97;
+/// What runs up or down and is read with less confidence is no text: in a face and in blurred columns the model reads numbers
+/// with up to 0.8, and text that stands there with 0.99.
+const SIDEWAYS_TEXT_CONFIDENCE: f32 = 0.9;
 
 /// The model reads most spaces, but few between a Chinese character and a Latin word, where it was trained on texts with and
 /// without. There a gap of more than this part of the line's height is one. Side bearings leave up to 0.15; a space leaves 0.18
@@ -133,7 +136,10 @@ impl PpOcr {
                 best = Some((reading, region));
             }
         }
-        Ok(best.filter(|(reading, _)| reading.is_text()))
+        let is_text = |reading: &Reading<'_>, region: &Region| {
+            reading.is_text() && (!region.is_sideways() || reading.confidence() >= SIDEWAYS_TEXT_CONFIDENCE)
+        };
+        Ok(best.filter(|(reading, region)| is_text(reading, region)))
     }
 
     fn read_upright(&self, picture: &RgbPicture, region: &Region) -> Result<Option<Reading<'_>>, OcrError> {
