@@ -113,7 +113,7 @@ fn setup_and_deploy_make_what_prefects_own_tools_understand() {
     );
 
     let deployed: Vec<Value> = serde_json::from_str(&user.succeed(&["deploy", "--json"])).expect("JSON");
-    assert_eq!(deployed.len(), 2);
+    assert_eq!(deployed.len(), 3);
     assert!(deployed.iter().all(|one| one["outcome"] == "created"), "{deployed:?}");
     let listed = user.prefect(&["deployment", "ls"]);
     for flow in ["full-frames", "crop-frames"] {
