@@ -79,6 +79,7 @@ impl Steering {
     }
 
     /// Cancels the older runs of a flow for the same video: the newest one is the one that counts.
+    #[cfg(feature = "worker")]
     pub(super) async fn supersede_older(
         &self,
         flow: &FlowDefinition,
