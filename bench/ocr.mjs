@@ -22,7 +22,7 @@ import {
   median,
   numberOptions,
   output,
-  preciseCpuOf,
+  cpuOf,
   python,
   root,
   say,
@@ -137,7 +137,7 @@ await withFolder(async (folder) => {
     const watch = setInterval(async () => {
       pid ??= (await orchestrator.getFlowRun(flowRunId)).pid ?? undefined;
       try {
-        if (pid) samples.push([Date.now(), preciseCpuOf(pid)]);
+        if (pid) samples.push([Date.now(), cpuOf(pid).own]);
       } catch {
         // It has ended.
       }
