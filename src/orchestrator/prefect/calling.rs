@@ -822,7 +822,7 @@ fn has_arguments(flow: &FlowDefinition, run: &ApiFlowRun, new: &NewFlowRun) -> b
 fn is_wanted(filter: &FlowRunFilter, run: &ApiFlowRun) -> bool {
     let Some(video_id) = &filter.video_id else { return true };
     let state_type = run.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
-    Subject::of(&Parameters(run.parameters.clone())).video_id.as_ref() == Some(video_id)
+    run.video_id() == Some(video_id.as_str())
         && (filter.state_types.is_empty() || filter.state_types.contains(&state_type))
 }
 

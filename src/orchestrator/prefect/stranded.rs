@@ -11,7 +11,7 @@ use super::client::PrefectClient;
 use super::lost::{held_runs, is_online, is_silent, since, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::names::is_of_this_program;
-use crate::domain::flow::{Flows, Parameters, Subject};
+use crate::domain::flow::Flows;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -77,7 +77,7 @@ pub(super) async fn attention(
             found.stranded.push(StrandedRun {
                 flow_run_id: FlowRunId::from_uuid(run.id),
                 flow_name,
-                video_id: Subject::of(&Parameters(run.parameters.clone())).video_id,
+                video_id: run.video_id().map(str::to_owned),
                 state: run.state.as_ref().map_or(StateName::Scheduled, ApiState::state_name),
                 since: since(&run),
                 worker_name: worker_of(&run),
