@@ -115,9 +115,10 @@ fn setup_and_deploy_make_what_prefects_own_tools_understand() {
     let deployed: Vec<Value> = serde_json::from_str(&user.succeed(&["deploy", "--json"])).expect("JSON");
     assert_eq!(deployed.len(), 3);
     assert!(deployed.iter().all(|one| one["outcome"] == "created"), "{deployed:?}");
-    let listed = user.prefect(&["deployment", "ls"]);
-    for flow in ["full-frames", "crop-frames"] {
-        assert!(listed.contains(&format!("{flow}/{}", user.name)), "{listed}");
+    for flow in ["full-frames", "crop-frames", "caption-median-ocr"] {
+        let name = format!("{flow}/{}", user.name);
+        let inspected = user.prefect(&["deployment", "inspect", &name, "--output", "json"]);
+        assert!(inspected.contains(&user.name), "{inspected}");
     }
 
     let mut judge = Judge::start(server.api_url());
