@@ -148,7 +148,7 @@ describe('watching all runs', () => {
   test('a cursor of a past that is gone, of another queue, and one that is none', async () => {
     const start = await begun();
     await queuePrefectFlow('full-frames', argumentsOf('v'));
-    sql(path.join(home, 'queue.db'), 'UPDATE feed SET forgotten_position = position + 1');
+    sql(path.join(home, 'queue.db'), 'UPDATE feed SET forgotten_position = (SELECT position + 1 FROM feed_end)');
     expect(await codeOf(watchFlowRuns({}, { after: start }).next())).toBe('ERR_CAPTIONACC_CURSOR_GONE');
     freshHome();
     expect(await codeOf(watchFlowRuns({}, { after: start }).next())).toBe('ERR_CAPTIONACC_CURSOR_GONE');
