@@ -118,7 +118,8 @@ describe('embedded', () => {
 
     const film = filmWith(captions);
     const app = new WebApp();
-    const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 2 });
+    // Long enough to be watched, on a fast machine too.
+    const long = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 10 });
     await page.locator('header .slots', { hasText: '1 waiting' }).waitFor();
     await page.getByText('no worker is alive').waitFor();
     const worker = await Worker.start();
@@ -130,6 +131,8 @@ describe('embedded', () => {
       if (bar && bar.value > 0) seen.add(bar.value);
       return seen.size >= 3;
     });
+    await page.locator(`tr[data-run="${long.flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
+    const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 2 });
     await page.locator(`tr[data-run="${flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
     expect(await isSamePage(page)).toBe(true);
 
@@ -374,7 +377,7 @@ describe('over Prefect', () => {
     const { page, complaints } = await open();
     const film = filmWith(captions);
     const app = new WebApp();
-    const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 1 });
+    const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 10 });
     await page.locator('header .slots', { hasText: '1 waiting' }).waitFor();
     const worker = await Worker.start();
     await page.locator('.card', { hasText: 'full-frames' }).waitFor();

@@ -69,7 +69,6 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
     keeper
         .annotations()
         .set_completion(completion(attempt, &summary, &texts));
-    let has_layout = keeper.annotations().layout()? != (None, None);
     let counts = attempt.task("write_frames", || {
         let mut between = keeper.between_transactions(SAMPLING_SHARE + RECOGNITION_SHARE);
         keeper
@@ -93,16 +92,15 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
     attempt.asset(
         recognized,
         json!({ "boxes": counts.boxes, "engine": texts.engine }),
-        vec![frames.clone()],
+        vec![frames],
         false,
     );
-    // The layout as it is now: made here only where there was none, the user's otherwise.
+    // The layout as it is now: found, and made here only where there was none. No run makes it anew, so it depends on nothing.
     let layout_metadata = json!({
         "crop_bounds": counts.layout_bounds,
         "crop_bounds_version": counts.layout_version,
     });
-    let made_from = if has_layout { Vec::new() } else { vec![frames] };
-    attempt.asset(layout, layout_metadata, made_from, true);
+    attempt.asset(layout, layout_metadata, Vec::new(), true);
     attempt.artifact(
         "recognized-text",
         ArtifactType::Table,
