@@ -98,6 +98,10 @@ impl Side {
     fn new(runtime: &Runtime, folder: &Path, crowd: Crowd, runs: u32) -> Self {
         let home = folder.join(crowd.name().replace(' ', "-"));
         let store = runtime.block_on(LocalOrchestrator::open(&home)).expect("a store");
+        // A run in the crowd is at work: the one that is measured is to find a slot.
+        Connection::open(home.join("queue.db"))
+            .and_then(|queue| queue.execute_batch("UPDATE work_pool SET background_limit = 64"))
+            .expect("a limit");
         if crowd != Crowd::Nobody {
             eprintln!("filling: {}", crowd.name());
             fill(&home.join("queue.db"), crowd, runs);
@@ -350,7 +354,7 @@ fn fill(path: &Path, crowd: Crowd, runs: u32) {
         .execute_batch(
             "UPDATE waiting SET runs = (SELECT count(*) FROM flow_run
                                         WHERE state_type = 'SCHEDULED' AND work_queue = waiting.work_queue);
-             INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, state_at FROM flow_run;
+             INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, state_at, rowid FROM flow_run;
              INSERT INTO log (flow_run_id, attempt, level, message, at)
                SELECT id, 1, 'info', 'line', state_at FROM flow_run WHERE ended_at IS NOT NULL;
              INSERT INTO asset_materialization (key, flow_run_id, flow_name, metadata, at)
@@ -378,7 +382,8 @@ fn forgettable(path: &Path, turn: u32) {
         .expect("filled");
     connection
         .execute_batch(
-            "INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, 1 FROM flow_run WHERE ended_at = 1;
+            "INSERT INTO flow_run_state SELECT id, 1, state_name, NULL, 1, 1,
+               (SELECT position FROM feed_end) + row_number() OVER (ORDER BY rowid) FROM flow_run WHERE ended_at = 1;
              INSERT INTO log (flow_run_id, attempt, level, message, at)
                SELECT id, 1, 'info', 'line', 1 FROM flow_run WHERE ended_at = 1;",
         )
