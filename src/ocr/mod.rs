@@ -30,3 +30,4 @@ pub use models::OcrModels;
 pub use parallel::recognize_all;
 pub use pp_ocr::PpOcr;
 pub use recognizer::{Extent, Line, Recognizer, TextBox, joined_text};
+pub use writing::is_tight;

@@ -13,7 +13,7 @@ fn is_of_either_width(character: char) -> bool {
 }
 
 /// Whether nothing stands between `before` and `after` when they are joined: a wide character is at the seam.
-pub(super) fn is_tight(before: &str, after: &str) -> bool {
+pub fn is_tight(before: &str, after: &str) -> bool {
     before.chars().next_back().is_some_and(is_wide) || after.chars().next().is_some_and(is_wide)
 }
 

@@ -1,6 +1,6 @@
 //! The lines of a caption as one text.
 
-use crate::ocr::Line;
+use crate::ocr::{Line, is_tight};
 
 /// The texts of the lines, which are in reading order: a line of the picture a line of the text. Pieces of one line that stand
 /// beside each other have a space between them where both are Latin text; Chinese has none.
@@ -11,8 +11,7 @@ pub(super) fn text_of(lines: &[Line]) -> String {
         if let Some(before) = before {
             if !are_beside(before, piece) {
                 text.push('\n');
-            } else if text.chars().next_back().is_some_and(is_latin) && piece.text.chars().next().is_some_and(is_latin)
-            {
+            } else if !is_tight(&text, &piece.text) {
                 text.push(' ');
             }
         }
@@ -28,12 +27,6 @@ fn are_beside(one: &Line, other: &Line) -> bool {
     let top = one.top.max(other.top);
     let bottom = (one.top + one.height).min(other.top + other.height);
     bottom - top >= one.height.min(other.height) / 2.0
-}
-
-/// Whether a character is of a script that puts spaces between words. Full-width forms and Chinese punctuation do not.
-fn is_latin(character: char) -> bool {
-    !matches!(character, '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe4f}' | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
 }
 
 #[cfg(test)]

@@ -20,6 +20,17 @@ use crate::world::{Worker, kill};
 const LOST_AFTER_MS: &str = "8000";
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// The states of a run whose first attempt was taken over.
+const AT_THE_SECOND_ATTEMPT: [&str; 7] = [
+    "SCHEDULED",
+    "PENDING",
+    "RUNNING",
+    "SCHEDULED",
+    "PENDING",
+    "RUNNING",
+    "COMPLETED",
+];
+
 /// A machine: a home, and a worker that sees no process but its own.
 struct Machine {
     container: Option<Worker>,
@@ -168,17 +179,7 @@ fn the_run_of_a_lost_machine_runs_elsewhere_by_itself_as_a_further_attempt() {
     assert_eq!(read(&mut world, &id)["labels"]["captionacc.attempt"], 2);
     fs::write(world.path("go"), "").expect("written");
     assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
-    let states = world.state_types(&id);
-    let twice = [
-        "SCHEDULED",
-        "PENDING",
-        "RUNNING",
-        "SCHEDULED",
-        "PENDING",
-        "RUNNING",
-        "COMPLETED",
-    ];
-    assert_eq!(states, twice);
+    assert_eq!(world.state_types(&id), AT_THE_SECOND_ATTEMPT);
     assert_eq!(world.slots(), 0);
     second.stop();
 }
@@ -258,17 +259,7 @@ fn a_machine_that_comes_back_after_its_run_was_taken_over_stops_and_tells_nothin
     assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
     first.stop();
     second.stop();
-    let states = world.state_types(&id);
-    let twice = [
-        "SCHEDULED",
-        "PENDING",
-        "RUNNING",
-        "SCHEDULED",
-        "PENDING",
-        "RUNNING",
-        "COMPLETED",
-    ];
-    assert_eq!(states, twice);
+    assert_eq!(world.state_types(&id), AT_THE_SECOND_ATTEMPT);
     assert_eq!(told_after(&mut world), 0);
     assert_eq!(world.slots(), 0);
 }
