@@ -603,10 +603,12 @@ export interface Asset {
 /** Every asset, by key. */
 export interface AssetLineage {
   assets: Record<string, Asset>;
+  /** What is missing and why, for people: over Prefect, what other machines have made while its API does not answer. */
+  notice?: string;
 }
 
 /**
- * Reads what the runs have made, from what, and whether that has changed since.
+ * Reads what the runs have made, from what, and whether that has changed since. Over Prefect: the runs of every machine.
  *
  * @throws {@link OrchestratorError} those of the store.
  */

@@ -611,7 +611,11 @@ assets: Asset[],
 /**
  * Keys of those that a run can make anew.
  */
-runnable: Array<string>, };
+runnable: Array<string>, 
+/**
+ * What is not shown and why: what other machines have made, while the server does not answer.
+ */
+notice: string | null, };
 
 /**
  * A request to make stale assets anew.

@@ -60,9 +60,15 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             .filter_map(|key| lineage.assets.get_key_value(key))
             .map(|(key, asset)| (key.clone(), asset.clone()))
             .collect();
-        print(&json_line(&AssetLineage { assets }))?;
+        print(&json_line(&AssetLineage {
+            assets,
+            notice: lineage.notice.clone(),
+        }))?;
     } else {
         print(&text(&lineage, &shown, options))?;
+        if let Some(notice) = &lineage.notice {
+            print(&format!("\nNote: {}\n", plain(notice)))?;
+        }
     }
     Ok(exit::DONE)
 }

@@ -60,7 +60,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             attention: &attention,
         })
     } else {
-        text(&pool) + &attention_text(&attention)
+        text(&pool) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
 }
@@ -75,13 +75,13 @@ struct Shown<'a> {
 }
 
 /// What waits for a person, each with what to do about it.
-fn attention_text(attention: &Attention) -> String {
+fn attention_text(pool: &str, attention: &Attention) -> String {
     let stranded = attention.stranded.iter().map(|run| (run.line(), run.remedy()));
     let unserved = attention.unserved.iter().map(|flow| (flow.line(), flow.remedy()));
     let paused = attention.paused_queues.iter().map(|queue| {
         (
             format!("work queue {queue} is paused: its runs wait"),
-            format!("prefect work-queue resume {queue} goes on"),
+            format!("prefect work-queue resume {queue} --pool {pool} goes on"),
         )
     });
     let mut text = String::new();

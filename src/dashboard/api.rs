@@ -517,6 +517,8 @@ pub(super) struct LineagePage {
     pub(super) assets: Vec<Asset>,
     /// Keys of those that a run can make anew.
     pub(super) runnable: Vec<String>,
+    /// What is not shown and why: what other machines have made, while the server does not answer.
+    pub(super) notice: Option<String>,
 }
 
 /// A request to make stale assets anew.

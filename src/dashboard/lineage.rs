@@ -14,7 +14,7 @@ use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
 use crate::annotations::reading::{Layout, Reader};
-use crate::domain::asset::{Asset, annotations, video};
+use crate::domain::asset::{Asset, annotations, is_found, video};
 use crate::domain::error::OrchestratorError;
 
 /// Of which video; none: of all.
@@ -31,7 +31,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<LineageQuery>,
 ) -> Result<Json<LineagePage>, Fault> {
-    let mut assets = assets(&app, query.video.as_deref()).await?;
+    let (mut assets, notice) = assets_and_notice(&app, query.video.as_deref()).await?;
     if query.layouts {
         compare_layouts(&app, &mut assets).await;
     }
@@ -42,14 +42,23 @@ pub(super) async fn show(
     Ok(Json(LineagePage {
         runnable: runnable.collect(),
         assets,
+        notice,
     }))
 }
 
 /// The assets of a video, with what they were made from; of all videos, if none is named.
 pub(super) async fn assets(app: &App, video_id: Option<&str>) -> Result<Vec<Asset>, OrchestratorError> {
+    Ok(assets_and_notice(app, video_id).await?.0)
+}
+
+/// The same, and what is not shown.
+async fn assets_and_notice(
+    app: &App,
+    video_id: Option<&str>,
+) -> Result<(Vec<Asset>, Option<String>), OrchestratorError> {
     let lineage = app.queue.read_lineage().await?;
     let Some(video_id) = video_id else {
-        return Ok(lineage.assets.into_values().collect());
+        return Ok((lineage.assets.into_values().collect(), lineage.notice));
     };
     let prefix = annotations(video_id, "");
     let film = video(video_id);
@@ -73,16 +82,13 @@ pub(super) async fn assets(app: &App, video_id: Option<&str>) -> Result<Vec<Asse
         }
         wanted.extend(more);
     }
-    Ok(lineage
-        .assets
-        .into_values()
-        .filter(|asset| wanted.contains(&asset.key))
-        .collect())
+    let of_video = lineage.assets.into_values().filter(|asset| wanted.contains(&asset.key));
+    Ok((of_video.collect(), lineage.notice))
 }
 
-/// Whether a run makes it anew: films and layouts are found, not made.
+/// Whether a run makes it anew.
 fn is_made(asset: &Asset) -> bool {
-    !asset.key.starts_with("video://") && !asset.key.ends_with("/video_layout_config")
+    !is_found(&asset.key)
 }
 
 /// Says of each strip whether the layout in its annotations.db is newer than the one that it was made from: the app changes

@@ -23,6 +23,12 @@ pub fn annotations(video_id: &str, table: &str) -> String {
     format!("annotations://{}/{table}", escape(video_id))
 }
 
+/// Whether an asset is found rather than made: a film, an approved layout. No run makes it anew, and found again as it was it is
+/// the version that was there.
+pub fn is_found(key: &str) -> bool {
+    key.starts_with("video://") || key.ends_with("/video_layout_config")
+}
+
 /// What stays as it is in a segment of a key, as in a URL (RFC 3986, unreserved).
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -82,6 +88,9 @@ pub struct Upstream {
 pub struct AssetLineage {
     /// By key, staleness filled in.
     pub assets: BTreeMap<String, Asset>,
+    /// What is not shown and why, for people: the server that knows what other machines have made does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 impl AssetLineage {
@@ -99,7 +108,7 @@ impl AssetLineage {
                 asset.stale_because = because;
             }
         }
-        Self { assets }
+        Self { assets, notice: None }
     }
 
     /// Keys of the assets made from `key`, directly.

@@ -34,8 +34,11 @@ pub(super) fn run(attempt: &Attempt, program: &Program) -> Result<String, TaskEr
         status.alive(|| execute(attempt, program, &status))?;
         Ok(started.elapsed().as_secs_f64())
     })?;
-    attempt.may_commit()?;
-    status.complete()?;
+    if status.is_kept() {
+        attempt.may_commit()?;
+        status.complete()?;
+    }
+    attempt.check_stop()?;
     for key in &program.assets {
         let metadata = json!({ "parameters": program.arguments.values, "duration_seconds": seconds });
         attempt.asset(key.clone(), metadata, program.upstream_assets.clone(), false);

@@ -189,6 +189,11 @@ impl<'a> ExternalStatus<'a> {
         Ok(Self(keeper))
     }
 
+    /// Whether there is a row.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Runs the program's supervision while the row is kept alive.
     pub(super) fn alive<T>(&self, work: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
         match &self.0 {

@@ -17,7 +17,7 @@ use crate::studio::Studio;
 use crate::world::{Worker, kill};
 
 /// What a run may be silent for in these tests.
-const LOST_AFTER_MS: &str = "8000";
+pub const LOST_AFTER_MS: &str = "8000";
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The states of a run whose first attempt was taken over.
@@ -32,16 +32,16 @@ const AT_THE_SECOND_ATTEMPT: [&str; 7] = [
 ];
 
 /// A machine: a home, and a worker that sees no process but its own.
-struct Machine {
+pub struct Machine {
     container: Option<Worker>,
 }
 
 impl Machine {
-    fn start(world: &PrefectWorld, name: &str) -> Self {
+    pub fn start(world: &PrefectWorld, name: &str) -> Self {
         Self::start_with(world, name, &[("CAPTIONACC_LOST_AFTER_MS", LOST_AFTER_MS)])
     }
 
-    fn start_with(world: &PrefectWorld, name: &str, more: &[(&str, &str)]) -> Self {
+    pub fn start_with(world: &PrefectWorld, name: &str, more: &[(&str, &str)]) -> Self {
         let worker = world.command(&["worker", "--name", &format!("worker-{name}"), "--limit", "4"]);
         let mut command = Command::new("unshare");
         if !geteuid().is_root() {
@@ -87,24 +87,24 @@ impl Machine {
     }
 
     /// Stands still, as a machine that sleeps.
-    fn freeze(&self) {
+    pub fn freeze(&self) {
         // What was started in between is found by the second look.
         self.signal_all(Signal::STOP);
         self.signal_all(Signal::STOP);
     }
 
-    fn thaw(&self) {
+    pub fn thaw(&self) {
         self.signal_all(Signal::CONT);
     }
 
     /// Loses power.
-    fn lose(&mut self) {
+    pub fn lose(&mut self) {
         if let Some(container) = self.container.take() {
             container.kill();
         }
     }
 
-    fn stop(mut self) -> String {
+    pub fn stop(mut self) -> String {
         let first = self.processes().into_iter().min();
         let container = self.container.take().expect("not lost");
         kill(first.expect("its worker"), Signal::TERM);
@@ -113,7 +113,7 @@ impl Machine {
 }
 
 /// Waits until it holds; what is asked for is at the server.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -121,20 +121,20 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn read(world: &mut PrefectWorld, id: &str) -> Value {
+pub fn read(world: &mut PrefectWorld, id: &str) -> Value {
     world.judge.ask("read", json!({ "id": id }))
 }
 
-fn is(run: &Value, state: &str) -> bool {
+pub fn is(run: &Value, state: &str) -> bool {
     run["state"]["type"] == state
 }
 
 /// Whether the worker of this machine runs it.
-fn runs_on(run: &Value, machine: &str) -> bool {
+pub fn runs_on(run: &Value, machine: &str) -> bool {
     is(run, "RUNNING") && run["labels"]["prefect.worker.name"] == format!("worker-{machine}")
 }
 
-fn set_state(world: &mut PrefectWorld, id: &str, state: &str) {
+pub fn set_state(world: &mut PrefectWorld, id: &str, state: &str) {
     let body = json!({ "state": { "type": state, "message": "by hand" } });
     let path = format!("/flow_runs/{id}/set_state");
     world
@@ -143,13 +143,13 @@ fn set_state(world: &mut PrefectWorld, id: &str, state: &str) {
 }
 
 /// Processes of any attempt of the run, on whatever machine.
-fn processes_of(id: &str) -> Vec<u32> {
+pub fn processes_of(id: &str) -> Vec<u32> {
     (1..20).flat_map(|token| marked(&format!("{id}:{token}"))).collect()
 }
 
 /// Queues a run as Prefect's own client does.
 #[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
-fn queue_by_prefect(world: &mut PrefectWorld, flow: &str, parameters: Value) -> String {
+pub fn queue_by_prefect(world: &mut PrefectWorld, flow: &str, parameters: Value) -> String {
     let question = json!({ "deployment": format!("{flow}/{}", world.name), "parameters": parameters });
     let deadline = Instant::now() + PATIENCE;
     let run = loop {

@@ -1,5 +1,6 @@
 //! Against a real Prefect server, with Prefect's own Python client as the judge.
 
+mod across;
 mod client;
 mod doctor;
 mod end_to_end;

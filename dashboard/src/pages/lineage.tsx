@@ -75,6 +75,11 @@ export function LineagePage(): JSX.Element {
         </form>
       )}
       {problem ? <ProblemNote problem={problem} retry={reload} /> : null}
+      {found?.notice ? (
+        <p class="quiet" role="status">
+          {found.notice}
+        </p>
+      ) : null}
       {isKnown && found === null && !problem ? <Loading /> : null}
       {videos.data?.length === 0 || (found && found.assets.length === 0) ? (
         <Empty title="Nothing was made yet.">

@@ -27,11 +27,19 @@ impl Arrivals {
         Self(server)
     }
 
-    /// The run as it is to be claimed. One that nobody has welcomed is welcomed with all that wait beside it: the latest of
-    /// several for one video is known by what they are about.
-    pub(super) async fn welcome(&self, flow: &FlowDefinition, run: ApiFlowRun) -> Result<ApiFlowRun, PrefectError> {
+    /// The run as it is to be claimed, and whether the server is still to hear of it. Where the latest wins, one that nobody has
+    /// welcomed is welcomed with all that wait beside it: the latest of several for one video is known by what they are about. Of other
+    /// flows, what a run lacks can be told with its start.
+    pub(super) async fn welcome(
+        &self,
+        flow: &FlowDefinition,
+        run: ApiFlowRun,
+    ) -> Result<(ApiFlowRun, bool), PrefectError> {
         if lacking(flow, &run).is_none() {
-            return Ok(run);
+            return Ok((run, false));
+        }
+        if !flow.latest_wins {
+            return Ok((mended(flow, &run).0, true));
         }
         for page in 0..MOST_PAGES {
             let found = self.waiting(flow, page * PAGE as usize).await?;
@@ -46,7 +54,7 @@ impl Arrivals {
                 break;
             }
         }
-        self.mend(flow, &run).await
+        Ok((self.mend(flow, &run).await?, false))
     }
 
     /// Welcomes the newest of those that wait, so that they are found before anybody claims them.
@@ -76,15 +84,10 @@ impl Arrivals {
     }
 
     /// Gives the run what it lacks.
-    async fn mend(&self, flow: &FlowDefinition, run: &ApiFlowRun) -> Result<ApiFlowRun, PrefectError> {
-        let mut mended = run.clone();
-        if let Some((tags, name)) = lacking(flow, run) {
-            mended.tags.extend(tags);
-            let mut changes = json!({ "tags": mended.tags });
-            if is_random(&run.name) {
-                changes["name"] = json!(name);
-                mended.name = name;
-            }
+    pub(super) async fn mend(&self, flow: &FlowDefinition, run: &ApiFlowRun) -> Result<ApiFlowRun, PrefectError> {
+        let (mended, is_changed) = mended(flow, run);
+        if is_changed {
+            let changes = json!({ "tags": mended.tags, "name": mended.name });
             self.0
                 .client()
                 .update_flow_run(run.id, &changes, DEFAULT_PATIENCE)
@@ -92,6 +95,19 @@ impl Arrivals {
         }
         Ok(mended)
     }
+}
+
+/// The run with what it lacks, and whether that was anything.
+fn mended(flow: &FlowDefinition, run: &ApiFlowRun) -> (ApiFlowRun, bool) {
+    let mut mended = run.clone();
+    let Some((tags, name)) = lacking(flow, run) else {
+        return (mended, false);
+    };
+    mended.tags.extend(tags);
+    if is_random(&run.name) {
+        mended.name = name;
+    }
+    (mended, true)
 }
 
 /// Tags that a run lacks, and what it should be called; none of one that is about no video, or that has them.

@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::lost::{TIMES_LOST, give_on, is_alarm, worker_of};
 use super::model::{ApiArtifact, ApiFlowRun, ApiState};
-use super::names::flow_meant;
+use super::names::{SERVED_TAG, flow_meant};
 use super::server::Server;
 use super::steering::Steering;
 use super::stranded::{self, Roll};
@@ -128,7 +128,8 @@ impl Caller {
         if is_shared {
             body["labels"] = json!({ MADE_BY: key });
         }
-        let others = self.others_that_count(flow, video_id, deadline).await?;
+        let mut deployment = self.own_deployment(flow, deadline).await?;
+        let mut others = self.others_that_count(flow, video_id, deployment, deadline).await?;
         if let Some(video_file) = video_file::fingerprint(new).await {
             if new.idempotency_key.is_none()
                 && let Some(equal) = equal_at_work(&others, new, &video_file)
@@ -140,8 +141,6 @@ impl Caller {
         let mut is_committed = false;
         let mut is_looked_up_again = false;
         let (run, is_created) = loop {
-            let deployment = self.server.names().own_deployment(self.server.client(), &flow.name);
-            let deployment = self.within(deadline, deployment).await?;
             if !is_committed && intent.is_some_and(|intent| !intent.commit()) {
                 return Err(OrchestratorError::Aborted);
             }
@@ -153,6 +152,8 @@ impl Caller {
                 Err(PrefectError::NotFound { .. }) if !is_looked_up_again => {
                     is_looked_up_again = true;
                     self.server.names().forget_own(&flow.name);
+                    deployment = self.own_deployment(flow, deadline).await?;
+                    others = self.others_that_count(flow, video_id, deployment, deadline).await?;
                     continue;
                 }
                 outcome => outcome?,
@@ -214,13 +215,19 @@ impl Caller {
         &self,
         flow: &FlowDefinition,
         video_id: Option<&str>,
+        deployment: Uuid,
         deadline: Instant,
     ) -> Result<Vec<ApiFlowRun>, PrefectError> {
         if !flow.latest_wins {
             return Ok(Vec::new());
         }
-        self.within(deadline, self.steering.runs_that_count(flow, video_id))
+        self.within(deadline, self.steering.runs_that_count_of(flow, video_id, deployment))
             .await
+    }
+
+    async fn own_deployment(&self, flow: &FlowDefinition, deadline: Instant) -> Result<Uuid, PrefectError> {
+        let deployment = self.server.names().own_deployment(self.server.client(), &flow.name);
+        self.within(deadline, deployment).await
     }
 
     /// The idempotency key that equal runs have in common: of the same deployment, with the same arguments.
@@ -458,7 +465,12 @@ impl Caller {
             });
             let settings = self.server.settings();
             if settings.runner_mode {
-                query["deployments"] = json!({ "name": { "any_": [settings.deployment_name] } });
+                // Those of other programs as well that ask for our workers.
+                query["deployments"] = json!({
+                    "operator": "or_",
+                    "name": { "any_": [settings.deployment_name] },
+                    "tags": { "all_": [SERVED_TAG] },
+                });
             } else {
                 // Runs of other programs in the pool as well, whatever their deployments are called.
                 query["work_pools"] = json!({ "name": { "any_": [settings.work_pool] } });

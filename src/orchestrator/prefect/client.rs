@@ -378,6 +378,11 @@ impl PrefectClient {
                 what: call.name(),
                 hint: detail,
             }),
+            400 if detail.contains("API version") => Setback::Final(PrefectError::Rejected {
+                call: call.name(),
+                status: status.as_u16(),
+                detail: format!("{detail} Update this program: the server no longer takes what it speaks"),
+            }),
             _ => Setback::Final(PrefectError::Rejected {
                 call: call.name(),
                 status: status.as_u16(),

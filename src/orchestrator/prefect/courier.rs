@@ -20,10 +20,12 @@ use super::journal::Journal;
 use super::journal::forwarding::RunContext;
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
 use super::lost::tell_left;
+use super::made::result;
 use super::model::{ApiLog, ApiState, Orchestration, Proposal, Verdict};
 use super::rounds::Rounds;
 use super::server::Server;
 use super::stopping::Stopping;
+use super::voices::Voices;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::LogLevel;
 use crate::domain::id::FlowRunId;
@@ -129,13 +131,21 @@ pub(super) struct Courier {
     journal: Journal,
     stopping: Stopping,
     fence: Arc<Fence>,
+    voices: Arc<Voices>,
     mailroom: Mailroom,
     rounds: Mutex<Rounds>,
 }
 
 impl Courier {
-    pub(super) fn new(server: Arc<Server>, journal: Journal, stopping: Stopping, fence: Arc<Fence>) -> Self {
+    pub(super) fn new(
+        server: Arc<Server>,
+        journal: Journal,
+        stopping: Stopping,
+        fence: Arc<Fence>,
+        voices: Arc<Voices>,
+    ) -> Self {
         Self {
+            voices,
             server,
             journal,
             stopping,
@@ -286,11 +296,8 @@ impl Courier {
         if message.name != StateName::Completed {
             return Ok(None);
         }
-        let assets = self.journal.forwarding.untold_assets(id).await?;
-        // A result that the server does not take as one would let the run be run again.
-        Ok(Some(
-            json!({ "type": "captionacc", "message": message.message, "assets": assets }),
-        ))
+        let made = self.journal.made.untold(id).await?;
+        Ok(Some(result(message.message.as_deref(), &made)))
     }
 
     async fn tell_state(
@@ -318,13 +325,15 @@ impl Courier {
             }
         }
         match message.name.state_type() {
-            StateType::Running => self.tell_start(id, message, token, patience).await,
+            StateType::Running => self.tell_start(id, context, message, token, patience).await,
             StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
             _ => {
                 let told = self.tell_end(id, message, token, result, patience).await?;
-                let server = self.server.clone();
-                // Beside: the next run waits for the slot. Unheard, the server tries to crash an ended run, and cannot.
-                tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
+                if !self.voices.was_silent(id) {
+                    let server = self.server.clone();
+                    // Beside: the next run waits for the slot. Unheard, the server tries to crash an ended run, and cannot.
+                    tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
+                }
                 Ok(told)
             }
         }
@@ -345,12 +354,17 @@ impl Courier {
     async fn tell_start(
         &self,
         id: FlowRunId,
+        context: &RunContext,
         message: &StateMessage,
         token: Uuid,
         patience: Duration,
     ) -> Result<Told, PrefectError> {
         // A run that waits for its retry without a process would be cancelled behind its worker's back.
-        let changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
+        let mut changes = json!({ "infrastructure_pid": message.pid.map(|pid| pid.to_string()) });
+        if context.is_unnamed {
+            changes["name"] = json!(context.run_name);
+            changes["tags"] = json!(context.tags);
+        }
         self.server
             .client()
             .update_flow_run(id.as_uuid(), &changes, patience)

@@ -232,6 +232,7 @@ impl ApiEvent {
             message: of("prefect.state-message").filter(|message| !message.is_empty()),
             timestamp: of("prefect.state-timestamp")?.parse().unwrap_or(self.occurred),
             state_details: ApiStateDetails::default(),
+            data: serde_json::Value::Null,
         };
         let video_id = related("tag")
             .filter_map(|tag| tag.get("prefect.resource.id")?.strip_prefix("prefect.tag.video:"))

@@ -7,8 +7,8 @@ use super::journal::forwarding::ClaimMark;
 use super::journal::intents::ClaimIntent;
 use super::model::ApiState;
 use super::names::flow_meant;
-use super::poller::{Offer, Poller};
-use super::proposals::give_back;
+use super::poller::{ClaimedAtServer, Offer, Poller};
+use super::proposals::{ANOTHER_AT_WORK, GIVEN_BACK, give_back};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Parameters, Subject};
@@ -60,7 +60,7 @@ pub(super) async fn take_over(
         && poller.is_alone(&flow, &run).await?
         && journal.intents.reserve(intent, u32::MAX).await?;
     if !is_its_turn {
-        give_back(client, id, "given back: another run for its video is at work").await?;
+        give_back(client, id, ANOTHER_AT_WORK, GIVEN_BACK).await?;
         return Ok(None);
     }
     let lease_id = run
@@ -73,12 +73,15 @@ pub(super) async fn take_over(
             .as_ref()
             .and_then(|state| state.state_details.transition_id)
             .unwrap_or_else(Uuid::new_v4),
+        at: run.state.as_ref().map(|state| state.timestamp),
         is_handed_over: true,
     };
-    match poller
-        .adopt(run, flow, &deployment, (claim, lease_id), worker_name)
-        .await?
-    {
+    let claimed = ClaimedAtServer {
+        claim,
+        lease_id,
+        is_unnamed: false,
+    };
+    match poller.adopt(run, flow, &deployment, claimed, worker_name).await? {
         Offer::Claimed(claimed) => Ok(claimed.own()),
         // Its arguments were wrong: FAILED.
         Offer::Passed => Ok(None),

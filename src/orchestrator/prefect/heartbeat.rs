@@ -10,6 +10,7 @@ use super::events::heartbeat_events;
 use super::journal::Journal;
 use super::lost::alive_event;
 use super::server::Server;
+use super::voices::Voices;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 
@@ -23,6 +24,7 @@ const AFTER_ITS_START: Duration = Duration::from_millis(300);
 pub(super) struct Heart {
     pub(super) server: Arc<Server>,
     pub(super) journal: Journal,
+    pub(super) voices: Arc<Voices>,
 }
 
 /// Thrice in the time after which silence is taken for death.
@@ -61,6 +63,7 @@ impl Heart {
         let occurred = self.server.client().server_now();
         for run in at_work {
             let id = run.flow_run.flow_run_id;
+            self.voices.speaks(id);
             events.extend(heartbeat_events(id, &run.context, &alive, occurred));
             if let Some(lease) = run.context.concurrency_lease_id {
                 let renewed = self
@@ -82,7 +85,9 @@ impl Heart {
     /// The first sign of life of a run that was claimed a moment ago: what becomes of its machine is noticed by the server itself from
     /// here on. Its start goes first, because somebody waits for it.
     pub(super) async fn begin(&self, id: FlowRunId) {
+        self.voices.claimed(id);
         tokio::time::sleep(AFTER_ITS_START).await;
+        self.voices.speaks(id);
         let run = self.journal.forwarding.run(id).await.ok().flatten();
         // Given back since, it waits, and may be silent as long as it waits.
         let Some(run) = run.filter(|run| run.flow_run.state.state_type.holds_slot()) else {

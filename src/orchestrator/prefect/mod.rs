@@ -26,11 +26,17 @@ mod feed;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod journal;
+mod lineage;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod lost;
+#[cfg_attr(
+    not(feature = "worker"),
+    allow(dead_code, reason = "an application works on no runs")
+)]
+mod made;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
@@ -84,6 +90,8 @@ mod rounds;
 #[cfg(feature = "worker")]
 mod stopping;
 #[cfg(feature = "worker")]
+mod voices;
+#[cfg(feature = "worker")]
 mod working;
 
 #[cfg(feature = "worker")]
@@ -130,6 +138,7 @@ use courier::Scope;
 use feed::Feed;
 use journal::Journal;
 pub use journal::place::journal_home;
+use lineage::Lineage;
 use server::Server;
 #[cfg(feature = "worker")]
 use working::Working;
@@ -154,6 +163,7 @@ pub struct PrefectOrchestrator {
     journal: Journal,
     caller: Arc<Caller>,
     feed: Feed,
+    lineage: Lineage,
     #[cfg(feature = "worker")]
     working: Working,
     changes: AtomicI64,
@@ -173,6 +183,7 @@ impl PrefectOrchestrator {
             #[cfg(feature = "worker")]
             working: Working::new(&server, &journal, &caller),
             feed: Feed::new(server.clone(), journal.clone()),
+            lineage: Lineage::new(server.clone(), journal.clone()),
             server,
             journal,
             caller,
@@ -284,7 +295,7 @@ impl PrefectOrchestrator {
     /// # Errors
     /// What kept the server from hearing it.
     pub async fn give_back(&self, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
-        proposals::give_back(self.server.client(), id, message).await
+        proposals::give_back(self.server.client(), id, message, proposals::GIVEN_BACK).await
     }
 }
 
@@ -349,7 +360,7 @@ impl Queue for PrefectOrchestrator {
     }
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
-        self.journal.local.read_lineage().await
+        self.lineage.read().await
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {

@@ -31,6 +31,9 @@ pub struct ApiState {
     /// More about it.
     #[serde(default)]
     pub state_details: ApiStateDetails,
+    /// What a run that ended returned.
+    #[serde(default)]
+    pub data: Value,
 }
 
 /// More about a state.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tracing::{debug, info};
 use uuid::Uuid;
@@ -27,7 +27,7 @@ use super::journal::intents::ClaimIntent;
 use super::lost::{is_alarm, runs_at_work};
 use super::model::{ApiDeployment, ApiFlowRun, ApiState};
 use super::names::{flow_meant, is_of_this_program};
-use super::proposals::{Proposals, Proposed, give_back};
+use super::proposals::{ANOTHER_AT_WORK, GIVEN_BACK, Proposals, Proposed, give_back, was_given_back};
 use super::server::Server;
 use super::steering::Steering;
 use super::stopping::Stopping;
@@ -58,6 +58,16 @@ pub(super) enum Offer {
     Claimed(Claimed),
     /// Not for us now.
     Passed,
+}
+
+/// How a run is held at the server.
+pub(super) struct ClaimedAtServer {
+    /// By which transition.
+    pub(super) claim: ClaimMark,
+    /// A slot of the deployment's limit.
+    pub(super) lease_id: Option<Uuid>,
+    /// Name and tags are still to be told.
+    pub(super) is_unnamed: bool,
 }
 
 /// When what was done last, and what is known of it.
@@ -275,8 +285,10 @@ impl Poller {
         };
         run.parameters = flow.own_names(&run.parameters);
         let subject = Subject::of(&Parameters(run.parameters.clone()));
-        let run = self.arrivals.welcome(&flow, run).await?;
-        if !self.is_its_turn(&flow, &run, subject.video_id.as_deref()).await? {
+        let (run, is_unnamed) = self.arrivals.welcome(&flow, run).await?;
+        // Where the oldest goes first, nothing is lost by claiming first and looking then; one that was given back looks before.
+        let is_asked_before = flow.latest_wins || was_given_back(&run);
+        if is_asked_before && !self.is_its_turn(&flow, &run, subject.video_id.as_deref()).await? {
             return Ok(Offer::Passed);
         }
         let id = FlowRunId::from_uuid(run.id);
@@ -303,12 +315,13 @@ impl Poller {
         match self.is_alone(&flow, &run).await {
             Ok(true) => {}
             Ok(false) => {
-                give_back(
-                    self.server.client(),
-                    id,
-                    "given back: another run for its video is at work",
-                )
-                .await?;
+                // It looks before it is claimed again, so that it need not wait.
+                let wait = if flow.latest_wins {
+                    GIVEN_BACK
+                } else {
+                    SignedDuration::ZERO
+                };
+                give_back(self.server.client(), id, ANOTHER_AT_WORK, wait).await?;
                 self.journal.intents.release(id, transition_id).await?;
                 return Ok(Offer::Passed);
             }
@@ -320,9 +333,15 @@ impl Poller {
         }
         let claim = ClaimMark {
             transition_id,
+            at: Some(state.timestamp),
             is_handed_over: false,
         };
-        self.adopt(run, flow, &deployment, (claim, lease_id), worker_name).await
+        let claimed = ClaimedAtServer {
+            claim,
+            lease_id,
+            is_unnamed,
+        };
+        self.adopt(run, flow, &deployment, claimed, worker_name).await
     }
 
     /// Whether the run, pending by a claim of this worker, is the only one of its flow and video at work. Each worker claims first
@@ -395,7 +414,7 @@ impl Poller {
         run: ApiFlowRun,
         flow: FlowDefinition,
         deployment: &ApiDeployment,
-        (claim_mark, lease_id): (ClaimMark, Option<Uuid>),
+        claimed: ClaimedAtServer,
         worker_name: &str,
     ) -> Result<Offer, OrchestratorError> {
         // For people to read only: what can not be asked now does not lose the claim.
@@ -409,8 +428,9 @@ impl Poller {
             work_pool_id,
             work_pool_name: run.work_pool_name.clone(),
             tags: run.tags.clone(),
-            concurrency_lease_id: lease_id,
-            claim: Some(claim_mark),
+            is_unnamed: claimed.is_unnamed,
+            concurrency_lease_id: claimed.lease_id,
+            claim: Some(claimed.claim),
             retries: run.empirical_policy.retries.map(|retries| GivenRetries {
                 retries,
                 delay_s: seconds(run.empirical_policy.retry_delay),
@@ -452,6 +472,16 @@ impl Poller {
         match checked {
             Ok(_) => Ok(Offer::Claimed(Claimed::Own(Box::new(claim)))),
             Err(error) => {
+                if claimed.is_unnamed {
+                    // It does not start, with which this would be told.
+                    let changes = json!({ "name": run.name, "tags": run.tags });
+                    let told = self
+                        .server
+                        .client()
+                        .update_flow_run(run.id, &changes, DEFAULT_PATIENCE)
+                        .await;
+                    self.server.note(&told);
+                }
                 let ending = Ending::Failed {
                     state: StateName::Failed,
                     message: error.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::SignedDuration;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::client::{DEFAULT_PATIENCE, PrefectClient};
 use super::hints::Hints;
 use super::journal::Journal;
 use super::left_behind::{end_left_behind, is_left_behind};
-use super::model::{ApiState, Proposal, Verdict};
+use super::model::{ApiFlowRun, ApiState, Proposal, Verdict};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
@@ -18,7 +19,15 @@ use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
 
 /// When a run that was given back is offered again.
-const GIVEN_BACK_S: i64 = 5;
+pub(super) const GIVEN_BACK: SignedDuration = SignedDuration::from_secs(5);
+/// What is said of a run that was given back for another one's sake.
+pub(super) const ANOTHER_AT_WORK: &str = "given back: another run for its video is at work";
+
+/// Whether the run waits because another one for its video was at work.
+pub(super) fn was_given_back(run: &ApiFlowRun) -> bool {
+    let message = run.state.as_ref().and_then(|state| state.message.as_deref());
+    message == Some(ANOTHER_AT_WORK)
+}
 
 /// What became of a proposal.
 pub(super) enum Proposed {
@@ -172,11 +181,16 @@ impl Proposals {
     }
 }
 
-/// Gives back a run that was not begun, to be offered again after some seconds.
-pub(super) async fn give_back(client: &PrefectClient, id: FlowRunId, message: &str) -> Result<(), OrchestratorError> {
+/// Gives back a run that was not begun, to be offered again after `wait`.
+pub(super) async fn give_back(
+    client: &PrefectClient,
+    id: FlowRunId,
+    message: &str,
+    wait: SignedDuration,
+) -> Result<(), OrchestratorError> {
     let state = client.read_flow_run(id.as_uuid()).await?.state;
     if state.is_some_and(|state| state.state_type() == StateType::Pending) {
-        let due = client.server_now() + jiff::SignedDuration::from_secs(GIVEN_BACK_S);
+        let due = client.server_now() + wait;
         let proposal = Proposal::new(StateName::Scheduled, Some(message.to_owned()), Uuid::new_v4()).due_at(due);
         client
             .set_flow_run_state(id.as_uuid(), &proposal, DEFAULT_PATIENCE)

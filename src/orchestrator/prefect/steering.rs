@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::api::PAGE;
@@ -16,6 +16,9 @@ use crate::domain::flow::FlowDefinition;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
+
+/// States of runs that a newer one takes the place of.
+const COUNTING: [StateType; 3] = [StateType::Scheduled, StateType::Pending, StateType::Running];
 
 /// Steers runs at the server, and what the journal knows of them.
 #[derive(Clone)]
@@ -36,19 +39,27 @@ impl Steering {
         video_id: Option<&str>,
         state_types: &[StateType],
     ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let place = json!({
+            "flows": { "name": { "any_": [flow.name] } },
+            "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
+        });
+        self.runs_of_video_in(place, flow, video_id, state_types).await
+    }
+
+    async fn runs_of_video_in(
+        &self,
+        mut filter: Value,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+        state_types: &[StateType],
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
         let Some(video_id) = video_id else {
             return Ok(Vec::new());
         };
-        let filter = json!({
-            "flows": { "name": { "any_": [flow.name] } },
-            "deployments": { "name": { "any_": [self.server.settings().deployment_name] } },
-            "flow_runs": {
-                "tags": { "all_": [format!("video:{video_id}")] },
-                "state": { "type": { "any_": state_types } },
-            },
-            "sort": "EXPECTED_START_TIME_DESC",
-            "limit": PAGE,
-        });
+        filter["flow_runs"]["tags"] = json!({ "all_": [format!("video:{video_id}")] });
+        filter["flow_runs"]["state"] = json!({ "type": { "any_": state_types } });
+        filter["sort"] = json!("EXPECTED_START_TIME_DESC");
+        filter["limit"] = json!(PAGE);
         let mut runs = self.server.client().filter_flow_runs(&filter).await?;
         if self.server.names().has_legacy(self.server.client(), flow).await? {
             runs.extend(self.legacy_runs_of_video(flow, video_id, state_types).await?);
@@ -90,13 +101,24 @@ impl Steering {
     }
 
     /// The runs of a flow for a video that a newer one takes the place of.
+    #[cfg(feature = "worker")]
     pub(super) async fn runs_that_count(
         &self,
         flow: &FlowDefinition,
         video_id: Option<&str>,
     ) -> Result<Vec<ApiFlowRun>, PrefectError> {
-        let states = [StateType::Scheduled, StateType::Pending, StateType::Running];
-        self.runs_of_video(flow, video_id, &states).await
+        self.runs_of_video(flow, video_id, &COUNTING).await
+    }
+
+    /// The same where the deployment of ours is known: the server finds them sooner by its id than by its name.
+    pub(super) async fn runs_that_count_of(
+        &self,
+        flow: &FlowDefinition,
+        video_id: Option<&str>,
+        deployment: Uuid,
+    ) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let place = json!({ "flow_runs": { "deployment_id": { "any_": [deployment] } } });
+        self.runs_of_video_in(place, flow, video_id, &COUNTING).await
     }
 
     /// Cancels those of them that are older.

@@ -22,6 +22,7 @@ use super::proposals::Proposals;
 use super::rescue::{self, Rescue};
 use super::server::Server;
 use super::stopping::Stopping;
+use super::voices::Voices;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
@@ -58,15 +59,18 @@ impl Working {
         ));
         let stopping = Stopping::new(journal.clone(), foreign.clone(), hints.clone());
         let fence = Arc::new(Fence::new(server.clone(), journal.clone(), hints.clone()));
+        let voices = Arc::new(Voices::default());
         let courier = Arc::new(Courier::new(
             server.clone(),
             journal.clone(),
             stopping.clone(),
             fence.clone(),
+            voices.clone(),
         ));
         let heart = Arc::new(Heart {
             server: server.clone(),
             journal: journal.clone(),
+            voices,
         });
         Self {
             poller: Poller::new(PollerParts {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::domain::error::OrchestratorError;
@@ -33,6 +33,9 @@ pub(in crate::orchestrator) struct RunContext {
     pub(in crate::orchestrator) work_pool_id: Option<Uuid>,
     pub(in crate::orchestrator) work_pool_name: Option<String>,
     pub(in crate::orchestrator) tags: Vec<String>,
+    /// The server does not know name and tags yet: they are told with the start.
+    #[serde(default)]
+    pub(in crate::orchestrator) is_unnamed: bool,
     /// A slot of the deployment's limit, to be renewed.
     pub(in crate::orchestrator) concurrency_lease_id: Option<Uuid>,
     /// The claim by which it is ours; none of a run that an earlier version claimed.
@@ -54,6 +57,9 @@ pub(in crate::orchestrator) struct ClaimMark {
     /// Whether another program's worker made it, and goes on telling that the run is pending.
     #[serde(default)]
     pub(in crate::orchestrator) is_handed_over: bool,
+    /// When, by the server's clock: what was made before it is what the attempt reads.
+    #[serde(default)]
+    pub(in crate::orchestrator) at: Option<Timestamp>,
 }
 
 /// The transition of an attempt that was taken for dead and goes on.
@@ -209,26 +215,6 @@ impl Forwarding {
             .await?;
         self.0.ring();
         Ok(is_stopping)
-    }
-
-    /// What a run that has completed made, as far as the server has not heard of it: asset keys with what is known of each.
-    pub(in crate::orchestrator) async fn untold_assets(
-        &self,
-        id: FlowRunId,
-    ) -> Result<Map<String, Value>, OrchestratorError> {
-        self.0
-            .read(move |connection| {
-                Ok(connection
-                    .prepare_cached(
-                        "SELECT json_extract(content, '$.key') AS key, json_extract(content, '$.metadata') AS metadata
-                         FROM outbox WHERE flow_run_id = ?1 AND kind = 'asset' ORDER BY id",
-                    )?
-                    .query_map([id.to_string()], |row| {
-                        Ok((row.get::<_, String>("key")?, json::<Value>(row, "metadata")?))
-                    })?
-                    .collect::<rusqlite::Result<_>>()?)
-            })
-            .await
     }
 
     /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.

@@ -4,6 +4,7 @@
 pub(super) mod forwarding;
 pub(super) mod intents;
 pub(super) mod kept;
+pub(super) mod made;
 pub(super) mod mail;
 pub mod place;
 mod posting;
@@ -26,6 +27,8 @@ pub(super) struct Journal {
     pub(super) intents: intents::Intents,
     /// What the server must still hear.
     pub(super) mail: mail::Mail,
+    /// What runs of this home have made.
+    pub(super) made: made::MadeHere,
     /// Runs that wait for the server.
     pub(super) kept: kept::KeptRuns,
 }
@@ -39,6 +42,7 @@ impl Journal {
             forwarding: forwarding::Forwarding::of(local.clone()),
             intents: intents::Intents::of(local.clone()),
             mail: mail::Mail::of(local.clone()),
+            made: made::MadeHere::of(local.clone()),
             kept: kept::KeptRuns::of(local.clone()),
             local,
         };

@@ -124,6 +124,7 @@ mod tests {
             deployment_name: "production".to_owned(),
             work_pool_id: None,
             work_pool_name: None,
+            is_unnamed: false,
             tags: Vec::new(),
             concurrency_lease_id: None,
             claim: None,
