@@ -12,6 +12,7 @@ use super::answer::Fault;
 use super::api::About;
 use super::counted::Counted;
 use super::live::Hub;
+use super::processes::Processes;
 use crate::annotations::AnnotationsError;
 use crate::annotations::reading::Reader;
 use crate::domain::finding::Findings;
@@ -40,6 +41,7 @@ pub(super) struct App {
     pub(super) about: About,
     pub(super) examine: Examine,
     pub(super) counted: Counted,
+    pub(super) processes: Processes,
     databases: Mutex<HashMap<String, (PathBuf, Instant)>>,
 }
 
@@ -66,6 +68,7 @@ impl App {
             about,
             examine,
             counted: Counted::new(Timestamp::now()),
+            processes: Processes::default(),
             databases: Mutex::default(),
         }
     }
