@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 
 import { getFlowRun, listFlowRuns, queuePrefectFlow, waitForFlowRun } from '@captionacc/orchestrator';
+import Database from 'better-sqlite3';
 import { chromium, type Browser, type Locator, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
@@ -86,10 +87,6 @@ async function open(options: { through?: (address: string) => Promise<string>; w
 
 const isSamePage = (page: Page) => page.evaluate(() => (globalThis as unknown as InBrowser).isSamePage);
 
-function declare(home: string, flow: string): void {
-  writeFileSync(path.join(home, 'captionacc.toml'), flow.replace('HOME', home));
-}
-
 /** Queues a run of a declared flow, and returns its id. */
 async function queue(...given: string[]): Promise<string> {
   return (JSON.parse(await captionacc('queue', ...given)) as { flowRunId: string }).flowRunId;
@@ -109,9 +106,48 @@ async function expectNoFault(page: Page, what: string): Promise<void> {
   expect(found, what).toEqual([]);
 }
 
-describe('embedded', () => {
+/** Where the runs of the tests are queued: the same pages, the same tests. */
+interface World {
+  name: string;
+  /** Makes it there. */
+  open?: () => Promise<void>;
+  close?: () => void;
+  /** An empty queue of the current test, with flows that `toml` declares; returns its home. */
+  begin: (toml?: string) => Promise<string>;
+}
+
+const embedded: World = {
+  name: 'embedded',
+  begin: async (toml = '') => {
+    const home = freshHome();
+    writeFileSync(path.join(home, 'captionacc.toml'), toml.replace('HOME', home));
+    process.env.CAPTIONACC_CONFIG = path.join(home, 'captionacc.toml');
+    return home;
+  },
+};
+
+let server: PrefectServer;
+const prefect: World = {
+  name: 'over Prefect',
+  open: async () => {
+    server = await PrefectServer.shared();
+  },
+  close: () => server.stop(),
+  begin: async (toml = '') => {
+    const { home } = freshPrefectUser();
+    await setUp(server.apiUrl, home, toml.replace('HOME', home));
+    return home;
+  },
+};
+
+describe.each([embedded, prefect])('$name', (world) => {
+  beforeAll(async () => {
+    await world.open?.();
+  });
+  afterAll(() => world.close?.());
+
   test('a person comes from an empty queue to the text on a frame, and makes anew what a changed layout made stale', async () => {
-    freshHome();
+    await world.begin();
     const { page, address, complaints } = await open();
     await page.getByText('Queue your first film:').waitFor();
     await page.getByText("await queuePrefectFlow('full-frames'").waitFor();
@@ -212,12 +248,62 @@ describe('embedded', () => {
     await worker.stop();
   });
 
+  test('captions are gone through in time, each with the picture that it was read off', async () => {
+    await world.begin();
+    const app = new WebApp();
+    // No app writes captions of its own in between.
+    app.close();
+    const database = new Database(app.databasePath);
+    afterTest(() => database.close());
+    database.exec(`
+      DELETE FROM captions;
+      ALTER TABLE captions ADD COLUMN text_ocr_combined TEXT;
+      ALTER TABLE captions ADD COLUMN median_ocr_status TEXT NOT NULL DEFAULT 'pending';
+      ALTER TABLE captions ADD COLUMN median_ocr_error TEXT;
+      ALTER TABLE captions ADD COLUMN median_ocr_processed_at TEXT;`);
+    const film = filmWith([
+      { text: 'HELLO WORLD 2026', font: latinFont, size: 28, x: 150, y: 215, from: 0, to: 3 },
+      { text: '今天天气很好', font: chineseFont, size: 30, x: 200, y: 215, from: 3.05, to: 6 },
+    ]);
+    const insert = database.prepare("INSERT INTO captions (start_frame_index, end_frame_index, median_ocr_status) VALUES (?, ?, 'queued') RETURNING id").pluck();
+    const captionIds = [[1, 29], [31, 59], [90_000, 90_010]].map(([start, end]) => insert.get(start, end) as number);
+    const worker = await Worker.start();
+    const cropping = await queuePrefectFlow('crop-frames', { ...app.arguments(film), 'crop-bounds': { left: 100, top: 200, right: 540, bottom: 260 } });
+    await waitForFlowRun(cropping.flowRunId);
+    const { page, address, complaints } = await open();
+    await page.goto(`${address}/video?id=video-1`);
+    await page.getByText('3 captions: 0 read, 3 waiting').waitFor();
+    const read = { 'video-id': 'video-1', 'db-path': app.databasePath, 'video-dir': app.folder, 'caption-ids': captionIds };
+    await queuePrefectFlow('caption-median-ocr', read);
+    // The texts come by themselves.
+    await page.getByText('3 captions: 2 read, 1 not read').waitFor();
+    const row = (place: number) => page.locator('.captions button').nth(place);
+    expect(await row(2).textContent()).toContain('its frames 90000-90010 are missing');
+    await row(1).click();
+    const scrubber = page.getByRole('slider', { name: 'Time' });
+    expect(await scrubber.inputValue()).toBe('31');
+    await page.locator('.reading b', { hasText: '今天天气很好' }).waitFor();
+    const median = page.locator('.reading img');
+    await median.evaluate((image) => (image as unknown as { decode: () => Promise<void> }).decode());
+    expect(await median.evaluate((image) => (image as unknown as { naturalWidth: number }).naturalWidth)).toBe(440);
+    await page.keyboard.press('[');
+    expect(await scrubber.inputValue()).toBe('1');
+    expect((await page.locator('.reading b').textContent())?.replaceAll(' ', '')).toBe('HELLOWORLD2026');
+    expect(await page.locator('.near .block').count()).toBe(2);
+    // The address holds the moment.
+    await page.waitForURL(/at=1$/);
+    await page.reload();
+    await page.locator('.reading b', { hasText: 'HELLO' }).waitFor();
+    expect(await scrubber.inputValue()).toBe('1');
+    await expectNoFault(page, 'captions');
+    expect(complaints).toEqual([]);
+    await worker.stop();
+  });
+
   test('a log is followed, its run cancelled and retried', async () => {
-    const home = freshHome();
-    declare(home, TALKING_FLOW);
+    const home = await world.begin(TALKING_FLOW);
     const more = path.join(home, 'more');
     writeFileSync(more, '');
-    process.env.CAPTIONACC_CONFIG = path.join(home, 'captionacc.toml');
     const id = await queue('talk', '--video-id', 'v1');
     const { page, address, complaints } = await open();
     await page.goto(`${address}/runs/${id}`);
@@ -262,9 +348,7 @@ describe('embedded', () => {
   });
 
   test('many runs are filtered, chosen and cancelled together, with the keyboard alone', async () => {
-    const home = freshHome();
-    declare(home, TALKING_FLOW);
-    process.env.CAPTIONACC_CONFIG = path.join(home, 'captionacc.toml');
+    await world.begin(TALKING_FLOW);
     for (let number = 0; number < 4; number += 1) await queue('talk', '--video-id', `film ${number}`);
     const { page, complaints } = await open();
     const { keyboard } = page;
@@ -320,9 +404,7 @@ describe('embedded', () => {
   });
 
   test('a connection that is lost is said and found again, with what happened meanwhile', async () => {
-    const home = freshHome();
-    declare(home, TALKING_FLOW);
-    process.env.CAPTIONACC_CONFIG = path.join(home, 'captionacc.toml');
+    await world.begin(TALKING_FLOW);
     let wire: Wire | undefined;
     const { page } = await open({
       through: async (address) => {
@@ -342,10 +424,8 @@ describe('embedded', () => {
   });
 
   test('what a film or a program is called by is text and never a part of the page', async () => {
-    const home = freshHome();
     const hostile = '<img src=x onerror="globalThis.isHacked = true">';
-    declare(home, `[flows.speak]\ndescription = "Speaks"\ncommand = ["echo", "<script>globalThis.isHacked = true</script>"]\nretries = 0\n[flows.speak.parameters.video-id]\ntype = "text"\n`);
-    process.env.CAPTIONACC_CONFIG = path.join(home, 'captionacc.toml');
+    await world.begin(`[flows.speak]\ndescription = "Speaks"\ncommand = ["echo", "<script>globalThis.isHacked = true</script>"]\nretries = 0\n[flows.speak.parameters.video-id]\ntype = "text"\n`);
     const worker = await Worker.start();
     const id = await queue('speak', '--video-id', hostile);
     await waitForFlowRun(id);
@@ -364,31 +444,27 @@ describe('embedded', () => {
   });
 });
 
-describe('over Prefect', () => {
-  let server: PrefectServer;
+describe('over Prefect alone', () => {
   beforeAll(async () => {
-    server = await PrefectServer.shared();
+    await prefect.open?.();
   });
-  afterAll(() => server.stop());
+  afterAll(() => prefect.close?.());
 
-  test('a run is watched from queued to its pictures, and its page in Prefect’s UI is named', async () => {
+  test('a run names its page in Prefect’s UI, and an API that is away is said until it is back', async () => {
     const { home } = freshPrefectUser();
-    await setUp(server.apiUrl, home);
-    const { page, complaints } = await open();
-    const film = filmWith(captions);
-    const app = new WebApp();
-    const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 10 });
-    await page.locator('header .slots', { hasText: '1 waiting' }).waitFor();
-    const worker = await Worker.start();
-    await page.locator('.card', { hasText: 'full-frames' }).waitFor();
-    await page.locator(`tr[data-run="${flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
-    expect(await isSamePage(page)).toBe(true);
-    await page.locator(`tr[data-run="${flowRunId}"] .run-link`).click();
-    await stateOf(page, 'Completed').waitFor();
-    expect(await page.getByRole('link', { name: 'in its UI' }).getAttribute('href')).toBe(`${server.apiUrl.replace('/api', '')}/runs/flow-run/${flowRunId}`);
-    await page.locator('aside').getByRole('link', { name: 'video-1' }).first().click();
-    await page.locator('.sheet li').nth(9).waitFor();
-    expect(complaints).toEqual([]);
-    await worker.stop();
+    await setUp(server.apiUrl, home, TALKING_FLOW.replace('HOME', home));
+    const wire = await Wire.to(server);
+    process.env.PREFECT_API_URL = wire.apiUrl;
+    const id = await queue('talk', '--video-id', 'v1');
+    const { page, address } = await open();
+    await page.goto(`${address}/runs/${id}`);
+    await stateOf(page, /^(Scheduled|Late)$/).waitFor();
+    expect(await page.getByRole('link', { name: 'in its UI' }).getAttribute('href')).toBe(`${wire.apiUrl.replace('/api', '')}/runs/flow-run/${id}`);
+    wire.play('cut');
+    await page.getByText('The queue does not answer to the dashboard').waitFor();
+    await wire.mend();
+    await page.getByText('The queue does not answer to the dashboard').waitFor({ state: 'detached' });
+    await captionacc('runs', 'cancel', id);
+    await stateOf(page, 'Cancelled').waitFor();
   });
 });

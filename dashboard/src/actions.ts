@@ -2,7 +2,7 @@
 
 import type { FlowRun } from '../../index.js';
 import type { Pool, Queued, StaleResult } from './api.js';
-import { change } from './client.js';
+import { change, problemOf } from './client.js';
 import { count, shortId } from './format.js';
 import { about } from './live.js';
 import { ask } from './parts.js';
@@ -38,6 +38,26 @@ export function retry(run: FlowRun): void {
     act: async () => {
       await change(`${api(run)}/retry`);
       return 'The run is queued again.';
+    },
+  });
+}
+
+export function takeOver(run: FlowRun, isForced = false): void {
+  ask({
+    title: isForced ? `Take over ${named(run)} all the same?` : `Take over ${named(run)}?`,
+    says: isForced
+      ? `${run.workerName ?? 'Its worker'} was heard not long ago, and may still work on it: what it does from now on counts for nothing.`
+      : `${run.workerName ?? 'Its worker'} is not to be heard from here. Another worker takes the run, without waiting until its own counts as lost.`,
+    button: 'Give it to another worker',
+    act: async () => {
+      try {
+        await change(`${api(run)}/take-over`, { isForced });
+        return 'The run is given to another worker.';
+      } catch (error) {
+        if (isForced || problemOf(error).code !== 'ERR_CAPTIONACC_INVALID_STATE') throw error;
+        takeOver(run, true);
+        return problemOf(error).message;
+      }
     },
   });
 }

@@ -30,6 +30,7 @@ prefectUi: string | null,
  * Nothing can be changed here.
  */
 readOnly: boolean, 
+takesOver: boolean, 
 /**
  * The flows that are known.
  */
@@ -495,6 +496,10 @@ cropped: Frames | null,
  */
 boxCount: number, 
 /**
+ * Captions, read or not.
+ */
+captionCount: number, 
+/**
  * The caption strip.
  */
 layout: Layout | null, 
@@ -772,3 +777,7 @@ endedAt: string,
  * From its first start to its end.
  */
 seconds: number, };
+
+export type Captions = { captions: Array<Caption>, };
+export type Caption = { id: number, first: number, last: number, isGap: boolean, text: string | null, readText: string | null, reading: Reading | null, error: string | null, picture: string | null, };
+export type Reading = "queued" | "processing" | "complete" | "error";

@@ -78,6 +78,9 @@ function App(): JSX.Element {
       </a>
       <header>
         <nav aria-label="Pages">
+          <a class="brand" href="/" tabIndex={-1} aria-hidden="true">
+            <img src="/icon.svg" alt="" width="18" height="18" /> CaptionA.cc
+          </a>
           {MENU.map(([to, name]) => (
             <a key={to} href={to} aria-current={menu === to ? 'page' : undefined}>
               {name}

@@ -25,6 +25,7 @@ const KEYS: readonly (readonly [string, string])[] = [
   ['t', 'retry (a run)'],
   ['a', 'queue once more (a run)'],
   ['←, →', 'previous, next frame (a video)'],
+  ['[, ]', 'previous, next caption (a video)'],
   ['Esc', 'close, leave a field'],
 ];
 

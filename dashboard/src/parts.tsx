@@ -1,8 +1,8 @@
 // What several pages show.
 
-import { signal } from '@preact/signals';
+import { computed, signal } from '@preact/signals';
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import type { FlowRun, State, StateType } from '../../index.js';
 import type { Problem } from './api.js';
@@ -34,9 +34,11 @@ export const STATE_WORDS: Record<StateType, string> = {
 };
 
 export function Ago({ time }: { time: string }): JSX.Element {
+  // A signal as text: of thousands on a page, only those are touched that say something else now.
+  const text = useMemo(() => computed(() => ago(time, now.value)), [time]);
   return (
     <time dateTime={time} title={dateTime(time)}>
-      {ago(time, now.value)}
+      {text}
     </time>
   );
 }
@@ -74,23 +76,38 @@ export function RunLink({ run, children }: { run: { flowRunId: string }; childre
   );
 }
 
-/** A few runs in a table. */
-export function RunTable({ runs, caption }: { runs: readonly FlowRun[]; caption: string }): JSX.Element {
+interface RunTableProps {
+  runs: readonly FlowRun[];
+  caption: string;
+  /** What stands before each run, to choose it by. */
+  choice?: ((run: FlowRun) => JSX.Element) | undefined;
+}
+
+/** Runs in a table. */
+export function RunTable({ runs, caption, choice }: RunTableProps): JSX.Element {
   return (
     <table class="runs">
       <caption class="hidden">{caption}</caption>
       <thead>
         <tr>
-          <th scope="col">Flow</th>
+          {choice ? (
+            <th scope="col">
+              <span class="hidden">Chosen</span>
+            </th>
+          ) : null}
+          <th scope="col">Run</th>
           <th scope="col">State</th>
           <th scope="col">Video</th>
           <th scope="col">Queued</th>
-          <th scope="col" class="number">Took</th>
+          <th scope="col" class="number">
+            Took
+          </th>
         </tr>
       </thead>
       <tbody>
         {runs.map((run) => (
-          <tr key={run.flowRunId} data-run={run.flowRunId}>
+          <tr key={run.flowRunId} data-run={run.flowRunId} data-state={run.state.type}>
+            {choice ? <td class="choice">{choice(run)}</td> : null}
             <td>
               <RunLink run={run}>
                 {run.flowName} <code>{shortId(run.flowRunId)}</code>
@@ -98,8 +115,10 @@ export function RunTable({ runs, caption }: { runs: readonly FlowRun[]; caption:
             </td>
             <td class="grow">
               <div class="saying">
-                <StateBadge state={run.state} /> <span class="message">{run.state.message}</span>
+                <StateBadge state={run.state} />
+                {run.attempt > 1 ? <span class="attempt">attempt {run.attempt}</span> : null} <span class="message">{run.state.message}</span>
               </div>
+              <ProgressBar run={run} />
             </td>
             <td>
               <VideoLink run={run} />
@@ -115,6 +134,17 @@ export function RunTable({ runs, caption }: { runs: readonly FlowRun[]; caption:
       </tbody>
     </table>
   );
+}
+
+/** Asks for more as soon as it comes into sight. */
+export function End({ reached }: { reached: () => void }): JSX.Element {
+  const end = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && reached(), { rootMargin: '400px' });
+    if (end.current) observer.observe(end.current);
+    return () => observer.disconnect();
+  }, []);
+  return <div ref={end} class="end" />;
 }
 
 /** A frame of a video, if there is one. */

@@ -32,6 +32,8 @@ export function begin(): void {
     if (!link || event.defaultPrevented || event.button !== 0) return;
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     if (link.origin !== window.location.origin || link.target || link.hasAttribute('download')) return;
+    // A place on the page that is open is the browser's to go to.
+    if (link.hash !== '' && link.pathname === window.location.pathname && link.search === window.location.search) return;
     event.preventDefault();
     go(link.href);
   });

@@ -27,6 +27,7 @@ pub mod reading;
 mod schema;
 mod staging;
 mod status;
+pub mod text_images;
 
 pub use self::attempt::{Annotations, OpenRequest};
 pub use self::captions::{Begun, Caption, CaptionRows, Captions, CroppedFrame, FrameLayout, Standing};

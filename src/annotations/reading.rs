@@ -94,6 +94,29 @@ pub struct TextBox {
     pub height: f64,
 }
 
+/// A caption: its boundaries, which the app keeps, and what was read off the median of its frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptionRow {
+    /// Its id.
+    pub id: i64,
+    /// Its first frame on the index clock.
+    pub first: i64,
+    /// Its last frame.
+    pub last: i64,
+    /// `predicted`, `confirmed`, or `gap`: there is none.
+    pub boundary_state: Option<String>,
+    /// What a person wrote.
+    pub text: Option<String>,
+    /// What was read.
+    pub read_text: Option<String>,
+    /// How the reading stands: `pending`, `queued`, `processing`, `complete`, `error`.
+    pub reading: Option<String>,
+    /// Why it was not read.
+    pub error: Option<String>,
+    /// When it was read, as the table has it.
+    pub read_at: Option<String>,
+}
+
 /// A stored picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
@@ -288,12 +311,63 @@ impl Reader {
 
     /// The number of boxes.
     pub fn box_count(&self) -> Result<u32, AnnotationsError> {
-        self.read("counting the boxes", |sqlite| {
-            if columns(sqlite, "full_frame_ocr")?.is_empty() {
+        self.count("full_frame_ocr")
+    }
+
+    fn count(&self, table: &'static str) -> Result<u32, AnnotationsError> {
+        self.read("counting rows", |sqlite| {
+            if columns(sqlite, table)?.is_empty() {
                 return Ok(0);
             }
-            sqlite.query_row("SELECT count(*) FROM full_frame_ocr", [], |row| row.get(0))
+            sqlite.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
         })
+    }
+
+    /// The captions in the order of time, `limit` at most.
+    pub fn captions(&self, limit: u32) -> Result<Vec<CaptionRow>, AnnotationsError> {
+        self.read("reading the captions", |sqlite| {
+            let found = columns(sqlite, "captions")?;
+            if !["id", "start_frame_index", "end_frame_index"]
+                .iter()
+                .all(|name| found.has(name))
+            {
+                return Ok(Vec::new());
+            }
+            let wanted = [
+                "boundary_state",
+                "text",
+                "text_ocr_combined",
+                "median_ocr_status",
+                "median_ocr_error",
+                "median_ocr_processed_at",
+            ];
+            let listed = listed(&found, &wanted);
+            sqlite
+                .prepare(&format!(
+                    "SELECT id, start_frame_index, end_frame_index, {listed} FROM captions
+                     ORDER BY start_frame_index, end_frame_index LIMIT ?1"
+                ))?
+                .query_map([limit], |row| {
+                    let text = |column: &str| row.get_ref(column).map(text_of);
+                    Ok(CaptionRow {
+                        id: row.get(0)?,
+                        first: row.get(1)?,
+                        last: row.get(2)?,
+                        boundary_state: text("boundary_state")?,
+                        text: text("text")?,
+                        read_text: text("text_ocr_combined")?,
+                        reading: text("median_ocr_status")?,
+                        error: text("median_ocr_error")?,
+                        read_at: text("median_ocr_processed_at")?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// The number of captions.
+    pub fn caption_count(&self) -> Result<u32, AnnotationsError> {
+        self.count("captions")
     }
 
     /// The picture on display at `at`: the last one that is not after it, else the first.

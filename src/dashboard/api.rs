@@ -28,6 +28,8 @@ pub(super) struct About {
     pub(super) prefect_ui: Option<String>,
     /// Nothing can be changed here.
     pub(super) read_only: bool,
+    /// A run whose worker is silent is given on by hand: several machines share the queue.
+    pub(super) takes_over: bool,
     /// The flows that are known.
     pub(super) flows: Vec<FlowName>,
 }
@@ -352,6 +354,16 @@ pub(super) struct BulkResult {
     pub(super) has_more: bool,
 }
 
+/// A request to give a run to another worker.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TakeOverRequest {
+    /// Also if its worker was heard a moment ago.
+    #[serde(default)]
+    pub(super) is_forced: bool,
+}
+
 /// A run with all that is kept of it.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
@@ -458,6 +470,8 @@ pub(super) struct Pictures {
     pub(super) cropped: Option<Frames>,
     /// Recognized boxes.
     pub(super) box_count: u32,
+    /// Captions, read or not.
+    pub(super) caption_count: u32,
     /// The caption strip.
     pub(super) layout: Option<Layout>,
     /// What is known of the film, and the status rows: name of the table, and column with value.
@@ -544,6 +558,54 @@ pub(super) struct TextBox {
     pub(super) width: f64,
     /// Height.
     pub(super) height: f64,
+}
+
+/// The captions of a video.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub(super) struct Captions {
+    /// In the order of time.
+    pub(super) captions: Vec<Caption>,
+}
+
+/// A caption: its boundaries, and what was read off the median of its frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Caption {
+    /// Its id.
+    pub(super) id: i64,
+    /// Its first frame on the index clock.
+    pub(super) first: i64,
+    /// Its last frame.
+    pub(super) last: i64,
+    /// A person has said that there is none.
+    pub(super) is_gap: bool,
+    /// What a person wrote.
+    pub(super) text: Option<String>,
+    /// What was read.
+    pub(super) read_text: Option<String>,
+    /// How the reading stands; none: it was never asked for.
+    pub(super) reading: Option<Reading>,
+    /// Why it was not read.
+    pub(super) error: Option<String>,
+    /// The version of the picture that it was read off; none: there is no picture.
+    pub(super) picture: Option<String>,
+}
+
+/// How the reading of a caption stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Reading {
+    /// It waits.
+    Queued,
+    /// It is at work.
+    Processing,
+    /// It was read.
+    Complete,
+    /// It could not be read.
+    Error,
 }
 
 /// Where a text was found.
@@ -710,6 +772,7 @@ mod tests {
             BulkAction,
             BulkRequest,
             BulkResult,
+            TakeOverRequest,
             RunPage,
             ProcessFigures,
             LogPage,
@@ -722,6 +785,9 @@ mod tests {
             FramesPage,
             FullFrame,
             TextBox,
+            Captions,
+            Caption,
+            Reading,
             Found,
             FoundFrame,
             LineagePage,

@@ -13,8 +13,8 @@ use super::api::About;
 use super::counted::Counted;
 use super::live::Hub;
 use super::processes::Processes;
-use crate::annotations::AnnotationsError;
 use crate::annotations::reading::Reader;
+use crate::annotations::{AnnotationsError, text_images};
 use crate::domain::finding::Findings;
 use crate::domain::flow::Subject;
 use crate::domain::flow_run::FlowRun;
@@ -42,15 +42,24 @@ pub(super) struct App {
     pub(super) examine: Examine,
     pub(super) counted: Counted,
     pub(super) processes: Processes,
-    databases: Mutex<HashMap<String, (PathBuf, Instant)>>,
+    places: Mutex<HashMap<String, (Places, Instant)>>,
 }
 
 /// A video as its runs know it.
 pub(super) struct KnownVideo {
     /// Newest first; not empty.
     pub(super) runs: Vec<FlowRun>,
+    /// Where its files are.
+    pub(super) places: Places,
+}
+
+/// Where the files of a video are, as its newest runs say.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
     /// Its annotations.db.
     pub(super) db_path: Option<PathBuf>,
+    /// The folder with the pictures that its captions were read off.
+    pub(super) video_dir: Option<PathBuf>,
 }
 
 impl App {
@@ -69,7 +78,7 @@ impl App {
             examine,
             counted: Counted::new(Timestamp::now()),
             processes: Processes::default(),
-            databases: Mutex::default(),
+            places: Mutex::default(),
         }
     }
 
@@ -84,40 +93,54 @@ impl App {
         if runs.is_empty() {
             return Err(Fault::NotFound(format!("no flow run is known for a video {id:?}")));
         }
-        let db_path = runs.iter().find_map(db_path_of);
-        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
-        if databases.len() >= MOST_KNOWN {
-            databases.clear();
+        let places = Places {
+            db_path: runs.iter().find_map(db_path_of),
+            video_dir: runs.iter().find_map(video_dir_of),
+        };
+        let mut known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_KNOWN {
+            known.clear();
         }
-        if let Some(db_path) = &db_path {
-            databases.insert(id.to_owned(), (db_path.clone(), Instant::now()));
-        }
-        drop(databases);
-        Ok(KnownVideo { runs, db_path })
+        known.insert(id.to_owned(), (places.clone(), Instant::now()));
+        drop(known);
+        Ok(KnownVideo { runs, places })
     }
 
-    /// Reads in the annotations.db of a video. Which file that is the runs say, never a request.
+    /// Where the files of a video are. That the runs say, never a request.
+    async fn places(&self, id: &str) -> Result<Places, Fault> {
+        let known = {
+            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            places
+                .get(id)
+                .filter(|(_, at)| at.elapsed() < KNOWN_FOR)
+                .map(|(places, _)| places.clone())
+        };
+        match known {
+            Some(places) => Ok(places),
+            None => Ok(self.video(id).await?.places),
+        }
+    }
+
+    /// Reads in the annotations.db of a video.
     pub(super) async fn read_video<T: Send + 'static>(
         &self,
         id: &str,
         read: impl FnOnce(&Reader) -> Result<T, AnnotationsError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let known = {
-            let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
-            databases
-                .get(id)
-                .filter(|(_, at)| at.elapsed() < KNOWN_FOR)
-                .map(|(path, _)| path.clone())
-        };
-        let path = match known {
-            Some(path) => path,
-            None => self
-                .video(id)
-                .await?
-                .db_path
-                .ok_or_else(|| Fault::NotFound(format!("no flow run of video {id:?} names an annotations.db")))?,
-        };
+        let path = self
+            .places(id)
+            .await?
+            .db_path
+            .ok_or_else(|| Fault::NotFound(format!("no flow run of video {id:?} names an annotations.db")))?;
         read_database(path, read).await
+    }
+
+    /// The picture that a caption of a video was read off, if there is one.
+    pub(super) async fn read_text_image(&self, id: &str, caption_id: i64) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(video_dir) = self.places(id).await?.video_dir else {
+            return Ok(None);
+        };
+        read_disk(move || text_images::read(&video_dir, caption_id)).await
     }
 }
 
@@ -126,14 +149,25 @@ pub(super) fn db_path_of(run: &FlowRun) -> Option<PathBuf> {
     run.db_path.clone().or_else(|| Subject::of(&run.parameters).db_path)
 }
 
+/// The folder of the video that a run is about, if it was told.
+fn video_dir_of(run: &FlowRun) -> Option<PathBuf> {
+    Some(PathBuf::from(run.parameters.0.get("video-dir")?.as_str()?))
+}
+
 /// Opens an annotations.db for one reading, on a thread that may hang.
 pub(super) async fn read_database<T: Send + 'static>(
     path: PathBuf,
     read: impl FnOnce(&Reader) -> Result<T, AnnotationsError> + Send + 'static,
 ) -> Result<T, Fault> {
-    let reading = spawn_blocking(move || read(&Reader::open(&path)?));
-    match tokio::time::timeout(DISK_TIMEOUT, reading).await {
+    read_disk(move || read(&Reader::open(&path)?)).await
+}
+
+/// Reads on a thread that may hang.
+async fn read_disk<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, AnnotationsError> + Send + 'static,
+) -> Result<T, Fault> {
+    match tokio::time::timeout(DISK_TIMEOUT, spawn_blocking(read)).await {
         Ok(Ok(read)) => Ok(read?),
-        Ok(Err(_)) | Err(_) => Err(Fault::Slow("the video's annotations.db")),
+        Ok(Err(_)) | Err(_) => Err(Fault::Slow("the disk of the video")),
     }
 }

@@ -179,6 +179,7 @@ fn about(settings: &Settings, queue: &dyn Queue, read_only: bool) -> About {
         orchestrator: queue.description(),
         prefect_ui: prefect.and_then(|prefect| prefect_ui(&prefect.api_url, prefect.is_cloud)),
         read_only,
+        takes_over: prefect.is_some(),
         flows: settings
             .flows
             .iter()
@@ -223,6 +224,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/runs/{id}/log.txt", get(runs::log_file))
         .route("/api/runs/{id}/cancel", post(runs::cancel))
         .route("/api/runs/{id}/retry", post(runs::retry))
+        .route("/api/runs/{id}/take-over", post(runs::take_over))
         .route("/api/runs/{id}/again", post(runs::again))
         .route("/api/videos", get(videos::list))
         .route("/api/video", get(videos::show))
@@ -230,6 +232,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/video/frame.jpg", get(videos::full_frame))
         .route("/api/video/thumbnail.jpg", get(videos::thumbnail))
         .route("/api/video/strip.jpg", get(videos::cropped_frame))
+        .route("/api/video/captions", get(videos::captions))
+        .route("/api/video/caption.jpg", get(videos::caption_picture))
         .route("/api/video/find", get(videos::find))
         .route("/api/lineage", get(lineage::show))
         .route("/api/lineage/run", post(lineage::run_stale))

@@ -11,7 +11,9 @@ use serde::Deserialize;
 
 use super::again::queue_again;
 use super::answer::{Fault, problem_of};
-use super::api::{BulkAction, BulkRequest, BulkResult, LogPage, Queued, RunPage, RunsFilter, RunsPage};
+use super::api::{
+    BulkAction, BulkRequest, BulkResult, LogPage, Queued, RunPage, RunsFilter, RunsPage, TakeOverRequest,
+};
 use super::app::App;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{FlowRun, LogLine};
@@ -306,6 +308,17 @@ pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) 
 /// Retries a run.
 pub(super) async fn retry(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<FlowRun>, Fault> {
     Ok(Json(app.queue.retry_flow_run(parse_id(&id)?).await?))
+}
+
+/// Gives a run whose worker is silent to another worker.
+pub(super) async fn take_over(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Json(request): Json<TakeOverRequest>,
+) -> Result<Json<FlowRun>, Fault> {
+    Ok(Json(
+        app.queue.take_over_flow_run(parse_id(&id)?, request.is_forced).await?,
+    ))
 }
 
 /// Queues a new run with the parameters of this one.

@@ -1,6 +1,6 @@
 //! Videos: what is in their annotations.db, for people to see. Pictures go out as JPEG and as nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ use serde::Deserialize;
 
 use super::answer::Fault;
 use super::api::{
-    Found, FoundFrame, Frames, FramesPage, FullFrame, Layout, Pictures, TextBox, VideoPage, VideoSummary,
+    Caption, Captions, Found, FoundFrame, Frames, FramesPage, FullFrame, Layout, Pictures, Reading, TextBox, VideoPage,
+    VideoSummary,
 };
 use super::app::App;
 use super::find::Needle;
 use super::lineage::{assets, compare_layouts};
 use crate::annotations::AnnotationsError;
-use crate::annotations::reading::{self, FrameSet, FrameTable, Reader};
+use crate::annotations::reading::{self, CaptionRow, FrameSet, FrameTable, Reader};
 use crate::domain::flow_run::FlowRun;
 use crate::orchestrator::queue::FlowRunFilter;
 
@@ -34,6 +35,8 @@ const MAX_BOXES: u32 = 100_000;
 const BOX_BATCH: u32 = 5_000;
 /// Most frames that are told to have a text.
 const MAX_FOUND: usize = 1_000;
+/// Most captions that are told.
+const MAX_CAPTIONS: u32 = 10_000;
 /// The first bytes of a JPEG.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
 /// Rows that are shown as they are.
@@ -51,16 +54,24 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<VideoSu
         limit: RUNS_FOR_VIDEOS,
         ..FlowRunFilter::default()
     };
-    let mut known = BTreeSet::new();
-    let mut videos = Vec::new();
+    let mut places = HashMap::new();
+    let mut videos: Vec<VideoSummary> = Vec::new();
     for run in app.queue.list_flow_runs(filter).await? {
         let Some(video_id) = run.video_id.clone() else { continue };
-        if known.insert(video_id.clone()) {
-            videos.push(VideoSummary {
-                video_id,
-                file_name: file_name(&run),
-                newest_run: run,
-            });
+        match places.get(&video_id) {
+            // Not each run names the film.
+            Some(&place) => {
+                let known: &mut VideoSummary = &mut videos[place];
+                known.file_name = known.file_name.take().or_else(|| file_name(&run));
+            }
+            None => {
+                places.insert(video_id.clone(), videos.len());
+                videos.push(VideoSummary {
+                    video_id,
+                    file_name: file_name(&run),
+                    newest_run: run,
+                });
+            }
         }
     }
     Ok(Json(videos))
@@ -78,7 +89,7 @@ pub(super) async fn show(
     Query(query): Query<VideoQuery>,
 ) -> Result<Json<VideoPage>, Fault> {
     let known = app.video(&query.id).await?;
-    let (pictures, problem) = if known.db_path.is_some() {
+    let (pictures, problem) = if known.places.db_path.is_some() {
         match app.read_video(&query.id, pictures).await {
             Ok(pictures) => (Some(pictures), None),
             Err(fault) => (None, Some(fault.problem())),
@@ -90,7 +101,7 @@ pub(super) async fn show(
     compare_layouts(&app, &mut assets).await;
     Ok(Json(VideoPage {
         file_name: known.runs.iter().find_map(file_name),
-        db_path: known.db_path.map(|path| path.to_string_lossy().into_owned()),
+        db_path: known.places.db_path.map(|path| path.to_string_lossy().into_owned()),
         video_id: query.id,
         problem,
         pictures,
@@ -112,6 +123,7 @@ fn pictures(reader: &Reader) -> Result<Pictures, AnnotationsError> {
         full: reader.frame_set(FrameTable::Full)?.map(frames),
         cropped: reader.frame_set(FrameTable::Cropped)?.map(frames),
         box_count: reader.box_count()?,
+        caption_count: reader.caption_count()?,
         layout: reader.layout()?.map(|layout| Layout {
             frame_width: layout.frame_width,
             frame_height: layout.frame_height,
@@ -235,15 +247,63 @@ async fn picture(
     let found = app
         .read_video(&query.id, move |reader| reader.picture(table, at))
         .await?;
+    jpeg(&query, found.map(|picture| picture.jpeg))
+}
+
+fn jpeg(query: &PictureQuery, found: Option<Vec<u8>>) -> Result<Response, Fault> {
     let picture = found
-        .filter(|picture| picture.jpeg.starts_with(&JPEG))
+        .filter(|picture| picture.starts_with(&JPEG))
         .ok_or_else(|| Fault::NotFound(format!("video {:?} has no picture there", query.id)))?;
     let keep = if query.v.is_some() {
         "private, max-age=3600, immutable"
     } else {
         "no-store"
     };
-    Ok(([(CONTENT_TYPE, "image/jpeg"), (CACHE_CONTROL, keep)], picture.jpeg).into_response())
+    Ok(([(CONTENT_TYPE, "image/jpeg"), (CACHE_CONTROL, keep)], picture).into_response())
+}
+
+/// The picture that a caption was read off: `at` is its id.
+pub(super) async fn caption_picture(
+    State(app): State<Arc<App>>,
+    Query(query): Query<PictureQuery>,
+) -> Result<Response, Fault> {
+    let found = app.read_text_image(&query.id, query.at).await?;
+    jpeg(&query, found)
+}
+
+/// The captions of a video, with what was read of them.
+pub(super) async fn captions(
+    State(app): State<Arc<App>>,
+    Query(query): Query<VideoQuery>,
+) -> Result<Json<Captions>, Fault> {
+    let rows = app
+        .read_video(&query.id, |reader| reader.captions(MAX_CAPTIONS))
+        .await?;
+    Ok(Json(Captions {
+        captions: rows.into_iter().map(caption).collect(),
+    }))
+}
+
+fn caption(row: CaptionRow) -> Caption {
+    let reading = match row.reading.as_deref() {
+        Some("queued") => Some(Reading::Queued),
+        Some("processing") => Some(Reading::Processing),
+        Some("complete") => Some(Reading::Complete),
+        Some("error") => Some(Reading::Error),
+        _ => None,
+    };
+    Caption {
+        id: row.id,
+        first: row.first,
+        last: row.last,
+        is_gap: row.boundary_state.as_deref() == Some("gap"),
+        text: row.text,
+        read_text: row.read_text,
+        reading,
+        error: row.error,
+        // The one of boundaries that were moved since lies there until the next is read.
+        picture: row.read_at.filter(|_| reading == Some(Reading::Complete)),
+    }
 }
 
 /// Which text.

@@ -1,9 +1,10 @@
-//! The pictures that texts were read off, for the web app to show: `text_images/annotation_ID.jpg` in the video's folder.
+//! Puts the pictures that texts were read off where the web app and the dashboard look for them.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::annotations::text_images;
 use crate::engine::{FaultKind, TaskError};
 
 /// The folder `text_images` of a video.
@@ -14,7 +15,7 @@ pub(super) struct TextImages {
 impl TextImages {
     /// Makes the folder where it is missing. The video's own is never made: it is gone if the video was deleted.
     pub(super) fn of(video_dir: &Path) -> Result<Self, TaskError> {
-        let folder = video_dir.join("text_images");
+        let folder = text_images::folder(video_dir);
         match fs::create_dir(&folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(fault(&folder, &error)),
             _ => Ok(Self { folder }),
@@ -23,7 +24,7 @@ impl TextImages {
 
     /// Puts a caption's picture there: whoever looks sees the old one or this one, whole.
     pub(super) fn publish(&self, caption_id: i64, jpeg: &[u8]) -> Result<(), TaskError> {
-        let name = format!("annotation_{caption_id}.jpg");
+        let name = text_images::file_name(caption_id);
         let path = self.folder.join(&name);
         // Of one name, so that what a killed attempt left is replaced by the next.
         let new = self.folder.join(format!(".{name}.new"));

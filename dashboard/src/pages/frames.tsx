@@ -8,7 +8,7 @@ import { address, problemOf, read } from '../client.js';
 import { count, moment, percent } from '../format.js';
 import { useKeys } from '../keys.js';
 import { linesOf } from '../lines.js';
-import { Loading, ProblemNote } from '../parts.js';
+import { End, Loading, ProblemNote } from '../parts.js';
 import { query, setQuery } from '../router.js';
 
 type Shows = 'lines' | 'boxes' | 'none';
@@ -50,13 +50,15 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
 
   const matches = useMemo(() => new Map(found?.matches.map((match) => [match.frameIndex, match]) ?? []), [found]);
   const isSearched = text !== '' && found !== null;
-  // Frames that are found may not have been listed yet.
-  const missing = isSearched && after !== null && found.matches.some((match) => match.frameIndex > after);
+  // Frames that are found, or that the address names, may not have been listed yet.
+  const isListed = (index: number) => after === null || index <= after;
+  const missing = (wanted !== null && !isListed(Number(wanted))) || (isSearched && found.matches.some((match) => !isListed(match.frameIndex)));
   useEffect(() => {
     if (missing) void more(500);
   }, [missing, after]);
   const shown = isSearched ? sheet.filter((frame) => matches.has(frame.frameIndex)) : sheet;
-  const at = wanted === null ? (shown[0] ?? sheet[0]) : (sheet.find((frame) => frame.frameIndex === Number(wanted)) ?? shown[0]);
+  // Films begin dark: the first frame with a text on it says more.
+  const at = wanted === null ? (shown.find((frame) => frame.boxes.length > 0) ?? shown[0] ?? sheet[0]) : (sheet.findLast((frame) => frame.frameIndex <= Number(wanted)) ?? shown[0]);
   const choose = (frame: FullFrame | undefined) => frame && setQuery({ frame: String(frame.frameIndex) });
   const step = (by: number) => {
     const place = shown.findIndex((frame) => frame.frameIndex === at?.frameIndex);
@@ -121,16 +123,6 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
       {after !== null && !isSearched ? <End key={after} reached={() => void more()} /> : null}
     </section>
   );
-}
-
-function End({ reached }: { reached: () => void }): JSX.Element {
-  const end = useRef<HTMLDivElement>(null);
-  useEffect(() => {
-    const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && reached(), { rootMargin: '400px' });
-    if (end.current) observer.observe(end.current);
-    return () => observer.disconnect();
-  }, []);
-  return <div ref={end} class="end" />;
 }
 
 function FindField({ text, found }: { text: string; found: Found | null }): JSX.Element {
@@ -235,7 +227,12 @@ function Large({ frame, source, shows, marked, pictures, hasLayout }: LargeProps
           <b class="number">{moment(frame.frameIndex, pictures.indexRateHz)}</b>{' '}
           <span class="quiet">
             frame {frame.frameIndex}, {frame.width} × {frame.height}
-          </span>
+          </span>{' '}
+          {pictures.cropped ? (
+            <button type="button" class="small" onClick={() => setQuery({ at: String(frame.frameIndex) })}>
+              show in the strip
+            </button>
+          ) : null}
         </p>
         {boxes.length === 0 ? <p class="quiet">No text was read on it.</p> : null}
         <ol class="texts">

@@ -5,11 +5,12 @@ import type { JSX } from 'preact';
 import type { FlowRun } from '../../../index.js';
 import type { Activity, Finding, Home } from '../api.js';
 import { cancel, mayChange } from '../actions.js';
-import { ago, count, duration } from '../format.js';
+import { count, duration } from '../format.js';
 import { now, overview } from '../live.js';
 import { Ago, Code, Empty, Loading, ProblemNote, ProgressBar, RunLink, RunTable, StateBadge, Thumbnail, VideoLink } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
 import { runPlace } from '../router.js';
+import { Columns, median } from './charts.js';
 
 const QUEUE_COMMAND = `captionacc queue full-frames --video-id v1 --video-path video.mp4 \\
   --db-path annotations.db --output-dir scratch
@@ -53,6 +54,19 @@ export function HomePage(): JSX.Element {
       <h1 class="hidden">Home</h1>
       {home.problem ? <ProblemNote problem={home.problem} retry={home.reload} /> : null}
       <Numbers home={home.data} activity={activity.data} />
+      {activity.data && activity.data.ended.length > 0 ? (
+        <div class="charts flat">
+          <Columns
+            activity={activity.data}
+            title="Ended"
+            parts={[
+              ['completed', 'COMPLETED'],
+              ['failed', 'FAILED'],
+            ]}
+          />
+          <Columns activity={activity.data} title="Waiting" parts={[['waiting', 'SCHEDULED']]} />
+        </div>
+      ) : null}
       <section aria-labelledby="problems" hidden={problems.length === 0}>
         <h2 id="problems">Problems</h2>
         <ul class="findings">
@@ -130,7 +144,7 @@ function Numbers({ home, activity }: { home: Home | null; activity: Activity | n
       </div>
       <div>
         <dt>Waits longest</dt>
-        <dd>{oldest ? <a href={runPlace(oldest.flowRunId)}>{ago(oldest.scheduledAt, now.value)}</a> : <span class="quiet">nobody</span>}</dd>
+        <dd>{oldest ? <a href={runPlace(oldest.flowRunId)}>{duration((now.value - Date.parse(oldest.scheduledAt)) / 1000)}</a> : <span class="quiet">nobody</span>}</dd>
       </div>
       <div>
         <dt>Last 5 minutes</dt>
@@ -149,9 +163,4 @@ function Numbers({ home, activity }: { home: Home | null; activity: Activity | n
       </div>
     </dl>
   );
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((one, other) => one - other);
-  return sorted[Math.floor(sorted.length / 2)] ?? 0;
 }

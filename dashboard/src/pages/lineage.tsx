@@ -15,13 +15,17 @@ import { Graph } from './graph.js';
 /** Drawings that are shown at first, and added with each wish for more. */
 const SHOWN = 400;
 
+/** So many videos without assets are passed over. */
+const MOST_SKIPPED = 20;
+
 export function LineagePage(): JSX.Element {
   const wanted = query.value.get('video');
   const isAll = query.value.get('all') !== null;
   const isStaleOnly = query.value.get('stale') !== null;
   const videos = useResource<VideoSummary[]>('/api/videos');
-  // One video unless all are wished: the one that was worked at last.
-  const video = isAll ? null : (wanted ?? videos.data?.[0]?.videoId ?? null);
+  // One video unless all are wished: the one that was worked at last, of those of which something was made.
+  const [skipped, setSkipped] = useState(0);
+  const video = isAll ? null : (wanted ?? videos.data?.[skipped]?.videoId ?? null);
   const isKnown = isAll || video !== null;
   const quick = useResource<Page>(isKnown ? address('/api/lineage', { video }) : null);
   // The layouts take a look into each annotations.db: they come after.
@@ -33,6 +37,10 @@ export function LineagePage(): JSX.Element {
   useLive((live) => {
     if (live.type === 'runs' && live.runs.some((run) => run.state.type === 'COMPLETED')) reload();
   });
+  const isFirstGuess = !isAll && wanted === null;
+  useEffect(() => {
+    if (isFirstGuess && quick.data?.assets.length === 0 && skipped + 1 < Math.min(MOST_SKIPPED, videos.data?.length ?? 0)) setSkipped(skipped + 1);
+  }, [isFirstGuess, quick.data, skipped]);
   const [limit, setLimit] = useState(SHOWN);
   useEffect(() => setLimit(SHOWN), [video]);
   const found = page.data ?? quick.data;

@@ -75,7 +75,7 @@ export function Log({ id }: { id: string }): JSX.Element {
         </span>
       </div>
       {problem ? <ProblemNote problem={problem} /> : null}
-      <div class={isWrapped ? 'lines wrapped' : 'lines'} ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-live="off" aria-label="Lines of the log">
+      <div class={`lines${isWrapped ? ' wrapped' : ''}${shown.length < 12 ? ' few' : ''}`} ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-live="off" aria-label="Lines of the log">
         {shown.length < found.length ? <p class="quiet">{found.length - shown.length} earlier lines: download all to read them.</p> : null}
         {lines.length === 0 ? <p class="quiet">No line was logged yet.</p> : null}
         {chunks.map((chunk, at) => (

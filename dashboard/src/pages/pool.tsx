@@ -5,10 +5,11 @@ import { useState } from 'preact/hooks';
 
 import type { Activity, Pool } from '../api.js';
 import { mayChange, setLimit, setPaused } from '../actions.js';
-import { count, dateTime, duration } from '../format.js';
+import { count } from '../format.js';
 import { overview } from '../live.js';
 import { Ago, Code, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
+import { Columns, Durations } from './charts.js';
 
 const SPANS = [
   [60, 'hour'],
@@ -150,80 +151,22 @@ function Limit({ pool }: { pool: Pool }): JSX.Element {
 }
 
 function Charts({ activity }: { activity: Activity }): JSX.Element {
-  const ended = activity.ended.length;
   return (
     <>
       {activity.isPartial ? <p class="quiet">Only the newest 2,000 runs are looked at: before them it tells too little.</p> : null}
       <div class="charts">
-        <Columns activity={activity} title="Waiting" says="Runs that waited" parts={[['waiting', 'SCHEDULED']]} />
-        <Columns activity={activity} title="At work" says="Runs at work" parts={[['running', 'RUNNING']]} />
-        <Columns activity={activity} title="Ended" says="Runs that ended: completed, and not completed" parts={[['completed', 'COMPLETED'], ['failed', 'FAILED']]} />
+        <Columns activity={activity} title="Waiting" parts={[['waiting', 'SCHEDULED']]} />
+        <Columns activity={activity} title="At work" parts={[['running', 'RUNNING']]} />
+        <Columns
+          activity={activity}
+          title="Ended"
+          parts={[
+            ['completed', 'COMPLETED'],
+            ['failed', 'FAILED'],
+          ]}
+        />
         <Durations activity={activity} />
       </div>
-      {ended === 0 ? <p class="quiet">No run has ended in this time.</p> : null}
     </>
-  );
-}
-
-interface ColumnsProps {
-  activity: Activity;
-  title: string;
-  says: string;
-  parts: readonly (readonly ['waiting' | 'running' | 'completed' | 'failed', string])[];
-}
-
-function Columns({ activity, title, says, parts }: ColumnsProps): JSX.Element {
-  const { slices, from, sliceSeconds } = activity;
-  const totals = slices.map((slice) => parts.reduce((sum, [name]) => sum + slice[name], 0));
-  const most = Math.max(1, ...totals);
-  const timeOf = (at: number) => dateTime(new Date(Date.parse(from) + (at + 1) * sliceSeconds * 1000).toISOString());
-  return (
-    <figure>
-      <figcaption>
-        {title} <span class="quiet">at most {Math.max(0, ...totals)}</span>
-      </figcaption>
-      <svg viewBox={`0 0 ${slices.length} 30`} preserveAspectRatio="none" role="img" aria-label={`${says}; at most ${Math.max(0, ...totals)}, now ${totals.at(-1) ?? 0}`}>
-        {slices.map((slice, at) => {
-          let below = 0;
-          return parts.map(([name, state]) => {
-            const height = (slice[name] / most) * 29;
-            below += height;
-            return height === 0 ? null : (
-              <rect key={`${at} ${name}`} x={at + 0.1} y={30 - below} width={0.8} height={height} data-state={state}>
-                <title>{`${timeOf(at)}: ${slice[name]}`}</title>
-              </rect>
-            );
-          });
-        })}
-      </svg>
-    </figure>
-  );
-}
-
-function Durations({ activity }: { activity: Activity }): JSX.Element {
-  const { ended, from, slices, sliceSeconds } = activity;
-  const start = Date.parse(from);
-  const length = slices.length * sliceSeconds * 1000;
-  const longest = Math.max(0, ...ended.map((run) => run.seconds));
-  return (
-    <figure>
-      <figcaption>
-        Durations <span class="quiet">at most {ended.length === 0 ? '–' : duration(longest)}</span>
-      </figcaption>
-      <svg viewBox="0 0 300 60" preserveAspectRatio="none" role="img" aria-label={`How long runs took; at most ${duration(longest)}`}>
-        {ended.map((run) => (
-          <rect
-            key={run.flowRunId}
-            x={((Date.parse(run.endedAt) - start) / length) * 297}
-            y={56 - (run.seconds / Math.max(longest, 0.001)) * 54}
-            width={3}
-            height={3}
-            data-state={run.stateType}
-          >
-            <title>{`${run.flowName}: ${duration(run.seconds)}`}</title>
-          </rect>
-        ))}
-      </svg>
-    </figure>
   );
 }

@@ -4,13 +4,13 @@ import type { ComponentChildren, JSX } from 'preact';
 
 import type { Artifact, FlowRunDetails, State, TaskRun } from '../../../index.js';
 import type { RunPage as Page } from '../api.js';
-import { again, cancel, mayChange, retry } from '../actions.js';
+import { again, cancel, mayChange, retry, takeOver } from '../actions.js';
 import { bytes, canCancel, canRetry, clock, dateTime, duration, isFinal } from '../format.js';
 import { useKeys } from '../keys.js';
-import { now, runsOf } from '../live.js';
-import { Ago, Copy, Loading, ProblemNote, ProgressBar, StateBadge, Took, VideoLink } from '../parts.js';
+import { about, now, overview, runsOf } from '../live.js';
+import { Ago, Copy, Loading, ProblemNote, ProgressBar, StateBadge, Thumbnail, Took, VideoLink } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
-import { lineagePlace, runPlace } from '../router.js';
+import { lineagePlace, runPlace, videoPlace } from '../router.js';
 import { Log } from './log.js';
 
 export function RunPage({ id }: { id: string }): JSX.Element {
@@ -39,12 +39,22 @@ export function RunPage({ id }: { id: string }): JSX.Element {
       <div class="title">
         <h1>
           {run.flowName} <StateBadge state={run.state} />
+          {run.videoId === null ? null : (
+            <span class="quiet">
+              of <VideoLink run={run} />
+            </span>
+          )}
         </h1>
         {mayChange() ? (
           <div class="buttons">
             {canCancel(run.state.type) ? (
               <button type="button" onClick={() => cancel(run)}>
                 Cancel…
+              </button>
+            ) : null}
+            {isSilent(run) ? (
+              <button type="button" onClick={() => takeOver(run)}>
+                Take over…
               </button>
             ) : null}
             {canRetry(run) ? (
@@ -80,6 +90,13 @@ export function RunPage({ id }: { id: string }): JSX.Element {
       </div>
     </>
   );
+}
+
+/** Whether it is at work in a worker that is not known to live, on a queue that several machines share. */
+function isSilent(run: FlowRunDetails): boolean {
+  const workers = overview.value?.pool.workers ?? [];
+  const isAtWork = ['PENDING', 'RUNNING', 'CANCELLING'].includes(run.state.type);
+  return about.value?.takesOver === true && isAtWork && !workers.some((worker) => worker.isAlive && worker.name === run.workerName);
 }
 
 /** The states as stretches of one line, each as long as it lasted. */
@@ -183,6 +200,11 @@ function Facts({ page }: { page: Page }): JSX.Element {
   const { run, process, assets, prefectUrl } = page;
   return (
     <>
+      {run.videoId === null ? null : (
+        <a class="of-video" href={videoPlace(run.videoId)} aria-label={`Frames of ${run.videoId}`}>
+          <Thumbnail videoId={run.videoId} />
+        </a>
+      )}
       <dl class="facts">
         <Fact name="Run">
           <code class="id">{run.flowRunId}</code> <Copy text={run.flowRunId} />
@@ -284,6 +306,7 @@ const MOST_ROWS = 200;
 function ArtifactData({ artifact: { type, data, key } }: { artifact: Artifact }): JSX.Element {
   if (type === 'progress' && typeof data === 'number') return <progress max={100} value={data} aria-label={key} />;
   if (type === 'table' && Array.isArray(data) && data.every((row) => typeof row === 'object' && row !== null)) {
+    if (data.length === 0) return <p class="quiet">It has no rows.</p>;
     const rows = data as Record<string, unknown>[];
     const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
     return (

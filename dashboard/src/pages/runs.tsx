@@ -10,7 +10,7 @@ import { address, change, problemOf, read } from '../client.js';
 import { canCancel, canRetry, count, shortId } from '../format.js';
 import { useKeys } from '../keys.js';
 import { about, revision, runsOf } from '../live.js';
-import { Ago, ask, Empty, Loading, ProblemNote, ProgressBar, RunLink, STATE_WORDS, StateBadge, Took, VideoLink } from '../parts.js';
+import { ask, Empty, Loading, ProblemNote, RunTable, STATE_WORDS } from '../parts.js';
 import { useLive, useThrottled } from '../resource.js';
 import { query, setQuery } from '../router.js';
 import { FirstFilm } from './home.js';
@@ -138,30 +138,22 @@ export function RunsPage(): JSX.Element {
         )
       ) : null}
       {runs.length > 0 ? (
-        <table class="runs wide">
-          <caption class="hidden">Flow runs, newest first</caption>
-          <thead>
-            <tr>
-              {mayChange() ? (
-                <th scope="col">
-                  <span class="hidden">Chosen</span>
-                </th>
-              ) : null}
-              <th scope="col">Run</th>
-              <th scope="col">State</th>
-              <th scope="col">Video</th>
-              <th scope="col">Queued</th>
-              <th scope="col" class="number">
-                Took
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {runs.map((run) => (
-              <Row key={run.flowRunId} run={run} isChosen={areAllChosen || chosen.has(run.flowRunId)} choose={choose} />
-            ))}
-          </tbody>
-        </table>
+        <RunTable
+          runs={runs}
+          caption="Flow runs, newest first"
+          choice={
+            mayChange()
+              ? (run) => (
+                  <input
+                    type="checkbox"
+                    checked={areAllChosen || chosen.has(run.flowRunId)}
+                    aria-label={`Choose ${run.flowName} ${shortId(run.flowRunId)}`}
+                    onChange={(event) => choose(run.flowRunId, event.currentTarget.checked)}
+                  />
+                )
+              : undefined
+          }
+        />
       ) : null}
       {listed?.before ? <More key={listed.before} more={() => void fetchPage(listed.before)} /> : null}
     </>
@@ -180,44 +172,6 @@ function patched(known: Listed, runs: readonly FlowRun[], filter: RunsFilter): L
   const added = [...fresh.values()].filter((run) => isWanted(run, filter) && (oldest === null || run.flowRunId > oldest));
   if (added.length === 0) return { ...known, runs: kept };
   return { ...known, runs: [...added, ...kept].toSorted((one, other) => (one.flowRunId < other.flowRunId ? 1 : -1)) };
-}
-
-function Row({ run, isChosen, choose }: { run: FlowRun; isChosen: boolean; choose: (id: string, isChosen: boolean) => void }): JSX.Element {
-  return (
-    <tr data-run={run.flowRunId} data-state={run.state.type}>
-      {mayChange() ? (
-        <td class="choice">
-          <input
-            type="checkbox"
-            checked={isChosen}
-            aria-label={`Choose ${run.flowName} ${shortId(run.flowRunId)}`}
-            onChange={(event) => choose(run.flowRunId, event.currentTarget.checked)}
-          />
-        </td>
-      ) : null}
-      <td>
-        <RunLink run={run}>
-          {run.flowName} <code>{shortId(run.flowRunId)}</code>
-        </RunLink>
-      </td>
-      <td class="grow">
-        <div class="saying">
-          <StateBadge state={run.state} />
-          {run.attempt > 1 ? <span class="attempt">attempt {run.attempt}</span> : null} <span class="message">{run.state.message}</span>
-        </div>
-        <ProgressBar run={run} />
-      </td>
-      <td>
-        <VideoLink run={run} />
-      </td>
-      <td>
-        <Ago time={run.createdAt} />
-      </td>
-      <td class="number">
-        <Took run={run} />
-      </td>
-    </tr>
-  );
 }
 
 /** Asks for more as soon as it comes into sight. */

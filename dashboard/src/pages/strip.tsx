@@ -1,60 +1,169 @@
-// The caption strip over time. However fast one scrubs, two pictures are asked for at most: the newest place, and none in between.
+// The caption strip over time, with the captions' boundaries and what was read of each. However fast one scrubs, two pictures
+// are asked for at most: the newest place, and none in between.
 
 import type { JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import type { Frames } from '../api.js';
+import type { Caption, Frames } from '../api.js';
 import { address } from '../client.js';
 import { count, moment } from '../format.js';
+import { useKeys } from '../keys.js';
+import { query, setQuery } from '../router.js';
+import { between, captionAt, kindOf, laneOf, neighbour, textOf } from '../timeline.js';
+import { CaptionList, Reading } from './captions.js';
 
 /** Pictures that are kept decoded. */
 const KEPT = 200;
+/** Seconds of the film that the near lane shows. */
+const NEAR_SECONDS = 30;
 
-export function Strip({ video, frames, rateHz }: { video: string; frames: Frames; rateHz: number }): JSX.Element {
-  const [at, setAt] = useState(frames.first);
+interface Props {
+  video: string;
+  /** `null`: no strip was made yet; captions may be there. */
+  frames: Frames | null;
+  rateHz: number;
+  captions: readonly Caption[];
+}
+
+export function Strip({ video, frames, rateHz, captions }: Props): JSX.Element {
+  const first = frames?.first ?? 0;
+  const last = frames?.last ?? Math.max(0, ...captions.map((caption) => caption.last));
+  const within = (to: number) => Math.min(last, Math.max(first, to));
+  // The address holds the moment, so that a frame can lead to it; it is written when one has come to rest.
+  const wanted = Number(query.value.get('at') ?? first);
+  const [at, setAt] = useState(within(wanted));
+  const [isPlaying, setPlaying] = useState(false);
   const [shown, setShown] = useState<string | null>(null);
   const loader = useRef<Loader | null>(null);
-  const source = (index: number) => address('/api/video/strip.jpg', { id: video, at: index, v: frames.version });
-  const step = Math.max(1, Math.round((frames.last - frames.first) / Math.max(1, frames.count - 1)));
-  useEffect(() => {
-    const made = (loader.current = new Loader(setShown));
-    made.want(source(frames.first));
-    return () => made.end();
-  }, []);
+  const source = (index: number) => address('/api/video/strip.jpg', { id: video, at: index, v: frames?.version });
+  const step = frames ? Math.max(1, Math.round((last - first) / Math.max(1, frames.count - 1))) : 1;
   const move = (to: number) => {
     setAt(to);
-    loader.current?.want(source(to), [source(Math.min(frames.last, to + step))]);
+    if (frames) loader.current?.want(source(to), [source(within(to + step))]);
   };
+  const rest = (to: number | null) => {
+    if (to === null) return;
+    setPlaying(false);
+    move(within(to));
+    setQuery({ at: String(within(to)) });
+  };
+  useEffect(() => {
+    const made = (loader.current = new Loader(setShown));
+    if (frames) made.want(source(at));
+    return () => made.end();
+  }, []);
+  useEffect(() => {
+    if (within(wanted) !== at && !isPlaying) move(within(wanted));
+  }, [wanted]);
+  useEffect(() => {
+    if (!isPlaying) return undefined;
+    if (at >= last) {
+      setPlaying(false);
+      return undefined;
+    }
+    const timer = window.setTimeout(() => move(within(at + step)), (1000 * step) / rateHz);
+    return () => window.clearTimeout(timer);
+  }, [isPlaying, at]);
+  const caption = captionAt(captions, at);
+  const [before, after] = [neighbour(captions, caption?.first ?? at, -1), neighbour(captions, at, 1)];
+  useKeys({ '[': () => rest(before), ']': () => rest(after) });
+  const lane = useMemo(() => laneOf(captions, first, last), [captions, first, last]);
   return (
     <section aria-labelledby="strip">
       <h2 id="strip">
         Caption strip{' '}
-        <span class="quiet">
-          {count(frames.count, 'frame')}, {frames.width} × {frames.height}
-          {frames.boundsVersion === null ? '' : `, layout version ${frames.boundsVersion}`}
-        </span>
+        {frames ? (
+          <span class="quiet">
+            {count(frames.count, 'frame')}, {frames.width} × {frames.height}
+            {frames.boundsVersion === null ? '' : `, layout version ${frames.boundsVersion}`}
+          </span>
+        ) : null}
       </h2>
-      <div class="strip">
-        <div class="picture" style={{ aspectRatio: `${frames.width || 16} / ${frames.height || 2}` }}>
-          {shown === null ? null : <img src={shown} alt={`The strip at ${moment(at, rateHz)}`} />}
-        </div>
-        <div class="scrubber">
+      <div class={captions.length > 0 ? 'beside' : undefined}>
+        <div class="strip">
+          {frames ? (
+            <div class="picture" style={{ aspectRatio: `${frames.width || 16} / ${frames.height || 2}` }}>
+              {shown === null ? null : <img src={shown} alt={`The strip at ${moment(at, rateHz)}`} />}
+            </div>
+          ) : null}
+          {captions.length > 0 ? <Near captions={captions} at={at} rateHz={rateHz} go={rest} /> : null}
+          {captions.length > 0 ? (
+            <svg class="lane" viewBox="0 0 1000 1" preserveAspectRatio="none" role="img" aria-label={`Boundaries of ${count(captions.length, 'caption')}`}>
+              {lane.map(([kind, path]) => (
+                <path key={kind} d={path} data-kind={kind} />
+              ))}
+            </svg>
+          ) : null}
           <input
             type="range"
             aria-label="Time"
             aria-valuetext={moment(at, rateHz)}
-            min={frames.first}
-            max={frames.last}
+            min={first}
+            max={last}
             step={step}
             value={at}
-            onInput={(event) => move(Number(event.currentTarget.value))}
+            onInput={(event) => {
+              setPlaying(false);
+              move(Number(event.currentTarget.value));
+            }}
+            onChange={(event) => setQuery({ at: event.currentTarget.value })}
           />
-          <output class="number">
-            {moment(at, rateHz)} <span class="quiet">of {moment(frames.last, rateHz)}</span>
-          </output>
+          <div class="scrubber">
+            {frames ? (
+              <button type="button" class="small" onClick={() => setPlaying(!isPlaying)}>
+                {isPlaying ? 'Stop' : 'Play'}
+              </button>
+            ) : null}
+            {captions.length > 0 ? (
+              <>
+                <button type="button" class="small" disabled={before === null} title="Previous caption ([)" onClick={() => rest(before)}>
+                  ‹ caption
+                </button>
+                <button type="button" class="small" disabled={after === null} title="Next caption (])" onClick={() => rest(after)}>
+                  caption ›
+                </button>
+              </>
+            ) : null}
+            <output class="number">
+              {moment(at, rateHz)} <span class="quiet">of {moment(last, rateHz)}</span>
+            </output>
+          </div>
+          {captions.length > 0 ? <Reading video={video} caption={caption} frames={frames} rateHz={rateHz} /> : null}
         </div>
+        {captions.length > 0 ? <CaptionList video={video} captions={captions} current={caption?.id ?? null} rateHz={rateHz} go={rest} /> : null}
       </div>
     </section>
+  );
+}
+
+/** The captions around a moment, which stands in the middle. */
+function Near({ captions, at, rateHz, go }: { captions: readonly Caption[]; at: number; rateHz: number; go: (to: number) => void }): JSX.Element {
+  const span = NEAR_SECONDS * rateHz;
+  const from = at - span / 2;
+  const place = (index: number) => `${(100 * (index - from)) / span}%`;
+  const marks: number[] = [];
+  const every = 5 * rateHz;
+  for (let mark = Math.max(0, Math.ceil(from / every) * every); mark < from + span; mark += every) marks.push(mark);
+  return (
+    <div class="near" aria-hidden="true">
+      {marks.map((mark) => (
+        <span key={mark} class="mark" style={{ left: place(mark) }}>
+          {moment(mark, rateHz)}
+        </span>
+      ))}
+      {between(captions, from, from + span).map((caption) => (
+        <span
+          key={caption.id}
+          class="block"
+          data-kind={kindOf(caption)}
+          style={{ left: place(caption.first), width: `${(100 * (caption.last + 1 - caption.first)) / span}%` }}
+          onClick={() => go(caption.first)}
+        >
+          {textOf(caption)}
+        </span>
+      ))}
+      <span class="needle" />
+    </div>
   );
 }
 

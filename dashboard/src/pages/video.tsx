@@ -2,7 +2,7 @@
 
 import type { JSX } from 'preact';
 
-import type { VideoPage as Page } from '../api.js';
+import type { Caption, Captions, VideoPage as Page } from '../api.js';
 import { mayChange, runStale } from '../actions.js';
 import { count } from '../format.js';
 import { overview, runsOf } from '../live.js';
@@ -13,16 +13,35 @@ import { FullFrames } from './frames.js';
 import { Graph } from './graph.js';
 import { Strip } from './strip.js';
 
+const PARTS = [
+  ['frames', 'Frames'],
+  ['strip', 'Strip'],
+  ['captions', 'Captions'],
+  ['made', 'Lineage'],
+  ['runs', 'Runs'],
+  ['rows', 'Rows'],
+] as const;
+
+/** The same each time, so that nothing is drawn anew for it. */
+const NONE: readonly Caption[] = [];
+
 export function VideoPage({ id }: { id: string }): JSX.Element {
   const page = useResource<Page>(`/api/video?id=${encodeURIComponent(id)}`);
   const reload = useThrottled(page.reload, 1500);
+  const captionCount = page.data?.pictures?.captionCount ?? 0;
+  const read = useResource<Captions>(captionCount > 0 ? `/api/video/captions?id=${encodeURIComponent(id)}` : null);
+  const reloadCaptions = useThrottled(read.reload, 2000);
   useLive((live) => {
     const concerned = runsOf(live).filter((run) => run.videoId === id);
     if (concerned.some((run) => page.data?.runs.find((known) => known.flowRunId === run.flowRunId)?.state.name !== run.state.name)) reload();
+    // Each caption is there as soon as it is read.
+    if (captionCount > 0 && concerned.some((run) => run.flowName === 'caption-median-ocr')) reloadCaptions();
   });
   if (!page.data) return page.problem ? <ProblemNote problem={page.problem} retry={page.reload} /> : <Loading />;
   const { pictures, runs, assets, problem, fileName } = page.data;
   const active = (overview.value?.active ?? []).filter((run) => run.videoId === id);
+  const captions = read.data?.captions ?? NONE;
+  const isThere = { frames: pictures?.full != null, strip: pictures?.cropped != null, captions: captions.length > 0, made: true, runs: true, rows: pictures !== null };
   const stale = assets.filter((asset) => asset.staleBecause.length > 0);
   return (
     <>
@@ -30,6 +49,13 @@ export function VideoPage({ id }: { id: string }): JSX.Element {
         <h1>
           {id} <span class="quiet">{fileName === id ? '' : fileName}</span>
         </h1>
+        <nav class="within" aria-label="On this page">
+          {PARTS.filter(([part]) => isThere[part]).map(([part, name]) => (
+            <a key={part} href={`#${part}`}>
+              {name}
+            </a>
+          ))}
+        </nav>
       </div>
       {active.map((run) => (
         <div class="note" key={run.flowRunId}>
@@ -47,9 +73,11 @@ export function VideoPage({ id }: { id: string }): JSX.Element {
           <p>{active.length > 0 ? 'They are written when the run has read them all.' : 'The flow full-frames makes them: a frame every 10 s, with the text on it.'}</p>
         </Empty>
       )}
-      {pictures?.cropped ? (
-        <Strip key={pictures.cropped.version} video={id} frames={pictures.cropped} rateHz={pictures.indexRateHz} />
-      ) : pictures?.full ? (
+      {read.problem ? <ProblemNote problem={read.problem} retry={read.reload} /> : null}
+      {pictures?.cropped || (pictures && captions.length > 0) ? (
+        <Strip key={pictures.cropped?.version} video={id} frames={pictures.cropped} rateHz={pictures.indexRateHz} captions={captions} />
+      ) : null}
+      {pictures?.full && !pictures.cropped ? (
         <Empty title="No caption strip yet.">
           <p>The flow crop-frames makes it: 10 frames a second of the strip with the captions.</p>
         </Empty>
@@ -75,7 +103,8 @@ export function VideoPage({ id }: { id: string }): JSX.Element {
         <section aria-labelledby="rows">
           <h2 id="rows">In its annotations.db</h2>
           <p class="quiet">
-            <code>{page.data.dbPath}</code> · {count(pictures.full?.count ?? 0, 'full frame')} · {count(pictures.boxCount, 'text box', 'text boxes')} · {count(pictures.cropped?.count ?? 0, 'cropped frame')}
+            <code>{page.data.dbPath}</code> · {count(pictures.full?.count ?? 0, 'full frame')} · {count(pictures.boxCount, 'text box', 'text boxes')} · {count(pictures.cropped?.count ?? 0, 'cropped frame')} ·{' '}
+            {count(pictures.captionCount, 'caption')}
           </p>
           <div class="rows">
             {pictures.rows.map(([table, fields]) => (
