@@ -106,16 +106,8 @@ build_ffmpeg() {
   say "building libav $ffmpeg, dav1d $dav1d, zlib $zlib${platform:+ for $platform}"
   work="$cache/libav/build"
   rm -rf "$work" "$prefix"
-  mkdir -p "$work/lists/partial" "$work/parts"
-  # Debian's machines list binary packages only: ask the same archives for their sources, in lists of our own.
-  [ ! -f /etc/apt/sources.list ] || sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$work/parts/debian.list"
-  for sources in /etc/apt/sources.list.d/debian*.sources; do
-    [ ! -f "$sources" ] || sed -e 's/^Types: .*/Types: deb-src/' "$sources" >"$work/parts/$(basename "$sources")"
-  done
-  apt=(apt-get -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$work/parts" -o "Dir::State::Lists=$work/lists"
-    -o "APT::Sandbox::User=root")
-  "${apt[@]}" -q update
-  (cd "$work" && "${apt[@]}" -q source "ffmpeg=$ffmpeg" "dav1d=$dav1d" "zlib=$zlib")
+  mkdir -p "$work"
+  fetch_debian_sources "$work" "ffmpeg=$ffmpeg" "dav1d=$dav1d" "zlib=$zlib"
   (build_zlib)
   (build_dav1d)
   (build_ffmpeg)

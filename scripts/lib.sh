@@ -27,6 +27,25 @@ need_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}" >&2
 }
 
+# Unpacks the sources of Debian packages into the folder, which is there and empty. Debian's machines list binary packages only:
+# the same archives are asked for their sources, in lists of our own.
+fetch_debian_sources() {
+  local into=$1 lists
+  shift
+  need_packages dpkg-dev
+  lists=$(mktemp -d)
+  mkdir -p "$lists/lists/partial" "$lists/parts"
+  [ ! -f /etc/apt/sources.list ] || sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$lists/parts/debian.list"
+  for sources in /etc/apt/sources.list.d/debian*.sources; do
+    [ ! -f "$sources" ] || sed -e 's/^Types: .*/Types: deb-src/' "$sources" >"$lists/parts/$(basename "$sources")"
+  done
+  local apt=(apt-get -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$lists/parts" -o "Dir::State::Lists=$lists/lists"
+    -o "APT::Sandbox::User=root")
+  "${apt[@]}" -q update
+  (cd "$into" && "${apt[@]}" -q source "$@")
+  rm -rf "$lists"
+}
+
 need_command() {
   command -v "$1" >/dev/null && return
   echo "error: $1 is missing" >&2
