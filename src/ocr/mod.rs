@@ -14,13 +14,13 @@ mod error;
 mod geometry;
 mod language;
 mod models;
+mod network;
 mod parallel;
 mod placing;
 mod pp_ocr;
 mod recognition;
 mod recognizer;
 mod resample;
-mod rewriting;
 mod writing;
 
 pub use check::check;

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rten::{Model, ModelOptions, RunOptions, ThreadPool, Value};
+use rten::{ThreadPool, Value};
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
 
 use super::detection::DetectionInput;
 use super::error::OcrError;
 use super::models::OcrModels;
+use super::network::{Graph, Network};
 use super::placing::place;
 use super::recognition::{Keys, Reading, RecognitionInput, mean_confidence};
 use super::recognizer::{Extent, Line, Recognizer, TextBox};
 use super::resample::Region;
-use super::rewriting::with_narrow_convolutions_transposed;
 use super::writing::may_be_apart;
 use crate::picture::RgbPicture;
 
@@ -46,8 +46,8 @@ pub struct PpOcr {
 
 /// What engines share.
 struct Weights {
-    detection: Model,
-    recognition: Model,
+    detection: Network,
+    recognition: Network,
     keys: Keys,
 }
 
@@ -57,19 +57,19 @@ impl PpOcr {
     /// # Errors
     /// [`OcrError::ModelIo`], [`OcrError::ModelInvalid`].
     pub fn load(models: &OcrModels) -> Result<Self, OcrError> {
-        let detection = with_narrow_convolutions_transposed(read(&models.detection)?);
-        let detection = load_model(detection, &models.detection)?;
-        let recognition = load_model(read(&models.recognition)?, &models.recognition)?;
-        let keys = recognition.metadata().get(KEYS_NAME).ok_or_else(|| {
+        let detection = parse(&models.detection)?;
+        let recognition = parse(&models.recognition)?;
+        let keys = recognition.metadata(KEYS_NAME).ok_or_else(|| {
             invalid(
                 &models.recognition,
                 &format!("it has no list of characters, {KEYS_NAME:?}"),
             )
         })?;
+        let network = |graph, path| Network::new(graph).map_err(|error| invalid(path, &error));
         let keys = Keys::parse(keys);
         let engine = Self::with_weights(Arc::new(Weights {
-            detection,
-            recognition,
+            detection: network(detection, &models.detection)?,
+            recognition: network(recognition, &models.recognition)?,
             keys,
         }));
         engine.check_keys(models)?;
@@ -151,7 +151,7 @@ impl PpOcr {
     fn run<const N: usize>(
         &self,
         step: &'static str,
-        model: &Model,
+        network: &Network,
         input: NdTensorView<f32, 4>,
     ) -> Result<NdTensor<f32, N>, OcrError>
     where
@@ -164,10 +164,7 @@ impl PpOcr {
             height,
             source,
         };
-        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.thread_pool)));
-        let output = model
-            .run_one(input.into(), Some(options))
-            .map_err(|error| failed(error.into()))?;
+        let output = network.run(input, &self.thread_pool).map_err(failed)?;
         NdTensor::try_from(output).map_err(|error| failed(error.into()))
     }
 }
@@ -216,11 +213,9 @@ fn read(path: &Path) -> Result<Vec<u8>, OcrError> {
     })
 }
 
-fn load_model(file: Vec<u8>, path: &Path) -> Result<Model, OcrError> {
-    ModelOptions::with_all_ops()
-        .prepack_weights(true)
-        .load(file)
-        .map_err(|error| invalid(path, &error))
+/// The graph of a model's file.
+fn parse(path: &Path) -> Result<Graph, OcrError> {
+    Graph::parse(&read(path)?).map_err(|error| invalid(path, &error))
 }
 
 fn invalid(path: &Path, problem: &dyn std::fmt::Display) -> OcrError {
