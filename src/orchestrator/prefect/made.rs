@@ -135,8 +135,8 @@ struct Version<'a> {
 
 /// The lineage of all that was made, each known once. What was found again as it was is the version that was there.
 pub(super) fn lineage(mut all: Vec<Made>) -> AssetLineage {
-    // A run's own stay in their order.
-    all.sort_by_key(|made| (made.at, made.flow_run_id));
+    // One order, in whatever order they were read.
+    all.sort_by(|one, other| (one.at, one.flow_run_id, &one.key).cmp(&(other.at, other.flow_run_id, &other.key)));
     let mut versions: HashMap<&str, Vec<Version<'_>>> = HashMap::new();
     // By which version a run knows an asset that it has made or found.
     let mut of_run: HashMap<(FlowRunId, &str), i64> = HashMap::new();
@@ -156,7 +156,7 @@ pub(super) fn lineage(mut all: Vec<Made>) -> AssetLineage {
             of_run.insert((made.flow_run_id, &made.key), version.number);
         }
     }
-    let upstream = |made: &Made, number: i64, from: &MadeFrom| {
+    let upstream = |made: &Made, from: &MadeFrom| {
         let made_by = [Some(made.flow_run_id), from.made_by].into_iter().flatten();
         let known = made_by.filter_map(|run| of_run.get(&(run, from.key.as_str())).copied());
         let of_key = versions.get(from.key.as_str()).into_iter().flatten();
@@ -165,7 +165,7 @@ pub(super) fn lineage(mut all: Vec<Made>) -> AssetLineage {
             .map(|version| version.number);
         Upstream {
             key: from.key.clone(),
-            version: known.chain(there).filter(|version| *version < number).max(),
+            version: known.chain(there).max(),
         }
     };
     AssetLineage::new(versions.values().filter_map(|of_key| {
@@ -177,11 +177,7 @@ pub(super) fn lineage(mut all: Vec<Made>) -> AssetLineage {
             flow_name: made.flow_name.clone(),
             materialized_at: made.at,
             metadata: made.metadata.clone(),
-            upstreams: made
-                .upstreams
-                .iter()
-                .map(|from| upstream(made, *number, from))
-                .collect(),
+            upstreams: made.upstreams.iter().map(|from| upstream(made, from)).collect(),
             stale_because: Vec::new(),
         })
     }))
@@ -248,7 +244,7 @@ mod tests {
         assert_eq!(known.assets[FILM].flow_run_id, run(1));
         // Read in whatever order, it is the same.
         let mut turned = all.clone();
-        turned.rotate_left(2);
+        turned.reverse();
         assert_eq!(lineage(turned), known);
         let mut changed = all;
         changed.push(made(3, (10, 12), FILM, json!({ "size": 2 }), &[]));
@@ -275,7 +271,7 @@ mod tests {
                 (1, 5),
                 "strip",
                 json!({ "count": 3 }),
-                &[(FILM, Some(7)), ("layout", None)],
+                &[("layout", None), (FILM, Some(7))],
             ),
         ];
         let mut api: ApiFlowRun = serde_json::from_value(json!({
