@@ -1,7 +1,7 @@
 // The pages, and what stands around each.
 
 import { render, type JSX } from 'preact';
-import { useEffect } from 'preact/hooks';
+import { useEffect, useLayoutEffect } from 'preact/hooks';
 
 import { about, away, begin as beginLive, connection, overview, reconnect } from './live.js';
 import { begin as beginKeys, KeysDialog, showKeys } from './keys.js';
@@ -68,7 +68,8 @@ function App(): JSX.Element {
     document.title = `${title} · CaptionA.cc`;
   }, [title]);
   // Whoever does not see the page hears that it is another one.
-  useEffect(() => document.getElementById('main')?.focus({ preventScroll: true }), [pathname]);
+  // Before it is drawn: a key that is pressed at once must not go to what was focused meanwhile.
+  useLayoutEffect(() => document.getElementById('main')?.focus({ preventScroll: true }), [pathname]);
   const pool = overview.value?.pool;
   const waiting = pool?.waiting.reduce((sum, { count }) => sum + count, 0) ?? 0;
   return (
