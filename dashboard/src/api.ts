@@ -89,7 +89,11 @@ waiting: Array<QueueDepth>,
 /**
  * Workers known, alive or not.
  */
-workers: Array<Worker>, };
+workers: Array<Worker>, 
+/**
+ * What Prefect's API must still hear from this machine; none on the embedded queue, where nobody else hears of runs.
+ */
+delivery: Delivery | null, };
 
 /**
  * How many runs wait in a work queue.
@@ -130,6 +134,40 @@ startedAt: string,
 isAlive: boolean, };
 
 /**
+ * What Prefect's API must still hear from this machine.
+ */
+export type Delivery = { 
+/**
+ * Messages that wait, by kind; kinds of which none waits are left out.
+ */
+waiting: Array<WaitingMessages>, 
+/**
+ * When the oldest of them came.
+ */
+oldestAt: string | null, 
+/**
+ * Runs that were queued while the API was away, and wait on this machine.
+ */
+keptRuns: number, 
+/**
+ * Since when the API has not answered; none: it does.
+ */
+awaySince: string | null, };
+
+/**
+ * How many messages of a kind wait.
+ */
+export type WaitingMessages = { 
+/**
+ * What they are about.
+ */
+kind: 'state' | 'labels' | 'taskRun' | 'artifact' | 'asset' | 'log', 
+/**
+ * How many.
+ */
+count: number, };
+
+/**
  * What the stream tells.
  */
 export type Live = { "type": "overview", 
@@ -160,7 +198,11 @@ lines: LogLine[], } | { "type": "away",
 /**
  * What is wrong.
  */
-problem: Problem, } | { "type": "back" } | { "type": "reset" };
+problem: Problem, 
+/**
+ * What waits meanwhile, and since when.
+ */
+delivery: Delivery | null, } | { "type": "back" } | { "type": "reset" };
 
 /**
  * Why something was not done.
@@ -343,7 +385,15 @@ export type ProcessFigures = {
 /**
  * Memory that it holds, in bytes.
  */
-memoryBytes: number, };
+memoryBytes: number, 
+/**
+ * Time that it has computed, in seconds; several cores count each.
+ */
+cpuSeconds: number, 
+/**
+ * Cores that it keeps busy: since it was looked at a moment ago, or since its start.
+ */
+busyCores: number, };
 
 /**
  * Lines of a log.

@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::asset::Asset;
+use crate::domain::error::OrchestratorError;
 use crate::domain::finding::Level;
 use crate::domain::flow::{CropBounds, WorkQueue};
 use crate::domain::flow_run::{FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
-use crate::orchestrator::queue::{WorkPool, WorkerRecord};
+use crate::orchestrator::delivery::{self, MessageKind};
+use crate::orchestrator::queue::{Queue, WorkPool, WorkerRecord};
 
 /// What does not change while the dashboard runs.
 #[derive(Debug, Clone, Serialize)]
@@ -72,6 +74,53 @@ pub(super) struct Pool {
     pub(super) waiting: Vec<QueueDepth>,
     /// Workers known, alive or not.
     pub(super) workers: Vec<Worker>,
+    /// What Prefect's API must still hear from this machine; none on the embedded queue, where nobody else hears of runs.
+    pub(super) delivery: Option<Delivery>,
+}
+
+/// What Prefect's API must still hear from this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Delivery {
+    /// Messages that wait, by kind; kinds of which none waits are left out.
+    pub(super) waiting: Vec<WaitingMessages>,
+    /// When the oldest of them came.
+    #[cfg_attr(test, ts(type = "string | null"))]
+    pub(super) oldest_at: Option<Timestamp>,
+    /// Runs that were queued while the API was away, and wait on this machine.
+    pub(super) kept_runs: u64,
+    /// Since when the API has not answered; none: it does.
+    #[cfg_attr(test, ts(type = "string | null"))]
+    pub(super) away_since: Option<Timestamp>,
+}
+
+/// How many messages of a kind wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WaitingMessages {
+    /// What they are about.
+    #[cfg_attr(test, ts(type = "'state' | 'labels' | 'taskRun' | 'artifact' | 'asset' | 'log'"))]
+    pub(super) kind: MessageKind,
+    /// How many.
+    pub(super) count: u64,
+}
+
+impl From<delivery::Delivery> for Delivery {
+    fn from(delivery: delivery::Delivery) -> Self {
+        Self {
+            waiting: delivery
+                .waiting
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(kind, count)| WaitingMessages { kind, count })
+                .collect(),
+            oldest_at: delivery.oldest_at,
+            kept_runs: delivery.kept_runs,
+            away_since: delivery.away_since,
+        }
+    }
 }
 
 /// How many runs wait in a work queue.
@@ -104,8 +153,15 @@ pub(super) struct Worker {
     pub(super) is_alive: bool,
 }
 
-impl From<WorkPool> for Pool {
-    fn from(pool: WorkPool) -> Self {
+impl Pool {
+    /// Asks the queue for it.
+    pub(super) async fn read(queue: &dyn Queue) -> Result<Self, OrchestratorError> {
+        let pool = queue.read_work_pool().await?;
+        let delivery = queue.read_delivery().await?;
+        Ok(Self::new(pool, delivery.map(Delivery::from)))
+    }
+
+    fn new(pool: WorkPool, delivery: Option<Delivery>) -> Self {
         let worker = |worker: WorkerRecord| Worker {
             name: worker.name,
             pid: worker.process.pid,
@@ -124,6 +180,7 @@ impl From<WorkPool> for Pool {
                 .map(|(queue, count)| QueueDepth { queue, count })
                 .collect(),
             workers: pool.workers.into_iter().map(worker).collect(),
+            delivery,
         }
     }
 }
@@ -157,10 +214,12 @@ pub(super) enum Live {
         #[cfg_attr(test, ts(type = "LogLine[]"))]
         lines: Vec<LogLine>,
     },
-    /// The store does not answer.
+    /// The store, or Prefect's API, does not answer; told again as the rest changes.
     Away {
         /// What is wrong.
         problem: Problem,
+        /// What waits meanwhile, and since when.
+        delivery: Option<Delivery>,
     },
     /// It answers again.
     Back,
@@ -329,6 +388,10 @@ pub(super) struct RunPage {
 pub(super) struct ProcessFigures {
     /// Memory that it holds, in bytes.
     pub(super) memory_bytes: u64,
+    /// Time that it has computed, in seconds; several cores count each.
+    pub(super) cpu_seconds: f64,
+    /// Cores that it keeps busy: since it was looked at a moment ago, or since its start.
+    pub(super) busy_cores: f64,
 }
 
 /// Lines of a log.
@@ -695,6 +758,8 @@ mod tests {
             Pool,
             QueueDepth,
             Worker,
+            Delivery,
+            WaitingMessages,
             Live,
             Problem,
             Refusal,

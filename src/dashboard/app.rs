@@ -12,6 +12,7 @@ use super::answer::Fault;
 use super::api::About;
 use super::counted::Counted;
 use super::live::Hub;
+use super::processes::Processes;
 use crate::annotations::reading::Reader;
 use crate::annotations::{AnnotationsError, text_images};
 use crate::domain::finding::Findings;
@@ -40,6 +41,7 @@ pub(super) struct App {
     pub(super) about: About,
     pub(super) examine: Examine,
     pub(super) counted: Counted,
+    pub(super) processes: Processes,
     places: Mutex<HashMap<String, (Places, Instant)>>,
 }
 
@@ -75,6 +77,7 @@ impl App {
             about,
             examine,
             counted: Counted::new(Timestamp::now()),
+            processes: Processes::default(),
             places: Mutex::default(),
         }
     }

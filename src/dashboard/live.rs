@@ -13,7 +13,7 @@ use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 use super::answer::problem_of;
-use super::api::{Live, Overview};
+use super::api::{Delivery, Live, Overview, Pool};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
@@ -56,7 +56,8 @@ struct Shared {
     overview: Option<Overview>,
     /// Runs whose log is followed: how many pages do, and how far it was told.
     followed: BTreeMap<FlowRunId, Followed>,
-    is_away: bool,
+    /// What was said last of a store that does not answer.
+    away: Option<Live>,
     /// Somebody has come who may have missed what the counter told before.
     has_newcomer: bool,
 }
@@ -90,7 +91,7 @@ impl Hub {
                 next: 1,
                 overview: None,
                 followed: BTreeMap::new(),
-                is_away: false,
+                away: None,
                 has_newcomer: false,
             }),
             listeners: Notify::new(),
@@ -118,6 +119,9 @@ impl Hub {
         }
         if let Some(overview) = shared.overview.clone() {
             first.push_back(encode(&self.boot, shared.next - 1, &Live::Overview { overview }));
+        }
+        if let Some(away) = &shared.away {
+            first.push_back(encode(&self.boot, shared.next - 1, away));
         }
         let receiver = shared.sender.subscribe();
         shared.has_newcomer = true;
@@ -149,7 +153,8 @@ impl Hub {
                 Ok(news) => self.tell(news),
                 Err(error) => {
                     seen.counter = None;
-                    self.tell_away(&error);
+                    let delivery = self.queue.read_delivery().await.ok().flatten();
+                    self.tell_away(&error, delivery.map(Delivery::from));
                 }
             }
             tokio::time::sleep(self.interval).await;
@@ -160,6 +165,7 @@ impl Hub {
     fn sleep(&self) {
         let mut shared = self.shared();
         shared.overview = None;
+        shared.away = None;
         shared.kept.clear();
         shared.next += 1;
     }
@@ -193,7 +199,7 @@ impl Hub {
 
     fn tell(&self, news: Vec<Live>) {
         let mut shared = self.shared();
-        if std::mem::take(&mut shared.is_away) {
+        if shared.away.take().is_some() {
             self.push(&mut shared, &Live::Back);
         }
         for live in news {
@@ -210,11 +216,13 @@ impl Hub {
         }
     }
 
-    fn tell_away(&self, error: &OrchestratorError) {
+    fn tell_away(&self, error: &OrchestratorError, delivery: Option<Delivery>) {
         let mut shared = self.shared();
-        if !std::mem::replace(&mut shared.is_away, true) {
-            let problem = problem_of(error);
-            self.push(&mut shared, &Live::Away { problem });
+        let problem = problem_of(error);
+        let away = Live::Away { problem, delivery };
+        if shared.away.as_ref() != Some(&away) {
+            self.push(&mut shared, &away);
+            shared.away = Some(away);
         }
     }
 
@@ -320,7 +328,7 @@ async fn look(
     .await?;
     let newest = listed(&[], NEWEST).await?;
     let overview = Overview {
-        pool: queue.read_work_pool().await?.into(),
+        pool: Pool::read(queue).await?,
         active: active.clone(),
     };
     let mut runs: BTreeMap<FlowRunId, FlowRun> = newest

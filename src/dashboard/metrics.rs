@@ -14,7 +14,6 @@ use jiff::Timestamp;
 
 use super::app::App;
 use super::counted::{BUCKETS, Counts};
-use super::runs::process_of;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::state::StateType;
@@ -62,7 +61,7 @@ async fn read(app: &App) -> Result<Standing, OrchestratorError> {
         .map(|run| now.duration_since(run.scheduled_at).as_secs_f64());
     let mut child_memory_bytes = 0;
     for run in &active {
-        child_memory_bytes += process_of(&pool, run).map_or(0, |process| process.memory_bytes);
+        child_memory_bytes += app.processes.of(&pool, run).map_or(0, |process| process.memory_bytes);
     }
     Ok(Standing {
         oldest_wait_seconds: waits.fold(0.0, f64::max),

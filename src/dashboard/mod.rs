@@ -23,6 +23,7 @@ mod live;
 mod metrics;
 mod pages;
 mod pool;
+mod processes;
 mod runs;
 mod server;
 mod stream;

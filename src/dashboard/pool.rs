@@ -43,7 +43,7 @@ pub(super) async fn overview(State(app): State<Arc<App>>) -> Result<Json<Overvie
         ..FlowRunFilter::default()
     };
     Ok(Json(Overview {
-        pool: app.queue.read_work_pool().await?.into(),
+        pool: Pool::read(app.queue.as_ref()).await?,
         active: app.queue.list_flow_runs(filter).await?,
     }))
 }
@@ -196,5 +196,5 @@ pub(super) async fn change(State(app): State<Arc<App>>, Json(request): Json<Pool
     if let Some(is_paused) = request.is_paused {
         app.queue.set_paused(is_paused).await?;
     }
-    Ok(Json(app.queue.read_work_pool().await?.into()))
+    Ok(Json(Pool::read(app.queue.as_ref()).await?))
 }

@@ -12,17 +12,14 @@ use serde::Deserialize;
 use super::again::queue_again;
 use super::answer::{Fault, problem_of};
 use super::api::{
-    BulkAction, BulkRequest, BulkResult, LogPage, ProcessFigures, Queued, RunPage, RunsFilter, RunsPage,
-    TakeOverRequest,
+    BulkAction, BulkRequest, BulkResult, LogPage, Queued, RunPage, RunsFilter, RunsPage, TakeOverRequest,
 };
 use super::app::App;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{FlowRun, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
-use crate::orchestrator::queue::{FlowRunFilter, Queue, WorkPool};
-use crate::process::identity::ProcessIdentity;
-use crate::process::tree::memory_bytes_of;
+use crate::orchestrator::queue::{FlowRunFilter, Queue};
 
 /// Runs in a page, and most of them.
 const PAGE: u32 = 50;
@@ -236,7 +233,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
         Vec::new()
     };
     let process = match run.flow_run.pid {
-        Some(_) => process_of(&app.queue.read_work_pool().await?, &run.flow_run),
+        Some(_) => app.processes.of(&app.queue.read_work_pool().await?, &run.flow_run),
         None => None,
     };
     let prefect_url = app
@@ -250,20 +247,6 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
         process,
         prefect_url,
     }))
-}
-
-/// The process of a run whose worker lives on this machine: elsewhere the same number is another process.
-pub(super) fn process_of(pool: &WorkPool, run: &FlowRun) -> Option<ProcessFigures> {
-    let (pid, worker_name) = (run.pid?, run.worker_name.as_deref()?);
-    let worker = pool.workers.iter().find(|worker| worker.name == worker_name)?;
-    if !worker.process.is_alive() {
-        return None;
-    }
-    let process = ProcessIdentity::of(pid)?;
-    // A worker's child is younger than the worker.
-    (process.start_ticks >= worker.process.start_ticks).then(|| ProcessFigures {
-        memory_bytes: memory_bytes_of(&process),
-    })
 }
 
 /// From which cursor on.

@@ -7,6 +7,7 @@ pub mod attention;
 #[cfg(feature = "worker")]
 pub mod check;
 pub mod claims;
+pub mod delivery;
 pub mod events;
 pub mod feed;
 pub mod following;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::attention::Attention;
+use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
@@ -70,6 +71,11 @@ pub trait Queue: Send + Sync {
     /// What waits for a person.
     async fn read_attention(&self) -> Result<Attention, OrchestratorError> {
         Ok(Attention::default())
+    }
+
+    /// What a server that runs are queued at must still hear from this machine; none: nobody else hears of them. It is not asked.
+    async fn read_delivery(&self) -> Result<Option<Delivery>, OrchestratorError> {
+        Ok(None)
     }
 
     /// Every asset with its newest materialization.

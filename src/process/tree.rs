@@ -137,6 +137,11 @@ pub fn memory_bytes_of(process: &ProcessIdentity) -> u64 {
     sys::memory_bytes(process.pid).unwrap_or(0)
 }
 
+/// Time that one process has computed, with those of its children that have ended.
+pub fn cpu_time_of(process: &ProcessIdentity) -> Duration {
+    sys::cpu_time(process.pid).unwrap_or_default()
+}
+
 /// The processes above this one up to npm, if npm started it: when one of them has gone, nobody will stop us.
 pub fn ancestors_up_to_npm() -> Vec<ProcessIdentity> {
     let mut ancestors = Vec::new();

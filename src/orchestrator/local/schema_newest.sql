@@ -60,6 +60,8 @@ CREATE TABLE flow_run (
   is_behind INTEGER NOT NULL DEFAULT 0,
   -- Tells the run's video from another file of that name; of flows where the latest wins.
   video_file TEXT,
+  -- The W3C traceparent of the call that queued it, while anything is traced.
+  traceparent TEXT,
   CHECK (
     (state_type = 'SCHEDULED' AND state_name IN ('Scheduled', 'AwaitingRetry'))
     OR (state_type = 'PENDING' AND state_name = 'Pending')
@@ -227,10 +229,18 @@ CREATE TABLE outbox (
   flow_run_id TEXT NOT NULL REFERENCES flow_run (id) ON DELETE CASCADE,
   kind TEXT NOT NULL CHECK (kind IN ('state', 'labels', 'task_run', 'artifact', 'asset', 'log')),
   token TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
-  content TEXT NOT NULL CHECK (json_valid(content))
+  content TEXT NOT NULL CHECK (json_valid(content)),
+  -- When it came; 0: before version 8.
+  at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX outbox_flow_run ON outbox (flow_run_id, id);
-CREATE INDEX outbox_log ON outbox (id) WHERE kind = 'log';
+CREATE INDEX outbox_kind ON outbox (kind);
+
+-- Since when the workers of this machine have had no answer of the server; no row: it answers.
+CREATE TABLE server_away (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  since INTEGER NOT NULL
+) STRICT;
 
 -- A run about to be claimed: it holds a slot from before the server is asked until it is a run of the journal.
 CREATE TABLE claim_intent (

@@ -23,7 +23,7 @@ const SCHEMA: &str = include_str!("schema_newest.sql");
 /// What makes each version of the schema of the one before, the first one of nothing: for files that are there. A few lines of
 /// SQL and a loop: a crate for migrations would not know of the application's id, and its errors would have to be told apart
 /// again.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
@@ -31,9 +31,10 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("schema_5.sql"),
     include_str!("schema_6.sql"),
     include_str!("schema_7.sql"),
+    include_str!("schema_8.sql"),
 ];
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 7;
+const SCHEMA_VERSION: i64 = 8;
 /// "CptA": a database of another program is refused rather than written to.
 const APPLICATION_ID: i32 = 0x4370_7441;
 /// How long a lock on queue.db is waited for. Its own transactions take well under a millisecond.

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::prefect_error::PrefectError;
+use crate::orchestrator::delivery::CallFault;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
 pub use super::segment::segment;
@@ -142,6 +143,10 @@ struct Shared {
     clock_offset_ms: Mutex<Option<i64>>,
     /// Calls that the API has answered well.
     answers: AtomicU64,
+    /// Tries that failed, by [`CallFault::ALL`].
+    failures: [AtomicU64; CallFault::ALL.len()],
+    /// Since when it has not answered at all.
+    away_since: Mutex<Option<Timestamp>>,
     csrf: tokio::sync::Mutex<Option<String>>,
     csrf_client: String,
     /// One create at a time: SQLite refuses most of several at once.
@@ -218,6 +223,8 @@ impl PrefectClient {
                 paused_until: Mutex::new(None),
                 clock_offset_ms: Mutex::new(None),
                 answers: AtomicU64::new(0),
+                failures: Default::default(),
+                away_since: Mutex::new(None),
                 csrf: tokio::sync::Mutex::new(None),
                 csrf_client: uuid::Uuid::new_v4().to_string(),
                 creates: tokio::sync::Mutex::new(()),
@@ -280,7 +287,9 @@ impl PrefectClient {
         let mut csrf_tries = 0;
         loop {
             self.wait_for_leave(&call, deadline).await?;
-            let setback = match self.try_once(&call, deadline).await {
+            let tried = self.try_once(&call, deadline).await;
+            self.keep_count(&tried);
+            let setback = match tried {
                 Ok(answer) => return Ok(answer),
                 Err(setback) => setback,
             };
@@ -326,8 +335,11 @@ impl PrefectClient {
                     if !call.is_repeatable && !is_certain {
                         return Err(error);
                     }
-                    let is_locked = status == StatusCode::SERVICE_UNAVAILABLE && !self.settings().is_cloud;
-                    let backoff = if is_locked { backoff_of_locked(tries) } else { backoff };
+                    let backoff = if self.is_locked(status) {
+                        backoff_of_locked(tries)
+                    } else {
+                        backoff
+                    };
                     (after.unwrap_or(backoff).min(MAX_RETRY_AFTER), error)
                 }
             };
@@ -455,12 +467,56 @@ impl PrefectClient {
         *paused = Some(paused.map_or(until, |before| before.max(until)));
     }
 
-    /// The header is cut to a second and may be old by some more: the greatest of a clock's differences is the nearest.
+    fn keep_count(&self, tried: &Result<Answer, Setback>) {
+        let fault = match tried {
+            // The CSRF token is part of a call that goes on.
+            Ok(_) | Err(Setback::Csrf) => None,
+            Err(Setback::Refused(_)) => Some(CallFault::Unreachable),
+            Err(Setback::Lost(_)) => Some(CallFault::Lost),
+            Err(Setback::Busy { status, .. }) if *status == StatusCode::TOO_MANY_REQUESTS => {
+                Some(CallFault::RateLimited)
+            }
+            Err(Setback::Busy { .. }) => Some(CallFault::Server),
+            Err(Setback::Final(_)) => Some(CallFault::Refused),
+        };
+        if let Some(fault) = fault {
+            self.shared.failures[fault as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        let mut away_since = self.shared.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match tried {
+            Err(Setback::Refused(_) | Setback::Lost(_)) => {
+                away_since.get_or_insert_with(Timestamp::now);
+            }
+            // A proxy before a server that is gone answers so.
+            Err(Setback::Busy { status, .. }) if matches!(status.as_u16(), 502..=504) && !self.is_locked(*status) => {
+                away_since.get_or_insert_with(Timestamp::now);
+            }
+            _ => *away_since = None,
+        }
+    }
+
+    /// A server of one's own says so of its SQLite, for a moment.
+    fn is_locked(&self, status: StatusCode) -> bool {
+        status == StatusCode::SERVICE_UNAVAILABLE && !self.settings().is_cloud
+    }
+
+    /// Since when no call of this process was answered; none: the last one was.
+    pub(super) fn away_since(&self) -> Option<Timestamp> {
+        *self.shared.away_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries that failed since the start of this process, by kind.
+    pub(super) fn failed_calls(&self) -> Vec<(CallFault, u64)> {
+        let counts = self.shared.failures.iter().map(|count| count.load(Ordering::Relaxed));
+        CallFault::ALL.into_iter().zip(counts).collect()
+    }
+
     /// How many calls the API has answered well.
     pub(super) fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// The header is cut to a second and may be old by some more: the greatest of a clock's differences is the nearest.
     fn note_clock(&self, headers: &HeaderMap) {
         let date = headers
             .get(header::DATE)

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::json;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -33,6 +34,8 @@ const MIRROR_INTERVAL: Duration = Duration::from_secs(10);
 /// Runs until it is dropped.
 pub(super) async fn run(house: Arc<Housekeeping>) {
     let mut mirror_at: Option<Instant> = None;
+    // Whatever an earlier worker has left there is looked at once.
+    let mut noted: Option<Option<Timestamp>> = None;
     loop {
         if mirror_at.is_none_or(|at| at.elapsed() >= MIRROR_INTERVAL) {
             mirror_at = Some(Instant::now());
@@ -54,6 +57,10 @@ pub(super) async fn run(house: Arc<Housekeeping>) {
         house.server.note(&told);
         let shown = house.courier.tell_progress().await;
         house.server.note(&shown);
+        let away_since = house.server.client().away_since();
+        if noted != Some(away_since) && house.journal.mail.note_away(away_since).await.is_ok() {
+            noted = Some(away_since);
+        }
         tokio::time::sleep(TELL_INTERVAL).await;
     }
 }

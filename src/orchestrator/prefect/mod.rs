@@ -100,6 +100,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::attention::Attention;
+use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
 use crate::domain::asset::AssetLineage;
@@ -346,6 +347,15 @@ impl Queue for PrefectOrchestrator {
 
     async fn read_attention(&self) -> Result<Attention, OrchestratorError> {
         self.caller.attention().await
+    }
+
+    /// An outage is older than this process's own calls, if a worker of this machine has seen it begin.
+    async fn read_delivery(&self) -> Result<Option<Delivery>, OrchestratorError> {
+        let mut delivery = self.journal.mail.read_delivery().await?;
+        let own = self.client().away_since();
+        delivery.away_since = own.map(|own| delivery.away_since.map_or(own, |seen| seen.min(own)));
+        delivery.failed_calls = self.client().failed_calls();
+        Ok(Some(delivery))
     }
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {

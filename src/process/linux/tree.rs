@@ -103,6 +103,18 @@ pub(super) fn memory_bytes(pid: u32) -> Option<u64> {
     Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * page_bytes)
 }
 
+/// Its own time and that of the children it has waited for (fields 14 to 17 of `/proc/PID/stat`).
+pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name in parentheses may hold anything: fields are counted from after it, the third one first.
+    let fields = stat.get(stat.rfind(')')? + 2..)?.split(' ').skip(11).take(4);
+    let ticks: u64 = fields.map_while(|field| field.parse::<u64>().ok()).sum();
+    Some(Duration::from_millis(
+        ticks * 1000 / rustix::param::clock_ticks_per_second().max(1),
+    ))
+}
+
 /// Its arguments, an end of text after each.
 pub(super) fn command_line(pid: u32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()

@@ -120,6 +120,15 @@ pub(super) fn memory_bytes(pid: u32) -> Option<u64> {
     Some(usage.ri_phys_footprint)
 }
 
+/// Its own time.
+pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
+    let mut system = System::new().ok()?;
+    let pid = sysinfo::Pid::from_u32(pid);
+    let wanted = ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
+    Some(Duration::from_millis(system.process(pid)?.accumulated_cpu_time()))
+}
+
 /// Its arguments, an end of text after each.
 pub(super) fn command_line(pid: u32) -> Vec<u8> {
     let Ok(mut system) = System::new() else {

@@ -276,8 +276,8 @@ impl Forwarding {
                     "captionacc.speaks": 1,
                 });
                 transaction.execute(
-                    "INSERT INTO outbox (flow_run_id, kind, content) VALUES (?1, 'labels', ?2)",
-                    (&key, labels.to_string()),
+                    "INSERT INTO outbox (flow_run_id, kind, at, content) VALUES (?1, 'labels', ?2, ?3)",
+                    (&key, now_ms(), labels.to_string()),
                 )?;
                 Ok(claim)
             })

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateName;
+use crate::orchestrator::delivery::{Delivery, MessageKind};
 use crate::orchestrator::local::LocalOrchestrator;
 use crate::orchestrator::local::rows::{id, json, now_ms, uuid};
 use crate::orchestrator::local::store::Fault;
@@ -134,6 +136,55 @@ impl Mail {
                     }
                 }
                 Ok(NextMail { head, state })
+            })
+            .await
+    }
+
+    /// How much of it waits, and since when.
+    pub(in crate::orchestrator) async fn read_delivery(&self) -> Result<Delivery, OrchestratorError> {
+        self.0
+            .read(|connection| {
+                let mut count = connection.prepare_cached("SELECT count(*) FROM outbox WHERE kind = ?1")?;
+                let mut waiting = Vec::new();
+                for kind in MessageKind::ALL {
+                    let number: i64 = count.query_row([kind.as_str()], |row| row.get(0))?;
+                    waiting.push((kind, u64::try_from(number).unwrap_or(0)));
+                }
+                let one = |sql: &str| -> rusqlite::Result<Option<i64>> {
+                    connection
+                        .prepare_cached(sql)?
+                        .query_row([], |row| row.get(0))
+                        .optional()
+                };
+                let oldest = one("SELECT at FROM outbox ORDER BY id LIMIT 1")?;
+                let kept = one("SELECT count(*) FROM stored_flow_run WHERE prefect_id IS NULL AND problem IS NULL")?;
+                let since = one("SELECT since FROM server_away")?;
+                let moment = |at_ms: i64| Timestamp::from_millisecond(at_ms).ok();
+                Ok(Delivery {
+                    waiting,
+                    oldest_at: oldest.filter(|at_ms| *at_ms > 0).and_then(moment),
+                    kept_runs: kept.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
+                    away_since: since.and_then(moment),
+                    failed_calls: Vec::new(),
+                })
+            })
+            .await
+    }
+
+    /// Remembers since when the server has not answered; none: it does. The first moment of several workers' stays.
+    pub(in crate::orchestrator) async fn note_away(&self, since: Option<Timestamp>) -> Result<(), OrchestratorError> {
+        self.0
+            .change(move |transaction, _| {
+                match since {
+                    Some(since) => transaction
+                        .prepare_cached(
+                            "INSERT INTO server_away (one, since) VALUES (1, ?1)
+                             ON CONFLICT (one) DO UPDATE SET since = min(since, excluded.since)",
+                        )?
+                        .execute([since.as_millisecond()])?,
+                    None => transaction.prepare_cached("DELETE FROM server_away")?.execute([])?,
+                };
+                Ok(())
             })
             .await
     }
