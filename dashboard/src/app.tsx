@@ -5,7 +5,7 @@ import { useEffect, useLayoutEffect } from 'preact/hooks';
 
 import { about, away, begin as beginLive, connection, overview, reconnect } from './live.js';
 import { begin as beginKeys, KeysDialog, showKeys } from './keys.js';
-import { Empty, Notice, QuestionDialog } from './parts.js';
+import { deliveryText, Empty, Notice, QuestionDialog } from './parts.js';
 import { HomePage } from './pages/home.js';
 import { LineagePage } from './pages/lineage.js';
 import { PoolPage } from './pages/pool.js';
@@ -146,9 +146,17 @@ function Banner(): JSX.Element | null {
       </div>
     );
   }
-  return away.value === null ? null : (
+  if (away.value === null) return null;
+  const { problem, delivery } = away.value;
+  return (
     <div class="banner" role="alert">
-      The queue does not answer to the dashboard; what you see may be old. {away.value.message}
+      The queue does not answer to the dashboard; what you see may be old. {problem.message}
+      {delivery ? (
+        <>
+          {' '}
+          <a href="/pool">{deliveryText(delivery)}</a>
+        </>
+      ) : null}
     </div>
   );
 }

@@ -208,7 +208,10 @@ fn a_run_is_seen_in_prefect_with_states_logs_progress_and_assets() {
     // Lists show it too: here, where the journal knows it, and on another machine, where only the server does.
     for home in ["home", "elsewhere"] {
         let mut command = world.command(&["runs", "--state", "running", "--json"]);
-        let listed = command.env("CAPTIONACC_HOME", world.path(home)).output().expect("it starts");
+        let listed = command
+            .env("CAPTIONACC_HOME", world.path(home))
+            .output()
+            .expect("it starts");
         let run: Value = serde_json::from_slice(&listed.stdout).expect("one line of JSON");
         assert_eq!(run["progress"]["done"], 1, "{home}: {run}");
     }
