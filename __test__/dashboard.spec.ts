@@ -462,8 +462,14 @@ describe('over Prefect alone', () => {
     expect(await page.getByRole('link', { name: 'in its UI' }).getAttribute('href')).toBe(`${wire.apiUrl.replace('/api', '')}/runs/flow-run/${id}`);
     wire.play('cut');
     await page.getByText('The queue does not answer to the dashboard').waitFor();
+    await page.keyboard.press('g');
+    await page.keyboard.press('p');
+    await page.locator('h2 .state', { hasText: 'API away' }).waitFor();
+    await page.getByText('Prefect’s API has not answered for').waitFor();
     await wire.mend();
     await page.getByText('The queue does not answer to the dashboard').waitFor({ state: 'detached' });
+    await page.locator('h2 .state', { hasText: 'API answers' }).waitFor();
+    await page.goBack();
     await captionacc('runs', 'cancel', id);
     await stateOf(page, 'Cancelled').waitFor();
   });

@@ -1,11 +1,11 @@
 // The pages, and what stands around each.
 
 import { render, type JSX } from 'preact';
-import { useEffect } from 'preact/hooks';
+import { useEffect, useLayoutEffect } from 'preact/hooks';
 
 import { about, away, begin as beginLive, connection, overview, reconnect } from './live.js';
 import { begin as beginKeys, KeysDialog, showKeys } from './keys.js';
-import { Empty, Notice, QuestionDialog } from './parts.js';
+import { deliveryText, Empty, Notice, QuestionDialog } from './parts.js';
 import { HomePage } from './pages/home.js';
 import { LineagePage } from './pages/lineage.js';
 import { PoolPage } from './pages/pool.js';
@@ -68,7 +68,8 @@ function App(): JSX.Element {
     document.title = `${title} · CaptionA.cc`;
   }, [title]);
   // Whoever does not see the page hears that it is another one.
-  useEffect(() => document.getElementById('main')?.focus({ preventScroll: true }), [pathname]);
+  // Before it is drawn: a key that is pressed at once must not go to what was focused meanwhile.
+  useLayoutEffect(() => document.getElementById('main')?.focus({ preventScroll: true }), [pathname]);
   const pool = overview.value?.pool;
   const waiting = pool?.waiting.reduce((sum, { count }) => sum + count, 0) ?? 0;
   return (
@@ -145,9 +146,17 @@ function Banner(): JSX.Element | null {
       </div>
     );
   }
-  return away.value === null ? null : (
+  if (away.value === null) return null;
+  const { problem, delivery } = away.value;
+  return (
     <div class="banner" role="alert">
-      The queue does not answer to the dashboard; what you see may be old. {away.value.message}
+      The queue does not answer to the dashboard; what you see may be old. {problem.message}
+      {delivery ? (
+        <>
+          {' '}
+          <a href="/pool">{deliveryText(delivery)}</a>
+        </>
+      ) : null}
     </div>
   );
 }

@@ -22,7 +22,8 @@ export interface Placed {
 
 export interface Drawing {
   nodes: Placed[];
-  edges: { d: string; isStale: boolean }[];
+  /** Each with the height of its ends. */
+  edges: { d: string; isStale: boolean; from: number; to: number }[];
   width: number;
   height: number;
   staleCount: number;
@@ -138,9 +139,10 @@ function draw(keys: readonly string[], nodes: ReadonlyMap<string, Node>, shapes:
   }
   const staleOf = (key: string) => nodes.get(key)!.assets.filter((asset) => asset.staleBecause.length > 0).length;
   const placed = keys.map((key, at) => ({ key, assets: nodes.get(key)!.assets, staleCount: staleOf(key), ...shape.places[at]! }));
+  const isStale = new Set(placed.filter((node) => node.staleCount > 0).map((node) => node.key));
   return {
     nodes: placed,
-    edges: edges.map(({ to }, at) => ({ d: shape.paths[at]!, isStale: staleOf(to) > 0 })),
+    edges: edges.map(({ from, to }, at) => ({ d: shape.paths[at]!, isStale: isStale.has(to), from: placed[places.get(from)!]!.y, to: placed[places.get(to)!]!.y })),
     width: shape.width,
     height: shape.height,
     staleCount: placed.reduce((sum, one) => sum + one.staleCount, 0),
@@ -152,6 +154,20 @@ const MARGIN = 4;
 /** The head of an arrow that comes from the left. */
 const HEAD = 'm-6,-4l6,4l-6,4';
 
+type Point = Shape['places'][number];
+
+/** From the right of a box to the left of another, level at each of its points. */
+function pathOf(from: Point, between: readonly Point[], to: Point): string {
+  let last = { x: from.x + NODE.width / 2, y: from.y };
+  let path = `M${last.x},${last.y}`;
+  for (const point of [...between, { x: to.x - NODE.width / 2, y: to.y }]) {
+    const middle = (last.x + point.x) / 2;
+    path += `C${middle},${last.y} ${middle},${point.y} ${point.x},${point.y}`;
+    last = point;
+  }
+  return path + HEAD;
+}
+
 function uncrossed(nodes: number, edges: readonly [number, number][]): Shape {
   const graph = new graphlib.Graph();
   graph.setGraph({ rankdir: 'LR', nodesep: GAP.y, ranksep: GAP.x, marginx: MARGIN, marginy: MARGIN });
@@ -160,16 +176,17 @@ function uncrossed(nodes: number, edges: readonly [number, number][]): Shape {
   for (const [from, to] of edges) graph.setEdge(String(from), String(to));
   layout(graph);
   const { width = 0, height = 0 } = graph.graph() as { width?: number; height?: number };
-  const path = ([from, to]: readonly [number, number]) => {
-    const points = (graph.edge(String(from), String(to)) as { points: { x: number; y: number }[] }).points;
-    return `M${points.map(({ x, y }) => `${Math.round(x)},${Math.round(y)}`).join('L')}${HEAD}`;
-  };
+  const places = Array.from({ length: nodes }, (_, at) => {
+    const { x, y } = graph.node(String(at)) as { x: number; y: number };
+    return { x, y };
+  });
   return {
-    places: Array.from({ length: nodes }, (_, at) => {
-      const { x, y } = graph.node(String(at)) as { x: number; y: number };
-      return { x, y };
+    places,
+    paths: edges.map(([from, to]) => {
+      // Its first and last points lie anywhere on the boxes' edges; those in between lead it past other boxes.
+      const { points } = graph.edge(String(from), String(to)) as { points: { x: number; y: number }[] };
+      return pathOf(places[from]!, points.length > 3 ? points.slice(1, -1) : [], places[to]!);
     }),
-    paths: edges.map(path),
     width: Math.ceil(width),
     height: Math.ceil(height),
   };
@@ -195,10 +212,7 @@ function columns(nodes: number, edges: readonly [number, number][]): Shape {
   });
   return {
     places,
-    paths: edges.map(([from, to]) => {
-      const [start, end] = [places[from]!, places[to]!];
-      return `M${start.x + NODE.width / 2},${start.y}L${end.x - NODE.width / 2},${end.y}${HEAD}`;
-    }),
+    paths: edges.map(([from, to]) => pathOf(places[from]!, [], places[to]!)),
     width: Math.max(...places.map(({ x }) => x)) + NODE.width / 2 + MARGIN,
     height: Math.max(...places.map(({ y }) => y)) + NODE.height / 2 + MARGIN,
   };

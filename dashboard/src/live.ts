@@ -3,15 +3,15 @@
 import { batch, signal } from '@preact/signals';
 
 import type { FlowRun } from '../../index.js';
-import type { About, Live, Overview, Problem } from './api.js';
+import type { About, Delivery, Live, Overview, Problem } from './api.js';
 import { address, read, RequestError } from './client.js';
 
 export const about = signal<About | null>(null);
 export const overview = signal<Overview | null>(null);
 /** `refused`: the server was started anew, and this browser has no token for it. */
 export const connection = signal<'connecting' | 'open' | 'lost' | 'refused'>('connecting');
-/** Why the store does not answer to the server. */
-export const away = signal<Problem | null>(null);
+/** Why the store, or Prefect's API, does not answer to the server, with what waits meanwhile. */
+export const away = signal<{ problem: Problem; delivery: Delivery | null } | null>(null);
 /** Grows when everything is to be read anew. */
 export const revision = signal(0);
 /** The time, once a second. */
@@ -73,7 +73,7 @@ async function whyNot(): Promise<void> {
 function take(live: Live): void {
   batch(() => {
     if (live.type === 'overview') overview.value = live.overview;
-    if (live.type === 'away') away.value = live.problem;
+    if (live.type === 'away') away.value = live;
     if (live.type === 'back' || live.type === 'reset') {
       away.value = null;
       revision.value += 1;

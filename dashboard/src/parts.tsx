@@ -5,9 +5,9 @@ import type { ComponentChildren, JSX } from 'preact';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import type { FlowRun, State, StateType } from '../../index.js';
-import type { Problem } from './api.js';
+import type { Delivery, Problem } from './api.js';
 import { address, problemOf } from './client.js';
-import { ago, dateTime, duration, leftSeconds, percent, progressText, shortId, tookSeconds } from './format.js';
+import { ago, count, dateTime, duration, leftSeconds, percent, progressText, shortId, tookSeconds } from './format.js';
 import { now } from './live.js';
 import { runPlace, videoPlace } from './router.js';
 
@@ -209,6 +209,14 @@ export function Code({ text }: { text: string }): JSX.Element {
       <Copy text={text} />
     </div>
   );
+}
+
+/** What Prefect's API must still hear, in words. */
+export function deliveryText({ waiting, keptRuns }: Delivery): string {
+  const messages = waiting.reduce((sum, { count: some }) => sum + some, 0);
+  if (messages === 0 && keptRuns === 0) return 'Nothing waits to be told.';
+  const runs = keptRuns === 0 ? '' : ` and ${count(keptRuns, 'run')} to be queued`;
+  return `${count(messages, 'message')}${runs} ${messages + keptRuns === 1 ? 'waits' : 'wait'} on this machine.`;
 }
 
 /** What a click would do, said before it is done. */

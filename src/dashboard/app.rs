@@ -137,7 +137,12 @@ impl App {
 
     /// The picture that a caption of a video was read off, if there is one.
     pub(super) async fn read_text_image(&self, id: &str, caption_id: i64) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(video_dir) = self.places(id).await?.video_dir else {
+        // What is remembered may be from before the first run that read captions.
+        let known = match self.places(id).await?.video_dir {
+            None => self.video(id).await?.places.video_dir,
+            known => known,
+        };
+        let Some(video_dir) = known else {
             return Ok(None);
         };
         read_disk(move || text_images::read(&video_dir, caption_id)).await

@@ -205,6 +205,16 @@ fn a_run_is_seen_in_prefect_with_states_logs_progress_and_assets() {
         assert!(Instant::now() < deadline, "no progress was told");
         std::thread::sleep(Duration::from_millis(100));
     }
+    // Lists show it too: here, where the journal knows it, and on another machine, where only the server does.
+    for home in ["home", "elsewhere"] {
+        let mut command = world.command(&["runs", "--state", "running", "--json"]);
+        let listed = command
+            .env("CAPTIONACC_HOME", world.path(home))
+            .output()
+            .expect("it starts");
+        let run: Value = serde_json::from_slice(&listed.stdout).expect("one line of JSON");
+        assert_eq!(run["progress"]["done"], 1, "{home}: {run}");
+    }
     fs::write(world.path("go"), "").expect("written");
     let run = world.wait(&id, &FINAL);
     assert_eq!(run["state"]["type"], "COMPLETED", "{run}");

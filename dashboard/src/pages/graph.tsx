@@ -1,22 +1,27 @@
 // Lineage as graphs. Drawings out of sight cost nothing, and those of one shape are laid out once.
 
-import type { JSX } from 'preact';
-import { useMemo, useState } from 'preact/hooks';
+import type { JSX, RefObject } from 'preact';
+import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import type { Asset } from '../../../index.js';
 import { count } from '../format.js';
 import { drawingsOf, NODE, shortName, videoOf, type Drawing, type Placed } from '../drawing.js';
-import { Ago } from '../parts.js';
+import { Ago, End } from '../parts.js';
 import { runPlace, videoPlace } from '../router.js';
+
+/** Drawings that are made at first, and added whenever the end comes into sight. */
+const SHOWN = 40;
 
 export function Graph({ assets }: { assets: readonly Asset[] }): JSX.Element {
   const drawings = useMemo(() => drawingsOf(assets), [assets]);
   const [chosen, setChosen] = useState<string | null>(null);
+  const [limit, setLimit] = useState(SHOWN);
   return (
     <div class="graphs">
-      {drawings.map((drawing) => (
+      {drawings.slice(0, limit).map((drawing) => (
         <Drawn key={drawing.nodes[0]?.key} drawing={drawing} isOneOfMany={drawings.length > 1} chosen={drawing.nodes.find((node) => node.key === chosen)} choose={setChosen} />
       ))}
+      {limit < drawings.length ? <End key={limit} reached={() => setLimit(limit + SHOWN)} /> : null}
     </div>
   );
 }
@@ -31,7 +36,34 @@ interface DrawnProps {
 /** Nodes whose causes are written out below the drawing. */
 const MOST_CAUSES = 20;
 
+/** A drawing with more nodes than this is drawn as far as it is near the window. */
+const MOST_DRAWN = 300;
+const STEP_PX = 1000;
+
+/** Whether a height in an element is near the window; the same function as long as that does not change. */
+function useNear(element: RefObject<HTMLElement | null>, isLarge: boolean): (y: number) => boolean {
+  const [from, setFrom] = useState(-STEP_PX);
+  useEffect(() => {
+    if (!isLarge) return undefined;
+    const look = () => {
+      const top = element.current?.getBoundingClientRect().top ?? 0;
+      setFrom(Math.floor(-top / STEP_PX - 1) * STEP_PX);
+    };
+    look();
+    window.addEventListener('scroll', look, { passive: true });
+    window.addEventListener('resize', look);
+    return () => {
+      window.removeEventListener('scroll', look);
+      window.removeEventListener('resize', look);
+    };
+  }, [isLarge]);
+  const to = from + 3 * STEP_PX + window.innerHeight;
+  return useCallback((y: number) => !isLarge || (y >= from && y <= to), [isLarge, from, to]);
+}
+
 function Drawn({ drawing, isOneOfMany, chosen, choose }: DrawnProps): JSX.Element {
+  const plane = useRef<HTMLDivElement>(null);
+  const isNear = useNear(plane, drawing.nodes.length > MOST_DRAWN);
   // What is chosen in another drawing, and what comes in live, draws nothing anew here.
   return useMemo(() => {
     const videos = [...new Set(drawing.nodes.flatMap((node) => videoOf(node.key) ?? []))];
@@ -48,13 +80,11 @@ function Drawn({ drawing, isOneOfMany, chosen, choose }: DrawnProps): JSX.Elemen
           </p>
         ) : null}
         <div class="scroll" tabIndex={0} role="group" aria-label="Lineage, from left to right">
-          <div class="plane" style={{ width: `${drawing.width}px`, height: `${drawing.height}px` }}>
+          <div class="plane" ref={plane} style={{ width: `${drawing.width}px`, height: `${drawing.height}px` }}>
             <svg width={drawing.width} height={drawing.height} aria-hidden="true">
-              {drawing.edges.map((edge, at) => (
-                <path key={at} d={edge.d} class={edge.isStale ? 'edge stale' : 'edge'} />
-              ))}
+              {drawing.edges.map((edge, at) => (isNear(edge.from) || isNear(edge.to) ? <path key={at} d={edge.d} class={edge.isStale ? 'edge stale' : 'edge'} /> : null))}
             </svg>
-            {drawing.nodes.map((node) => (
+            {drawing.nodes.filter((node) => isNear(node.y)).map((node) => (
               <button
                 key={node.key}
                 type="button"
@@ -89,7 +119,7 @@ function Drawn({ drawing, isOneOfMany, chosen, choose }: DrawnProps): JSX.Elemen
         {stale.length > MOST_CAUSES ? <p class="quiet">and {stale.length - MOST_CAUSES} more: choose one to read why</p> : null}
       </div>
     );
-  }, [drawing, isOneOfMany, chosen]);
+  }, [drawing, isOneOfMany, chosen, isNear]);
 }
 
 function Stands({ node: { assets, staleCount } }: { node: Placed }): JSX.Element {

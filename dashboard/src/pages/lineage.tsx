@@ -1,8 +1,9 @@
 // What was made from what: of one video, or of all.
 
 import type { JSX } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 
+import type { Asset } from '../../../index.js';
 import type { LineagePage as Page, VideoSummary } from '../api.js';
 import { mayChange, runStale } from '../actions.js';
 import { address } from '../client.js';
@@ -12,8 +13,8 @@ import { useLive, useResource, useThrottled } from '../resource.js';
 import { query, setQuery, videoPlace } from '../router.js';
 import { Graph } from './graph.js';
 
-/** Drawings that are shown at first, and added with each wish for more. */
-const SHOWN = 400;
+/** The same each time, so that nothing is drawn anew for it. */
+const NONE: readonly Asset[] = [];
 
 /** So many videos without assets are passed over. */
 const MOST_SKIPPED = 20;
@@ -41,13 +42,12 @@ export function LineagePage(): JSX.Element {
   useEffect(() => {
     if (isFirstGuess && quick.data?.assets.length === 0 && skipped + 1 < Math.min(MOST_SKIPPED, videos.data?.length ?? 0)) setSkipped(skipped + 1);
   }, [isFirstGuess, quick.data, skipped]);
-  const [limit, setLimit] = useState(SHOWN);
-  useEffect(() => setLimit(SHOWN), [video]);
-  const found = page.data ?? quick.data;
+  // Nothing is drawn anew because of layouts that are as they were.
+  const found = useMemo(() => (page.data && JSON.stringify(page.data) !== JSON.stringify(quick.data) ? page.data : quick.data), [page.data, quick.data]);
   const problem = page.problem ?? quick.problem;
-  const stale = found?.assets.filter((asset) => asset.staleBecause.length > 0) ?? [];
+  const stale = useMemo(() => found?.assets.filter((asset) => asset.staleBecause.length > 0) ?? [], [found]);
   const runnable = stale.filter((asset) => found?.runnable.includes(asset.key));
-  const shown = isStaleOnly ? stale : (found?.assets ?? []);
+  const shown = isStaleOnly ? stale : (found?.assets ?? NONE);
   return (
     <>
       <div class="title">
@@ -95,12 +95,7 @@ export function LineagePage(): JSX.Element {
         </Empty>
       ) : null}
       {found && found.assets.length > 0 && isStaleOnly && stale.length === 0 ? <Empty title="Nothing is stale." /> : null}
-      <Graph assets={shown.length > limit * 5 ? shown.slice(0, limit * 5) : shown} />
-      {shown.length > limit * 5 ? (
-        <button type="button" class="more" onClick={() => setLimit(limit + SHOWN)}>
-          Show more
-        </button>
-      ) : null}
+      <Graph key={video} assets={shown} />
     </>
   );
 }

@@ -101,13 +101,18 @@ export function Log({ id }: { id: string }): JSX.Element {
 const asText = (line: LogLine): string => `${line.timestamp} ${line.level.padEnd(7)} ${line.message}`;
 
 function Marked({ text, needle }: { text: string; needle: string }): JSX.Element {
-  const at = needle === '' ? -1 : text.toLowerCase().indexOf(needle.toLowerCase());
-  if (at < 0) return <>{text}</>;
+  if (needle === '') return <>{text}</>;
+  const [low, wanted] = [text.toLowerCase(), needle.toLowerCase()];
+  const parts: (JSX.Element | string)[] = [];
+  let from = 0;
+  for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, from)) {
+    parts.push(text.slice(from, at), <mark key={at}>{text.slice(at, at + needle.length)}</mark>);
+    from = at + needle.length;
+  }
   return (
     <>
-      {text.slice(0, at)}
-      <mark>{text.slice(at, at + needle.length)}</mark>
-      {text.slice(at + needle.length)}
+      {parts}
+      {text.slice(from)}
     </>
   );
 }

@@ -3,11 +3,11 @@
 import type { JSX } from 'preact';
 import { useState } from 'preact/hooks';
 
-import type { Activity, Pool } from '../api.js';
+import type { Activity, Delivery, Pool, WaitingMessages } from '../api.js';
 import { mayChange, setLimit, setPaused } from '../actions.js';
-import { count } from '../format.js';
-import { overview } from '../live.js';
-import { Ago, Code, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
+import { count, dateTime, duration } from '../format.js';
+import { away, now, overview } from '../live.js';
+import { Ago, Code, deliveryText, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
 import { Columns, Durations } from './charts.js';
 
@@ -26,8 +26,19 @@ export function PoolPage(): JSX.Element {
     if (live.type === 'runs' || live.type === 'overview') reload();
   });
   const shown = overview.value;
-  if (!shown) return <Loading />;
+  if (!shown) {
+    return away.value?.delivery ? (
+      <>
+        <h1>Workers and pool</h1>
+        <Outbox delivery={away.value.delivery} />
+      </>
+    ) : (
+      <Loading />
+    );
+  }
   const { pool, active } = shown;
+  // While the API is away, what was said of it last is the newest.
+  const delivery = away.value?.delivery ?? pool.delivery;
   return (
     <>
       <div class="title">
@@ -109,6 +120,7 @@ export function PoolPage(): JSX.Element {
           </table>
         )}
       </section>
+      {delivery ? <Outbox delivery={delivery} /> : null}
       <section aria-labelledby="leases">
         <h2 id="leases">Slots taken</h2>
         {active.length === 0 ? <p class="quiet">None.</p> : <RunTable runs={active} caption="Runs that hold a slot" />}
@@ -131,6 +143,59 @@ export function PoolPage(): JSX.Element {
         {activity.data ? <Charts activity={activity.data} /> : activity.problem ? null : <Loading />}
       </section>
     </>
+  );
+}
+
+const KINDS: Record<WaitingMessages['kind'], string> = { state: 'states', labels: 'labels', taskRun: 'task runs', artifact: 'artifacts', asset: 'assets', log: 'log lines' };
+
+/** What Prefect's API must still hear from this machine. */
+function Outbox({ delivery }: { delivery: Delivery }): JSX.Element {
+  const { waiting, keptRuns, oldestAt, awaySince } = delivery;
+  return (
+    <section aria-labelledby="outbox">
+      <h2 id="outbox">
+        Told to Prefect{' '}
+        {awaySince === null ? (
+          <span class="state" data-state="COMPLETED">
+            API answers
+          </span>
+        ) : (
+          <span class="state" data-state="CRASHED">
+            API away
+          </span>
+        )}
+      </h2>
+      {awaySince === null ? null : (
+        <p class="bad">
+          Prefect’s API has not answered for {duration((now.value - Date.parse(awaySince)) / 1000)}, since <time dateTime={awaySince}>{dateTime(awaySince)}</time>. Runs go on; what they say is kept, and told when it answers.
+        </p>
+      )}
+      <p>
+        {deliveryText(delivery)}
+        {oldestAt === null ? null : (
+          <span class="quiet">
+            {' '}
+            The oldest came <Ago time={oldestAt} />.
+          </span>
+        )}
+      </p>
+      {waiting.length === 0 && keptRuns === 0 ? null : (
+        <dl class="numbers">
+          {waiting.map(({ kind, count: some }) => (
+            <div key={kind}>
+              <dt>{KINDS[kind]}</dt>
+              <dd>{some.toLocaleString('en')}</dd>
+            </div>
+          ))}
+          {keptRuns === 0 ? null : (
+            <div>
+              <dt>runs to be queued</dt>
+              <dd>{keptRuns.toLocaleString('en')}</dd>
+            </div>
+          )}
+        </dl>
+      )}
+    </section>
   );
 }
 

@@ -237,7 +237,12 @@ function Facts({ page }: { page: Page }): JSX.Element {
         {run.pid === null ? null : (
           <Fact name="Process">
             {run.pid}
-            {process ? <span class="quiet"> · {bytes(process.memoryBytes)} of memory</span> : null}
+            {process ? (
+              <span class="quiet">
+                {' '}
+                · {bytes(process.memoryBytes)} of memory · {process.busyCores.toFixed(1)} cores busy · {duration(process.cpuSeconds)} of CPU
+              </span>
+            ) : null}
           </Fact>
         )}
         {prefectUrl === null ? null : (
@@ -248,7 +253,9 @@ function Facts({ page }: { page: Page }): JSX.Element {
           </Fact>
         )}
       </dl>
-      <h2>Parameters</h2>
+      <h2>
+        Parameters <Copy label="Copy as JSON" text={() => JSON.stringify(run.parameters, null, 2)} />
+      </h2>
       <dl class="facts">
         {Object.entries(run.parameters).map(([name, value]) => (
           <Fact key={name} name={name}>

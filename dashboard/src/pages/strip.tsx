@@ -86,28 +86,30 @@ export function Strip({ video, frames, rateHz, captions }: Props): JSX.Element {
               {shown === null ? null : <img src={shown} alt={`The strip at ${moment(at, rateHz)}`} />}
             </div>
           ) : null}
-          {captions.length > 0 ? <Near captions={captions} at={at} rateHz={rateHz} go={rest} /> : null}
-          {captions.length > 0 ? (
+          {frames && captions.length > 0 ? <Near captions={captions} at={at} rateHz={rateHz} go={rest} /> : null}
+          {frames && captions.length > 0 ? (
             <svg class="lane" viewBox="0 0 1000 1" preserveAspectRatio="none" role="img" aria-label={`Boundaries of ${count(captions.length, 'caption')}`}>
               {lane.map(([kind, path]) => (
                 <path key={kind} d={path} data-kind={kind} />
               ))}
             </svg>
           ) : null}
-          <input
-            type="range"
-            aria-label="Time"
-            aria-valuetext={moment(at, rateHz)}
-            min={first}
-            max={last}
-            step={step}
-            value={at}
-            onInput={(event) => {
-              setPlaying(false);
-              move(Number(event.currentTarget.value));
-            }}
-            onChange={(event) => setQuery({ at: event.currentTarget.value })}
-          />
+          {frames ? (
+            <input
+              type="range"
+              aria-label="Time"
+              aria-valuetext={moment(at, rateHz)}
+              min={first}
+              max={last}
+              step={step}
+              value={at}
+              onInput={(event) => {
+                setPlaying(false);
+                move(Number(event.currentTarget.value));
+              }}
+              onChange={(event) => setQuery({ at: event.currentTarget.value })}
+            />
+          ) : null}
           <div class="scrubber">
             {frames ? (
               <button type="button" class="small" onClick={() => setPlaying(!isPlaying)}>

@@ -35,6 +35,9 @@ use crate::orchestrator::video_file;
 use crate::process::identity::ProcessIdentity;
 use crate::settings::prefect::WhenUnreachable;
 
+/// Of so many runs at work a list says how far they are.
+const MOST_WITH_PROGRESS: u32 = 100;
+
 /// Most log lines of one reading.
 const LOG_PAGE: usize = PAGE as usize;
 /// The label of the call that made a run, where equal runs share their key.
@@ -498,7 +501,45 @@ impl Caller {
                 break;
             }
         }
+        self.show_progress(&mut runs).await?;
         Ok(runs)
+    }
+
+    /// Says of runs at work how far they are: the server's lists do not. Of this machine's the journal knows it, and newer.
+    async fn show_progress(&self, runs: &mut [FlowRun]) -> Result<(), OrchestratorError> {
+        let is_at_work = |run: &FlowRun| run.state.state_type == StateType::Running && run.progress.is_none();
+        if !runs.iter().any(is_at_work) {
+            return Ok(());
+        }
+        let filter = FlowRunFilter {
+            state_types: vec![StateType::Running],
+            limit: MOST_WITH_PROGRESS,
+            ..FlowRunFilter::default()
+        };
+        let known = self.journal.local.list_flow_runs(filter).await?;
+        let mut elsewhere = BTreeMap::new();
+        for run in runs.iter_mut().filter(|run| is_at_work(run)) {
+            match known.iter().find(|known| known.flow_run_id == run.flow_run_id) {
+                Some(known) => run.progress.clone_from(&known.progress),
+                None => drop(elsewhere.insert(run.flow_run_id.as_uuid(), run)),
+            }
+        }
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = elsewhere.keys().copied().take(MOST_WITH_PROGRESS as usize).collect();
+        let filter = json!({
+            "artifacts": { "flow_run_id": { "any_": ids }, "type": { "any_": ["progress"] } },
+            "sort": "UPDATED_DESC",
+            "limit": PAGE,
+        });
+        for artifact in self.server.client().filter_artifacts(&filter).await? {
+            let of = artifact.flow_run_id.and_then(|id| elsewhere.get_mut(&id));
+            if let Some(run) = of.filter(|run| run.progress.is_none()) {
+                run.progress = conversion::progress(&[artifact]);
+            }
+        }
+        Ok(())
     }
 
     /// See [`crate::orchestrator::queue::Queue::read_logs`]. The cursor counts lines, in the order of their times.

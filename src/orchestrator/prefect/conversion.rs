@@ -307,6 +307,7 @@ mod tests {
             key: Some("my-key".to_owned()),
             artifact_type: Some("markdown".to_owned()),
             description: None,
+            flow_run_id: None,
             data: body["data"].clone(),
             metadata_: body["metadata_"].as_object().cloned(),
             created: Timestamp::UNIX_EPOCH,

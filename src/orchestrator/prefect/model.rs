@@ -399,6 +399,9 @@ pub struct ApiArtifact {
     pub artifact_type: Option<String>,
     /// For people.
     pub description: Option<String>,
+    /// The run that it is of.
+    #[serde(default)]
+    pub flow_run_id: Option<Uuid>,
     /// Its content.
     #[serde(default)]
     pub data: Value,
