@@ -4,6 +4,7 @@ use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
 
 use super::resample::{Normalization, Region, as_f32, straighten};
+use super::writing::is_wide;
 use crate::picture::RgbPicture;
 
 const NORMALIZATION: Normalization = Normalization::new([0.5; 3], [0.5; 3]);
@@ -22,25 +23,53 @@ const TEXT_THRESHOLD: f32 = 0.5;
 /// of it than of a real one.
 const SHORT_TEXT_THRESHOLD: f32 = 0.85;
 
+/// Between two characters the model may see a space in several steps, in each of them less probably than nothing: if it is there
+/// with this probability, one is read. Where there is none it is below 0.001.
+const MIN_SPACE: f32 = 0.15;
+/// After a wide character, a mark is taken as wide if that is at least this part as probable as the narrow one.
+const MIN_WIDE_MARK: f32 = 0.5;
+
 /// The characters that the model knows, by class. Class 0 is CTC's blank.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<String>);
+pub(super) struct Keys {
+    characters: Vec<String>,
+    /// The classes of marks that have a wide twin, each with the twin's.
+    wide_twins: Vec<(usize, usize)>,
+}
 
 impl Keys {
     /// From a list with one character a line. The model has one class more, a space.
     pub(super) fn parse(text: &str) -> Self {
         let lines = text.lines().map(|line| line.trim_end_matches('\r').to_owned());
-        Self(
-            std::iter::once(String::new())
-                .chain(lines)
-                .chain(std::iter::once(" ".to_owned()))
-                .collect(),
-        )
+        let characters: Vec<String> = std::iter::once(String::new())
+            .chain(lines)
+            .chain(std::iter::once(" ".to_owned()))
+            .collect();
+        let class = |character: char| characters.iter().position(|known| known.chars().eq([character]));
+        let marks = ('!'..='~').filter(char::is_ascii_punctuation);
+        let wide_twins = marks
+            .filter_map(|mark| {
+                let wide = char::from_u32(u32::from(mark) + 0xFEE0)?;
+                Some((class(mark)?, class(wide)?))
+            })
+            .collect();
+        Self { characters, wide_twins }
     }
 
     /// How many classes a model with these keys has.
     pub(super) fn classes(&self) -> usize {
-        self.0.len()
+        self.characters.len()
+    }
+
+    /// The class of the space.
+    fn space(&self) -> usize {
+        self.characters.len() - 1
+    }
+
+    /// The class of the wide form of a mark, if it has one.
+    fn wide_twin(&self, class: usize) -> Option<usize> {
+        let twin = self.wide_twins.iter().find(|(narrow, _)| *narrow == class);
+        twin.map(|(_, wide)| *wide)
     }
 }
 
@@ -53,6 +82,21 @@ pub(super) struct Glyph<'a> {
     pub confidence: f32,
     /// Where the model saw it, as a part of the text's width: about its middle, give or take a third of its width.
     pub center: f32,
+}
+
+impl Glyph<'_> {
+    fn is_ink(&self) -> bool {
+        !self.text.trim().is_empty()
+    }
+
+    fn is_wide(&self) -> bool {
+        self.text.chars().all(is_wide)
+    }
+
+    /// Whether it is a character that a space may stand beside; wide punctuation has its space within itself.
+    fn may_have_space(&self) -> bool {
+        self.is_ink() && (!self.is_wide() || self.text.chars().all(char::is_alphanumeric))
+    }
 }
 
 /// A text as it was read; its first and last glyph are no spaces.
@@ -71,9 +115,10 @@ impl<'a> Reading<'a> {
         self.0.iter().map(|glyph| glyph.text).collect()
     }
 
-    /// The mean of the characters' probabilities.
+    /// The mean of the characters' probabilities, spaces left out.
     pub(super) fn confidence(&self) -> f32 {
-        mean_confidence(&self.0)
+        let ink: Vec<Glyph<'a>> = self.0.iter().copied().filter(Glyph::is_ink).collect();
+        mean_confidence(&ink)
     }
 
     /// Whether it is text at all.
@@ -122,10 +167,11 @@ impl RecognitionInput {
         let step_width = as_f32(self.planes.size(3)) / as_f32(steps.max(1)) / as_f32(self.used);
         let mut glyphs: Vec<Glyph<'a>> = Vec::new();
         let (mut previous, mut weight) = (0, 0.0);
+        let mut gap = Gap::default();
         for step in 0..steps {
             let row = probabilities.slice(step);
             let row = row.data().expect("a row of the output is contiguous");
-            let (class, probability) = row
+            let (mut class, probability) = row
                 .iter()
                 .copied()
                 .enumerate()
@@ -133,7 +179,17 @@ impl RecognitionInput {
             let middle = (as_f32(step) + 0.5) * step_width;
             if class == 0 {
                 weight = 0.0;
-            } else if class == previous
+                gap.add(row[keys.space()], middle);
+                previous = class;
+                continue;
+            }
+            let is_after_wide = glyphs.last().is_some_and(Glyph::is_wide);
+            if let Some(twin) = keys.wide_twin(class).filter(|&twin| row[twin] >= MIN_WIDE_MARK * probability)
+                && (is_after_wide || twin == previous)
+            {
+                class = twin;
+            }
+            if class == previous
                 && let Some(glyph) = glyphs.last_mut()
             {
                 // The middle of its steps, by their probabilities.
@@ -141,21 +197,54 @@ impl RecognitionInput {
                 glyph.confidence = glyph.confidence.max(probability);
                 weight += probability;
             } else {
-                glyphs.push(Glyph {
-                    text: &keys.0[class],
+                let glyph = Glyph {
+                    text: &keys.characters[class],
                     confidence: probability,
                     center: middle,
-                });
+                };
+                let is_apart = glyph.may_have_space() && glyphs.last().is_some_and(Glyph::may_have_space);
+                if let Some((confidence, center)) = gap.space().filter(|_| is_apart) {
+                    let text = &keys.characters[keys.space()];
+                    glyphs.push(Glyph {
+                        text,
+                        confidence,
+                        center,
+                    });
+                }
+                glyphs.push(glyph);
                 weight = probability;
             }
+            gap = Gap::default();
             previous = class;
         }
-        let is_ink = |glyph: &Glyph<'_>| !glyph.text.trim().is_empty();
-        let first = glyphs.iter().position(is_ink)?;
-        let last = glyphs.iter().rposition(is_ink)?;
+        let first = glyphs.iter().position(Glyph::is_ink)?;
+        let last = glyphs.iter().rposition(Glyph::is_ink)?;
         glyphs.truncate(last + 1);
         glyphs.drain(..first);
         Some(Reading(glyphs))
+    }
+}
+
+/// Steps between two characters.
+#[derive(Default)]
+struct Gap {
+    /// How probable it is that one of them is a space.
+    space: f32,
+    /// Their places, each times its probability of being one, and those probabilities, added up.
+    places: f32,
+    weight: f32,
+}
+
+impl Gap {
+    fn add(&mut self, space: f32, middle: f32) {
+        self.space += (1.0 - self.space) * space;
+        self.places += space * middle;
+        self.weight += space;
+    }
+
+    /// The space between the two, if there is one: its probability and its middle.
+    fn space(&self) -> Option<(f32, f32)> {
+        (self.space >= MIN_SPACE).then(|| (self.space, self.places / self.weight))
     }
 }
 
@@ -196,6 +285,44 @@ mod tests {
         );
         check(&[(4, 1.0)], None);
         check(&[(3, 0.25)], Some(("a", 0.25)));
+    }
+
+    /// What is read of steps that have several classes each, over blank, a, !, ！, 口, space.
+    fn read(steps: &[&[(usize, f32)]]) -> String {
+        let keys = Keys::parse("a\n!\n！\n口\n");
+        let mut output = NdTensor::zeros([steps.len(), 6]);
+        for (step, classes) in steps.iter().enumerate() {
+            for &(class, probability) in *classes {
+                output[[step, class]] = probability;
+            }
+        }
+        let input = RecognitionInput {
+            planes: NdTensor::zeros([1, 3, 1, steps.len() * 8]),
+            used: steps.len() * 8,
+        };
+        let reading = input.decode(&output.view(), &keys);
+        reading.map(|reading| reading.text()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_space_that_several_steps_see_a_little_is_read() {
+        let letter: &[(usize, f32)] = &[(1, 1.0)];
+        let little = |space: f32| -> [(usize, f32); 2] { [(0, 1.0 - space), (5, space)] };
+        assert_eq!(read(&[letter, &little(0.06), &little(0.12), letter]), "a a");
+        assert_eq!(read(&[letter, &little(0.06), &little(0.05), letter]), "aa");
+        assert_eq!(read(&[&little(0.4), letter, &little(0.4)]), "a");
+        assert_eq!(read(&[letter, &little(0.4), &[(5, 1.0)], &little(0.4), letter]), "a a");
+        assert_eq!(read(&[&[(3, 1.0)], &little(0.4), letter]), "！a");
+    }
+
+    #[test]
+    fn a_mark_that_may_be_wide_is_wide_after_a_wide_character() {
+        let mark: &[(usize, f32)] = &[(2, 0.51), (3, 0.49)];
+        let narrow: &[(usize, f32)] = &[(2, 0.8), (3, 0.2)];
+        assert_eq!(read(&[&[(4, 1.0)], mark]), "口！");
+        assert_eq!(read(&[&[(4, 1.0)], mark, mark]), "口！");
+        assert_eq!(read(&[&[(4, 1.0)], narrow]), "口!");
+        assert_eq!(read(&[&[(1, 1.0)], mark]), "a!");
     }
 
     #[test]
