@@ -8,6 +8,7 @@
 //! within milliseconds ("database is locked"): idle connections are dropped after 4 s, and a 503 is repeated after some
 //! ms rather than seconds.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::orchestrator::delivery::CallFault;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
 pub use super::segment::segment;
+use super::turns::Turns;
 
 /// The version of the REST API that this client speaks (that of Prefect 3.9.1).
 pub const API_VERSION: &str = "0.8.4";
@@ -112,6 +114,12 @@ impl Call {
     fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
+
+    /// Whether the server writes into its database for it before it answers. A poll notes that it was made; events are kept later.
+    fn writes(&self) -> bool {
+        let reads = ["/filter", "/count", "/events"];
+        self.method != Method::GET && !reads.iter().any(|end| self.path.ends_with(end))
+    }
 }
 
 fn json_of(body: &impl Serialize) -> Value {
@@ -151,6 +159,8 @@ struct Shared {
     csrf_client: String,
     /// One create at a time: SQLite refuses most of several at once.
     creates: tokio::sync::Mutex<()>,
+    /// Writing calls of all processes of a home, one at a time.
+    turns: Turns,
 }
 
 /// How one try ended short of an answer.
@@ -228,8 +238,19 @@ impl PrefectClient {
                 csrf: tokio::sync::Mutex::new(None),
                 csrf_client: uuid::Uuid::new_v4().to_string(),
                 creates: tokio::sync::Mutex::new(()),
+                turns: Turns::new(None),
             }),
         })
+    }
+
+    /// The same, whose writing calls take turns with those of other processes that share this folder. For a client that nobody
+    /// has a clone of yet.
+    #[must_use]
+    pub fn taking_turns_in(mut self, folder: &Path) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.turns = Turns::new(Some(folder));
+        }
+        self
     }
 
     /// The settings that it was made with.
@@ -287,7 +308,12 @@ impl PrefectClient {
         let mut csrf_tries = 0;
         loop {
             self.wait_for_leave(&call, deadline).await?;
-            let tried = self.try_once(&call, deadline).await;
+            let trying = self.try_once(&call, deadline);
+            let tried = if call.writes() && !self.settings().is_cloud {
+                self.shared.turns.within(trying).await
+            } else {
+                trying.await
+            };
             self.keep_count(&tried);
             let setback = match tried {
                 Ok(answer) => return Ok(answer),

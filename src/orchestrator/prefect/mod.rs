@@ -50,6 +50,7 @@ mod segment;
 mod server;
 mod steering;
 mod stranded;
+mod turns;
 
 #[cfg(feature = "worker")]
 mod arrivals;
@@ -178,7 +179,9 @@ impl PrefectOrchestrator {
     /// [`OrchestratorError::Config`] for settings that make no client, and the `Store…` errors.
     pub async fn open(settings: PrefectSettings, home: &Path, flows: Flows) -> Result<Self, OrchestratorError> {
         let journal = Journal::open(home, &settings).await?;
-        let server = Arc::new(Server::new(PrefectClient::new(settings)?, flows));
+        let folder = journal_home(home, &settings);
+        let client = PrefectClient::new(settings)?.taking_turns_in(&folder);
+        let server = Arc::new(Server::new(client, flows));
         let caller = Arc::new(Caller::new(server.clone(), journal.clone()));
         Ok(Self {
             #[cfg(feature = "worker")]
