@@ -30,6 +30,9 @@ prefectUi: string | null,
  * Nothing can be changed here.
  */
 readOnly: boolean, 
+/**
+ * A run whose worker is silent is given on by hand: several machines share the queue.
+ */
 takesOver: boolean, 
 /**
  * The flows that are known.
@@ -358,6 +361,15 @@ problem: Problem | null,
 hasMore: boolean, };
 
 /**
+ * A request to give a run to another worker.
+ */
+export type TakeOverRequest = { 
+/**
+ * Also if its worker was heard a moment ago.
+ */
+isForced: boolean, };
+
+/**
  * A run with all that is kept of it.
  */
 export type RunPage = { 
@@ -626,6 +638,61 @@ width: number,
 height: number, };
 
 /**
+ * The captions of a video.
+ */
+export type Captions = { 
+/**
+ * In the order of time.
+ */
+captions: Array<Caption>, };
+
+/**
+ * A caption: its boundaries, and what was read off the median of its frames.
+ */
+export type Caption = { 
+/**
+ * Its id.
+ */
+id: number, 
+/**
+ * Its first frame on the index clock.
+ */
+first: number, 
+/**
+ * Its last frame.
+ */
+last: number, 
+/**
+ * A person has said that there is none.
+ */
+isGap: boolean, 
+/**
+ * What a person wrote.
+ */
+text: string | null, 
+/**
+ * What was read.
+ */
+readText: string | null, 
+/**
+ * How the reading stands; none: it was never asked for.
+ */
+reading: Reading | null, 
+/**
+ * Why it was not read.
+ */
+error: string | null, 
+/**
+ * The version of the picture that it was read off; none: there is no picture.
+ */
+picture: string | null, };
+
+/**
+ * How the reading of a caption stands.
+ */
+export type Reading = "queued" | "processing" | "complete" | "error";
+
+/**
  * Where a text was found.
  */
 export type Found = { 
@@ -777,7 +844,3 @@ endedAt: string,
  * From its first start to its end.
  */
 seconds: number, };
-
-export type Captions = { captions: Array<Caption>, };
-export type Caption = { id: number, first: number, last: number, isGap: boolean, text: string | null, readText: string | null, reading: Reading | null, error: string | null, picture: string | null, };
-export type Reading = "queued" | "processing" | "complete" | "error";

@@ -467,3 +467,74 @@ fn text_of(value: ValueRef<'_>) -> Option<String> {
         ValueRef::Blob(bytes) => Some(format!("{} bytes", bytes.len())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(folder: &Path, sql: &str) -> Reader {
+        let path = folder.join("annotations.db");
+        Connection::open(&path)
+            .and_then(|sqlite| sqlite.execute_batch(sql))
+            .expect("written");
+        Reader::open(&path).expect("it is there")
+    }
+
+    #[test]
+    fn captions_are_read_in_the_order_of_time_with_what_was_read_of_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let reader = reader(
+            folder.path(),
+            "CREATE TABLE captions (id INTEGER PRIMARY KEY, start_frame_index INTEGER, end_frame_index INTEGER,
+               boundary_state TEXT, text TEXT, text_ocr_combined TEXT, median_ocr_status TEXT, median_ocr_error TEXT,
+               median_ocr_processed_at TEXT);
+             INSERT INTO captions VALUES
+               (1, 50, 60, 'gap', NULL, NULL, 'pending', NULL, NULL),
+               (2, 10, 20, 'confirmed', 'by hand', 'read', 'complete', NULL, '2026-11-27 06:00:00'),
+               (3, 30, 40, 'predicted', 4, NULL, 'error', 'its frames are missing', NULL);",
+        );
+        let captions = reader.captions(2).expect("read");
+        assert_eq!(captions.iter().map(|caption| caption.id).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(
+            captions[0],
+            CaptionRow {
+                id: 2,
+                first: 10,
+                last: 20,
+                boundary_state: Some("confirmed".to_owned()),
+                text: Some("by hand".to_owned()),
+                read_text: Some("read".to_owned()),
+                reading: Some("complete".to_owned()),
+                error: None,
+                read_at: Some("2026-11-27 06:00:00".to_owned()),
+            }
+        );
+        assert_eq!(captions[1].text.as_deref(), Some("4"));
+        assert_eq!(captions[1].error.as_deref(), Some("its frames are missing"));
+        assert_eq!(reader.caption_count().expect("counted"), 3);
+    }
+
+    #[test]
+    fn captions_of_before_there_were_readings_are_shown_without_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let reader = reader(
+            folder.path(),
+            "CREATE TABLE captions (id INTEGER PRIMARY KEY, start_frame_index INTEGER, end_frame_index INTEGER, text TEXT);
+             INSERT INTO captions VALUES (1, 5, 9, 'by hand');",
+        );
+        let captions = reader.captions(10).expect("read");
+        assert_eq!(captions.len(), 1);
+        assert_eq!(
+            (captions[0].text.as_deref(), captions[0].reading.as_deref()),
+            (Some("by hand"), None)
+        );
+    }
+
+    #[test]
+    fn a_file_without_captions_has_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let reader = reader(folder.path(), "CREATE TABLE other (id INTEGER);");
+        assert_eq!(reader.captions(10).expect("read"), []);
+        assert_eq!(reader.caption_count().expect("counted"), 0);
+    }
+}

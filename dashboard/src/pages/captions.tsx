@@ -1,7 +1,7 @@
 // What was read of the captions: the one that is on, and all of them, each with the median picture that it was read off.
 
 import type { JSX } from 'preact';
-import { useEffect, useMemo, useState } from 'preact/hooks';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import type { Caption, Frames } from '../api.js';
 import { address } from '../client.js';
@@ -64,8 +64,24 @@ export function CaptionList({ video, captions, current, rateHz, go }: ListProps)
     const has = (words: string | null) => words !== null && words.toLowerCase().replaceAll(/\s/g, '').includes(text);
     return text === '' ? captions : captions.filter((caption) => has(caption.text) || has(caption.readText));
   }, [captions, text]);
-  const [limit, setLimit] = useState(LISTED);
-  useEffect(() => setLimit(LISTED), [text]);
+  // However many there are, those around the one that is on are listed, and more where one scrolls.
+  const [{ from, to }, setListed] = useState({ from: 0, to: LISTED });
+  const place = useMemo(() => found.findIndex((caption) => caption.id === current), [found, current]);
+  useEffect(() => setListed({ from: 0, to: LISTED }), [text]);
+  useEffect(() => {
+    if (place < 0 || (place >= from && place < to)) return;
+    const first = Math.max(0, place - LISTED / 4);
+    setListed({ from: first, to: first + LISTED });
+  }, [place]);
+  const list = useRef<HTMLOListElement>(null);
+  useEffect(() => {
+    const box = list.current;
+    const row = box?.querySelector<HTMLElement>('[aria-pressed="true"]')?.parentElement;
+    if (!box || !row) return;
+    // The page itself stays where it is.
+    const isSeen = row.offsetTop >= box.scrollTop && row.offsetTop + row.offsetHeight <= box.scrollTop + box.clientHeight;
+    if (!isSeen) box.scrollTop = row.offsetTop - box.clientHeight / 3;
+  }, [place, from]);
   const numbers = useMemo(() => {
     const of = (kind: Kind) => captions.filter((caption) => kindOf(caption) === kind).length;
     return [`${of('read')} read`, ...(['waiting', 'failed', 'unread'] as const).filter((kind) => of(kind) > 0).map((kind) => `${of(kind)} ${STANDS[kind]}`)].join(', ');
@@ -73,7 +89,7 @@ export function CaptionList({ video, captions, current, rateHz, go }: ListProps)
   // Drawn anew when another caption is on, not with every frame.
   const rows = useMemo(
     () =>
-      found.slice(0, limit).map((caption) => (
+      found.slice(from, to).map((caption) => (
         <li key={caption.id}>
           <button type="button" data-row data-caption={caption.id} aria-pressed={caption.id === current} onClick={() => go(caption.first)}>
             <span class="median">{caption.picture ? <img src={picture(video, caption)} alt="" loading="lazy" decoding="async" /> : null}</span>
@@ -85,7 +101,7 @@ export function CaptionList({ video, captions, current, rateHz, go }: ListProps)
           </button>
         </li>
       )),
-    [found, limit, current],
+    [found, from, to, current],
   );
   return (
     <div class="listed">
@@ -95,11 +111,18 @@ export function CaptionList({ video, captions, current, rateHz, go }: ListProps)
           {text === '' ? `${count(captions.length, 'caption')}: ${numbers}` : `${found.length} of ${count(captions.length, 'caption')}`}
         </span>
       </h3>
-      <ol class="captions" aria-labelledby="captions">
+      <ol class="captions" aria-labelledby="captions" ref={list}>
+        {from > 0 ? (
+          <li>
+            <button type="button" class="earlier" onClick={() => setListed({ from: Math.max(0, from - LISTED), to })}>
+              {count(from, 'earlier caption')}
+            </button>
+          </li>
+        ) : null}
         {rows}
-        {limit < found.length ? (
-          <li key={limit}>
-            <End reached={() => setLimit(limit + LISTED)} />
+        {to < found.length ? (
+          <li key={to}>
+            <End reached={() => setListed({ from, to: to + LISTED })} />
           </li>
         ) : null}
       </ol>

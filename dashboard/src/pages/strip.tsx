@@ -28,7 +28,7 @@ interface Props {
 export function Strip({ video, frames, rateHz, captions }: Props): JSX.Element {
   const first = frames?.first ?? 0;
   const last = frames?.last ?? Math.max(0, ...captions.map((caption) => caption.last));
-  const within = (to: number) => Math.min(last, Math.max(first, to));
+  const within = (to: number) => Math.min(last, Math.max(first, Number.isFinite(to) ? to : first));
   // The address holds the moment, so that a frame can lead to it; it is written when one has come to rest.
   const wanted = Number(query.value.get('at') ?? first);
   const [at, setAt] = useState(within(wanted));
@@ -47,6 +47,13 @@ export function Strip({ video, frames, rateHz, captions }: Props): JSX.Element {
     move(within(to));
     setQuery({ at: String(within(to)) });
   };
+  // A key that is held changes it many times: browsers stop those who write the address as often.
+  const remembering = useRef(0);
+  const remember = (to: string) => {
+    window.clearTimeout(remembering.current);
+    remembering.current = window.setTimeout(() => setQuery({ at: to }), 300);
+  };
+  useEffect(() => () => window.clearTimeout(remembering.current), []);
   useEffect(() => {
     const made = (loader.current = new Loader(setShown));
     if (frames) made.want(source(at));
@@ -107,7 +114,7 @@ export function Strip({ video, frames, rateHz, captions }: Props): JSX.Element {
                 setPlaying(false);
                 move(Number(event.currentTarget.value));
               }}
-              onChange={(event) => setQuery({ at: event.currentTarget.value })}
+              onChange={(event) => remember(event.currentTarget.value)}
             />
           ) : null}
           <div class="scrubber">
