@@ -14,7 +14,7 @@ use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
 use crate::annotations::reading::{Layout, Reader};
-use crate::domain::asset::{Asset, annotations, video};
+use crate::domain::asset::{Asset, LineageOf};
 use crate::domain::error::OrchestratorError;
 
 /// Of which video; none: of all.
@@ -47,37 +47,11 @@ pub(super) async fn show(
 
 /// The assets of a video, with what they were made from; of all videos, if none is named.
 pub(super) async fn assets(app: &App, video_id: Option<&str>) -> Result<Vec<Asset>, OrchestratorError> {
-    let lineage = app.queue.read_lineage().await?;
-    let Some(video_id) = video_id else {
-        return Ok(lineage.assets.into_values().collect());
+    let lineage = match video_id {
+        Some(video_id) => app.queue.read_lineage_of(LineageOf::Video(video_id.to_owned())).await?,
+        None => app.queue.read_lineage().await?,
     };
-    let prefix = annotations(video_id, "");
-    let film = video(video_id);
-    let mut wanted: BTreeSet<String> = lineage
-        .assets
-        .keys()
-        .filter(|key| **key == film || key.starts_with(&prefix))
-        .cloned()
-        .collect();
-    // What other flows made from them belongs to the picture as well.
-    loop {
-        let more: Vec<String> = lineage
-            .assets
-            .values()
-            .filter(|asset| !wanted.contains(&asset.key))
-            .filter(|asset| asset.upstreams.iter().any(|upstream| wanted.contains(&upstream.key)))
-            .map(|asset| asset.key.clone())
-            .collect();
-        if more.is_empty() {
-            break;
-        }
-        wanted.extend(more);
-    }
-    Ok(lineage
-        .assets
-        .into_values()
-        .filter(|asset| wanted.contains(&asset.key))
-        .collect())
+    Ok(lineage.assets.into_values().collect())
 }
 
 /// Whether a run makes it anew: films and layouts are found, not made.

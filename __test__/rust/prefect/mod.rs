@@ -1,6 +1,7 @@
 //! Against a real Prefect server, with Prefect's own Python client as the judge.
 
 mod client;
+mod delivery;
 mod doctor;
 mod end_to_end;
 mod following;
@@ -16,4 +17,5 @@ pub mod server;
 mod setup;
 pub mod subject;
 mod test_bed;
+mod traces;
 mod watching;

@@ -103,7 +103,7 @@ use super::attention::Attention;
 use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
-use crate::domain::asset::AssetLineage;
+use crate::domain::asset::{AssetLineage, LineageOf};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
@@ -360,6 +360,10 @@ impl Queue for PrefectOrchestrator {
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
         self.journal.local.read_lineage().await
+    }
+
+    async fn read_lineage_of(&self, which: LineageOf) -> Result<AssetLineage, OrchestratorError> {
+        self.journal.local.read_lineage_of(which).await
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
