@@ -216,6 +216,7 @@ impl Side {
             idempotency_key: None,
             patience: None,
             when_unreachable: None,
+            trace: None,
         };
         let id = runtime
             .block_on(self.store.create_flow_run(new, std::sync::Arc::default()))
@@ -301,6 +302,7 @@ fn full_frames(video_id: &str) -> NewFlowRun {
         idempotency_key: None,
         patience: None,
         when_unreachable: None,
+        trace: None,
     }
 }
 

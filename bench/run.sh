@@ -7,15 +7,16 @@
 #   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
 #   million    a queue of a million runs against an empty one
 #   ocr        time and error rate by kind of caption against RapidOCR
+#   dashboard  its pages over 100,000 runs against a bare endpoint; start, memory, CPU
 #   frames     what the web app waits for while a run's frames are swapped in
 . "$(dirname "$0")/../scripts/lib.sh"
 
 name="${1:-}"
 case "$name" in
-  queue | latency | pipelines | ocr | prefect | million | frames) shift ;;
+  queue | latency | pipelines | ocr | prefect | million | frames | dashboard) shift ;;
   *)
     echo "error: no benchmark ${name:-given}" >&2
-    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:frames, bench:pipelines, bench:ocr or bench:prefect" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:frames, bench:dashboard, bench:pipelines, bench:ocr or bench:prefect" >&2
     exit 1
     ;;
 esac
@@ -35,7 +36,7 @@ if [ "$name" = million ]; then
 fi
 
 # The Python sides live in an environment of their own, made anew when its requirements change. Prefect has another one.
-if [ "$name" != prefect ] && [ "$name" != frames ]; then
+if [ "$name" != prefect ] && [ "$name" != frames ] && [ "$name" != dashboard ]; then
   need_command python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
   digest=$(sha256sum bench/python/requirements.txt | cut -c1-12)
   environment="${CAPTIONACC_CACHE:-$PWD/.cache}/bench/python-$digest"

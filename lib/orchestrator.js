@@ -6,6 +6,7 @@
 const { loadAddon } = require('./addon.js');
 const { OrchestratorError } = require('./error.js');
 const { markQueued } = require('./mark-queued.js');
+const { traceparent } = require('./trace-context.js');
 
 const native = loadAddon();
 
@@ -127,6 +128,7 @@ async function queuePrefectFlow(flowType, args, options) {
     idempotencyKey,
     timeoutMs,
     whenUnreachable,
+    traceparent: traceparent(),
   });
   return withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
 }

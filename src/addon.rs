@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use napi::bindgen_prelude::{Env, PromiseRaw, create_custom_tokio_runtime};
 use napi_derive::napi;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,9 @@ use crate::orchestrator::following::{Place, next_events as events_after};
 use crate::orchestrator::queue::{FlowRunFilter, Intent, NewFlowRun, Queue};
 use crate::orchestrator::watching::{WatchFilter, WatchPlace, Watching};
 use crate::settings::prefect::{PrefectSettings, WhenUnreachable};
+use crate::settings::traces::{self, TraceSettings};
 use crate::settings::{OrchestratorChoice, Settings, default_home};
+use crate::telemetry::{Tracer, create_flow_run};
 
 /// Most runs in one list.
 const MAX_LISTED: u32 = 1000;
@@ -93,6 +96,8 @@ struct QueueRequest {
     idempotency_key: Option<String>,
     timeout_ms: u64,
     when_unreachable: Option<WhenUnreachable>,
+    /// The span of the application that the call is part of.
+    traceparent: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,7 +167,7 @@ impl Turn {
 }
 
 async fn create(context: Context, request: QueueRequest, turn: Turn, intent: Arc<Intent>) -> Answer<QueueAnswer> {
-    let called = Instant::now();
+    let (called, called_at) = (Instant::now(), Timestamp::now());
     let settings = context.settings().await?;
     let flow = settings.flows.get(&request.flow_type)?.clone();
     let arguments = flow.parse_arguments(&request.arguments, context.working_directory()?)?;
@@ -176,13 +181,35 @@ async fn create(context: Context, request: QueueRequest, turn: Turn, intent: Arc
         idempotency_key: request.idempotency_key,
         patience: Some(patience.saturating_sub(called.elapsed())),
         when_unreachable: request.when_unreachable,
+        // What is none is nobody's fault here: the run is queued all the same.
+        trace: request.traceparent.and_then(|text| text.parse().ok()),
     };
-    let queued = orchestrator.create_flow_run(new, intent).await?;
+    let queued = create_flow_run(&tracer(&settings), orchestrator.as_ref(), new, intent, called_at).await?;
     Ok(QueueAnswer {
         flow_run_id: queued.flow_run_id,
         status: "queued",
         priority: queued.work_queue,
     })
+}
+
+/// The tracer of these settings: one task for all calls, which sends as soon as there is something. It keeps no process alive.
+fn tracer(settings: &Settings) -> Tracer {
+    static LAST: Mutex<Option<(TraceSettings, Tracer)>> = Mutex::new(None);
+    let Some(export) = &settings.traces.export else {
+        return Tracer::off();
+    };
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, tracer)) = last.as_ref().filter(|(known, _)| known == export) {
+        return tracer.clone();
+    }
+    // A process that ends soon would take what is gathered with it.
+    let at_once = TraceSettings {
+        delay: Duration::ZERO,
+        ..export.clone()
+    };
+    let tracer = Tracer::begin(Some(&at_once));
+    *last = Some((export.clone(), tracer.clone()));
+    tracer
 }
 
 /// The run with its states, task runs and artifacts.
@@ -323,7 +350,10 @@ impl Context {
     /// caller's `process.chdir` after the call does not matter to it.
     fn capture() -> Self {
         let is_setting = |name: &str| {
-            name.starts_with("CAPTIONACC_") || name.starts_with("PREFECT_") || ["HOME", "SSL_CERT_FILE"].contains(&name)
+            name.starts_with("CAPTIONACC_")
+                || name.starts_with("PREFECT_")
+                || name.starts_with(traces::PREFIX)
+                || ["HOME", "SSL_CERT_FILE"].contains(&name)
         };
         let mut variables: Vec<_> = std::env::vars_os()
             .filter(|(name, value)| name.to_str().is_some_and(is_setting) && !value.is_empty())

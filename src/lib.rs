@@ -9,6 +9,7 @@ pub mod domain;
 pub mod orchestrator;
 pub mod process;
 pub mod settings;
+pub mod telemetry;
 
 #[cfg(feature = "worker")]
 pub mod annotations;

@@ -21,9 +21,10 @@ use crate::domain::flow::{CaptionMedianOcr, CommandArguments, CropFrames, FullFr
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
+use crate::domain::trace::TraceContext;
 
 /// The version of this protocol. Worker and child are the same executable, replaced perhaps while the worker runs.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Longest line of a program, or of a log, in bytes: what is longer is cut.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -79,6 +80,8 @@ pub struct WorkOrder {
     pub memory_bytes: u64,
     /// How long a program has to end itself before it is killed.
     pub grace_ms: u64,
+    /// What spans of a program are children of.
+    pub trace: Option<TraceContext>,
 }
 
 /// The work of an attempt.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use captionacc::domain::asset::Materialization;
+use captionacc::domain::asset::{AssetLineage, LineageOf, Materialization};
 use captionacc::domain::error::OrchestratorError;
 use captionacc::domain::flow::{Flows, WorkQueue};
 use captionacc::domain::flow_run::{Artifact, ArtifactType, EventCursor, FlowRunEvent, LogLevel, Progress};
@@ -64,6 +64,7 @@ pub fn new(flow: &str, video_id: &str) -> NewFlowRun {
         idempotency_key: None,
         patience: None,
         when_unreachable: None,
+        trace: None,
     }
 }
 
@@ -125,6 +126,35 @@ fn a_queued_run_is_read_back_as_it_was_given() {
         assert!(run.deployment.starts_with("full-frames/"), "{}", run.deployment);
         assert_eq!((run.state.name, run.attempt), (StateName::Scheduled, 0));
         assert!(run.tags.contains(&"video:v1".to_owned()), "{:?}", run.tags);
+    });
+}
+
+#[test]
+fn the_trace_of_a_run_goes_with_it_to_whoever_claims_it() {
+    check(|subject| async move {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        for (video_id, trace) in [("v1", trace), ("v2", None)] {
+            let given = NewFlowRun {
+                trace,
+                ..new("crop-frames", video_id)
+            };
+            subject.create_flow_run(given, Arc::default()).await.expect("queued");
+            let claim = claim(&subject).await.expect("it waits");
+            assert_eq!(claim.trace, trace, "{video_id}");
+        }
+    });
+}
+
+#[test]
+fn the_run_that_is_due_longest_is_told_and_none_once_it_is_claimed() {
+    check(|subject| async move {
+        assert_eq!(subject.oldest_waiting().await.expect("answers"), None);
+        let oldest = queue(&subject, "full-frames", "v1").await;
+        queue(&subject, "crop-frames", "v2").await;
+        let told = subject.oldest_waiting().await.expect("answers").expect("some wait");
+        assert_eq!(told.flow_run_id, oldest);
+        while claim(&subject).await.is_some() {}
+        assert_eq!(subject.oldest_waiting().await.expect("answers"), None);
     });
 }
 
@@ -1057,20 +1087,20 @@ async fn run_once(subject: &Subject, flow: &str, materializations: Vec<Materiali
     subject.finish(lease, completed(materializations)).await.expect("ends");
 }
 
+fn stale(lineage: AssetLineage) -> Vec<String> {
+    let assets = lineage.assets.into_values();
+    assets
+        .filter(|asset| !asset.stale_because.is_empty())
+        .map(|asset| asset.key)
+        .collect()
+}
+
 #[test]
 fn an_asset_is_stale_once_its_upstream_was_made_anew() {
     check(|subject| async move {
         let video = asset("video://v1", &[], true, json!({"size": 1}));
         let frames = asset("a://v1/full_frames", &["video://v1"], false, json!({}));
         run_once(&subject, "full-frames", vec![video.clone(), frames]).await;
-        let stale = |lineage: captionacc::domain::asset::AssetLineage| {
-            lineage
-                .assets
-                .into_values()
-                .filter(|asset| !asset.stale_because.is_empty())
-                .map(|asset| asset.key)
-                .collect::<Vec<_>>()
-        };
         // The same file found again is no change, another one is.
         run_once(&subject, "crop-frames", vec![video]).await;
         assert_eq!(
@@ -1087,6 +1117,46 @@ fn an_asset_is_stale_once_its_upstream_was_made_anew() {
             stale(subject.read_lineage().await.expect("reads")),
             ["a://v1/full_frames"]
         );
+    });
+}
+
+#[test]
+fn the_assets_of_a_video_and_of_a_run_are_read_as_they_stand_in_the_whole() {
+    check(|subject| async move {
+        let video = asset("video://v1", &[], true, json!({ "bytes": 1 }));
+        let frames = asset("annotations://v1/full_frames", &["video://v1"], false, json!({}));
+        let model = asset(
+            "models://m",
+            &["annotations://v1/full_frames", "data://d"],
+            false,
+            json!({}),
+        );
+        let other = asset("annotations://v10/full_frames", &[], false, json!({}));
+        run_once(&subject, "full-frames", vec![video, frames.clone()]).await;
+        run_once(
+            &subject,
+            "full-frames",
+            vec![model, other, asset("data://d", &[], false, json!({}))],
+        )
+        .await;
+        // What the model was made from is made anew.
+        run_once(&subject, "full-frames", vec![frames]).await;
+        let whole = subject.read_lineage().await.expect("reads");
+        assert_eq!(stale(whole.clone()), ["models://m"]);
+        let of_video = LineageOf::Video("v1".to_owned());
+        let of_run = LineageOf::Run(whole.assets["models://m"].flow_run_id);
+        for (which, keys) in [
+            (
+                of_video,
+                vec!["annotations://v1/full_frames", "models://m", "video://v1"],
+            ),
+            (of_run, vec!["annotations://v10/full_frames", "data://d", "models://m"]),
+            (LineageOf::Video("nobody".to_owned()), vec![]),
+        ] {
+            let found = subject.read_lineage_of(which.clone()).await.expect("reads");
+            assert_eq!(found.assets.keys().collect::<Vec<_>>(), keys);
+            assert_eq!(found, whole.clone().of(&which));
+        }
     });
 }
 

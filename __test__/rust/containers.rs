@@ -254,6 +254,7 @@ fn a_program_of_a_foreign_run_is_known_to_live_in_every_container() {
             working_directory: Some(world.path(".")),
             shows_output: false,
         },
+        trace: None,
         lock: world.path("home/locks/foreign"),
     };
     let (_wish, receiver) = watch::channel(Wish::Run);

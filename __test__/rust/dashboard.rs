@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::annotations::create_app_database;
+use crate::exposition::samples;
 use crate::world::{World, kill};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_captionacc");
@@ -42,7 +44,7 @@ type = "path"
 "#;
 
 /// A dashboard of its own, as a process.
-struct Dashboard {
+pub struct Dashboard {
     child: Child,
     port: u16,
 }
@@ -50,18 +52,25 @@ struct Dashboard {
 impl Dashboard {
     /// With a token of the test's.
     fn start(world: &World, more: &[&str]) -> Self {
-        let token = world.path("token.txt");
-        fs::write(&token, format!("{TOKEN}\n")).expect("written");
+        Self::of(world.command(PROGRAM), &world.path("token.txt"), more)
+    }
+
+    /// The same of a command of the program, with a place for the token.
+    pub fn of(command: Command, token: &Path, more: &[&str]) -> Self {
+        fs::write(token, format!("{TOKEN}\n")).expect("written");
         let token = token.to_str().expect("a path of ours").to_owned();
         let mut arguments = vec!["--token-file", &token];
         arguments.extend(more);
-        Self::begin(world, &arguments).0
+        Self::begin(command, &arguments).0
     }
 
     /// Returns it with the address that it printed.
-    fn begin(world: &World, more: &[&str]) -> (Self, String) {
-        let mut command = world.command(PROGRAM);
-        command.args(["dashboard", "--listen", "127.0.0.1:0"]).args(more);
+    fn begin(mut command: Command, more: &[&str]) -> (Self, String) {
+        command.arg("dashboard");
+        if !more.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(more);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -72,7 +81,10 @@ impl Dashboard {
             .read_line(&mut line)
             .expect("it says where it is");
         let address = line.split_once(" is at ").expect("an address").1.trim().to_owned();
-        let (_, after) = address.split_once("127.0.0.1:").expect("an address of this machine");
+        let (_, after) = address
+            .trim_start_matches("http://")
+            .split_once(':')
+            .expect("an address of this machine");
         let port = after.split('/').next().expect("a port").parse().expect("a number");
         (Self { child, port }, address)
     }
@@ -96,7 +108,7 @@ impl Dashboard {
     }
 
     /// A request with the token, as a program makes it.
-    fn get(&self, target: &str) -> Answer {
+    pub fn get(&self, target: &str) -> Answer {
         self.ask("GET", target, &[("Authorization", &format!("Bearer {TOKEN}"))], "")
     }
 
@@ -141,7 +153,7 @@ impl Dashboard {
     }
 
     /// Listens to the stream, from after a message.
-    fn listen(&self, query: &str, last: Option<&str>) -> Stream {
+    pub fn listen(&self, query: &str, last: Option<&str>) -> Stream {
         let mut stream = self.connect();
         let last = last.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
         let request = format!(
@@ -166,7 +178,7 @@ impl Drop for Dashboard {
 }
 
 #[derive(Debug)]
-struct Answer {
+pub struct Answer {
     status: u16,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
@@ -188,11 +200,11 @@ impl Answer {
         Self { status, headers, body }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         serde_json::from_slice(&self.body).expect("JSON")
     }
@@ -216,14 +228,14 @@ fn head(reader: &mut BufReader<TcpStream>) -> (u16, BTreeMap<String, String>) {
 }
 
 /// Server-sent events as they come.
-struct Stream {
+pub struct Stream {
     reader: BufReader<TcpStream>,
     last: String,
 }
 
 impl Stream {
     /// The next event of this kind; remembers its id.
-    fn next(&mut self, kind: &str) -> Value {
+    pub fn next(&mut self, kind: &str) -> Value {
         loop {
             let event = self.next_of_all();
             if event["type"] == kind {
@@ -416,7 +428,7 @@ fn nobody_gets_in_without_the_token() {
             .status,
         200
     );
-    let (other, _) = Dashboard::begin(&world, &[]);
+    let (other, _) = Dashboard::begin(world.command(PROGRAM), &[]);
     assert_eq!(
         other
             .ask("GET", "/api/runs", &[("Cookie", &renamed(other.port))], "")
@@ -428,8 +440,8 @@ fn nobody_gets_in_without_the_token() {
 #[test]
 fn the_address_that_is_printed_lets_in_and_another_start_prints_another() {
     let world = World::new(WAITING_FLOW);
-    let (first, address) = Dashboard::begin(&world, &[]);
-    let (_second, other) = Dashboard::begin(&world, &[]);
+    let (first, address) = Dashboard::begin(world.command(PROGRAM), &[]);
+    let (_second, other) = Dashboard::begin(world.command(PROGRAM), &[]);
     let token = |address: &str| address.split_once("/?token=").expect("a token").1.to_owned();
     assert_eq!(token(&address).len(), 64);
     assert_ne!(token(&address), token(&other));
@@ -891,6 +903,95 @@ fn the_pool_is_paused_and_told_of() {
         400
     );
     assert!(!world.block_on(world.store.read_work_pool()).expect("a pool").is_paused);
+}
+
+#[test]
+fn metrics_are_read_as_prometheus_reads_them() {
+    let world = World::new(&format!(
+        "{WAITING_FLOW}\n[flows.make]\ncommand = ['true']\nassets = ['annotations://{{video-id}}/full_frames']\n\
+         [flows.make.parameters.video-id]\ntype = 'text'\n"
+    ));
+    let dashboard = Dashboard::start(&world, &[]);
+    let odd = "a \"film\"\\ with\nlines";
+    let waiting = waiting(&world, odd);
+    let made = world.queue("make", json!({ "video-id": odd }));
+    let worker = world.start_worker();
+    world.wait_for(made, StateName::Completed);
+    world.wait_for(waiting, StateName::Running);
+    let samples = samples(&dashboard.get("/metrics").text());
+    for (name, expected) in [
+        ("captionacc_orchestrator_up", 1.0),
+        ("captionacc_flow_runs_active{flow=\"wait\",state=\"RUNNING\"}", 1.0),
+        (
+            "captionacc_flow_runs_ended_total{flow=\"make\",state=\"COMPLETED\"}",
+            1.0,
+        ),
+        ("captionacc_flow_run_duration_seconds_count{flow=\"make\"}", 1.0),
+        ("captionacc_frames_written_total{table=\"full_frames\"}", 0.0),
+        ("captionacc_boxes_written_total", 0.0),
+        ("captionacc_workers{alive=\"true\"}", 1.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&expected), "{name}: {samples:#?}");
+    }
+    assert!(samples["captionacc_child_memory_bytes"] > 0.0, "{samples:#?}");
+    assert!(samples["captionacc_child_busy_cores"] >= 0.0, "{samples:#?}");
+    // Nobody else is to hear of runs.
+    assert!(
+        !samples
+            .keys()
+            .any(|name| name.contains("outbox") || name.contains("_api_")),
+        "{samples:#?}"
+    );
+    let page = dashboard.get(&format!("/api/runs/{waiting}")).json();
+    assert!(page["process"]["memoryBytes"].as_u64() > Some(0), "{page}");
+    assert!(
+        page["process"]["cpuSeconds"].is_number() && page["process"]["busyCores"].is_number(),
+        "{page}"
+    );
+    assert_eq!(dashboard.get("/api/overview").json()["pool"]["delivery"], Value::Null);
+    fs::write(world.path("go"), "").expect("written");
+    world.wait_for(waiting, StateName::Completed);
+    worker.stop();
+}
+
+#[test]
+fn doctor_knows_the_dashboard_of_its_home() {
+    let world = World::new("");
+    let doctor = || {
+        let output = world
+            .command(PROGRAM)
+            .args(["doctor", "--json"])
+            .output()
+            .expect("it starts");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list").clone();
+        let of_dashboard = findings.into_iter().find(|finding| finding["check"] == "dashboard");
+        of_dashboard.expect("it is looked at")
+    };
+    let message = |finding: &Value| finding["message"].as_str().expect("a text").to_owned();
+    assert!(message(&doctor()).starts_with("none runs for this home"));
+    let dashboard = Dashboard::start(&world, &["--read-only"]);
+    let found = doctor();
+    let (port, pid) = (dashboard.port, dashboard.child.id());
+    assert_eq!(
+        message(&found),
+        format!("at http://127.0.0.1:{port}/ (process {pid}, read-only)")
+    );
+    assert_eq!(found["level"], "ok");
+    let noted = fs::read_to_string(world.path("home/dashboard.json")).expect("noted");
+    assert!(!noted.contains(TOKEN), "{noted}");
+    // One that was killed has left its note, which counts for nothing.
+    drop(dashboard);
+    assert!(world.path("home/dashboard.json").exists());
+    assert!(message(&doctor()).starts_with("none runs for this home"));
+
+    let mut dashboard = Dashboard::start(&world, &["--listen", "0.0.0.0:0"]);
+    let found = doctor();
+    assert_eq!(found["level"], "warning", "{found}");
+    assert!(message(&found).contains("other machines reach it"), "{found}");
+    kill(dashboard.child.id(), Signal::TERM);
+    dashboard.child.wait().expect("it ends");
+    assert!(!world.path("home/dashboard.json").exists(), "its note is gone with it");
 }
 
 #[test]

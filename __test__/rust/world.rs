@@ -106,6 +106,7 @@ impl World {
             idempotency_key: None,
             patience: None,
             when_unreachable: None,
+            trace: None,
         };
         self.block_on(self.store.create_flow_run(new, Arc::default()))
             .expect("queued")

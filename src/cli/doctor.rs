@@ -27,7 +27,7 @@ use crate::process::machine::own_program;
 use crate::settings::Settings;
 use crate::settings::check::Listed;
 use crate::worker::check::check_takeovers;
-use crate::{annotations, ocr, orchestrator, process, settings, video};
+use crate::{annotations, dashboard, ocr, orchestrator, process, settings, video};
 
 /// What `captionacc doctor --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -121,6 +121,7 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
     findings.extend(block_on(async { Ok(orchestrator::check::check(settings).await) })?);
     findings.extend(block_on(async { Ok(check_takeovers(&cancelled(settings).await)) })?);
     findings.extend(settings::check::check_flows(settings));
+    findings.extend(dashboard::check::check(&settings.home));
     findings.extend(ocr::check(settings.ocr_models.as_deref()));
     findings.extend(process::check::check(
         &settings.home,

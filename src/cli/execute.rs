@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -21,6 +22,8 @@ use crate::domain::state::StateType;
 use crate::orchestrator::claims::{Claim, Claims};
 use crate::orchestrator::prefect::PrefectOrchestrator;
 use crate::settings::{OrchestratorChoice, Settings};
+use crate::telemetry::Tracer;
+use crate::worker::LAST_SPANS_TIMEOUT;
 use crate::worker::attempt::{Shared, Wish, supervise};
 use crate::worker::console::Console;
 
@@ -77,6 +80,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             interrupt,
             hangup,
         };
+        let asked_at = Timestamp::now();
         let claim = tokio::select! {
             claim = take_over(&orchestrator, id, &worker_name) => claim?,
             () = signals.recv() => {
@@ -89,13 +93,18 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             info!(flow_run_id = %id, "The run is not to be executed now.");
             return Ok(exit::DONE);
         };
+        let tracer = Tracer::begin(settings.traces.export.as_ref());
+        for warning in &settings.traces.warnings {
+            warn!("{warning}");
+        }
         let shared = Arc::new(Shared {
+            tracer: tracer.clone(),
             orchestrator: orchestrator.clone(),
             settings,
             console,
         });
         let (wish, receiver) = watch::channel(Wish::Run);
-        let attempt = supervise(shared, claim, receiver);
+        let attempt = supervise(shared, claim, asked_at, receiver);
         tokio::pin!(attempt);
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         loop {
@@ -127,6 +136,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
                 }
             }
         }
+        tracer.flush(LAST_SPANS_TIMEOUT).await;
         tell(&orchestrator).await
     })
 }

@@ -6,10 +6,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, context, not_parsed};
@@ -19,6 +21,7 @@ use crate::domain::error::{OrchestratorError, did_you_mean};
 use crate::domain::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
 use crate::orchestrator::queue::NewFlowRun;
 use crate::settings::Settings;
+use crate::telemetry::{Tracer, create_flow_run};
 
 /// What follows `queue`, as it stands: only the settings know which flows and options there are.
 #[derive(Debug, Args)]
@@ -50,9 +53,16 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// What is given by position; no parameter has such a name.
 const POSITIONS: &str = "by position";
 
+/// How long a collector may take for the span of the call.
+const LAST_SPAN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Queues the run.
 pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
+    let called = Timestamp::now();
     let settings = Settings::from_environment()?;
+    for warning in &settings.traces.warnings {
+        eprintln!("captionacc: {warning}");
+    }
     let mut command = command(&settings.flows);
     let line = std::iter::once("captionacc queue".into()).chain(options.arguments);
     let matches = match command.try_get_matches_from_mut(line) {
@@ -68,9 +78,15 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
         arguments,
         patience: None,
         when_unreachable: None,
+        // As other programs on a command line are told of the trace that they are part of.
+        trace: std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok()),
     };
     let queued = with_orchestrator(&settings, async |orchestrator| {
-        Ok(orchestrator.create_flow_run(new, std::sync::Arc::default()).await?)
+        let tracer = Tracer::begin(settings.traces.export.as_ref());
+        let queue = orchestrator.as_ref();
+        let queued = create_flow_run(&tracer, queue, new, std::sync::Arc::default(), called).await?;
+        tracer.flush(LAST_SPAN_TIMEOUT).await;
+        Ok(queued)
     })?;
     output::print(&output::json_line(&json!({
         "flow_run_id": queued.flow_run_id,

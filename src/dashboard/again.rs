@@ -29,6 +29,7 @@ pub(super) async fn queue_again(
         idempotency_key: None,
         patience: None,
         when_unreachable: None,
+        trace: None,
     };
     let queued = app.queue.create_flow_run(new, Arc::default()).await?;
     Ok(Queued {

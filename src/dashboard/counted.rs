@@ -5,8 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::domain::asset::Asset;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
+use crate::domain::state::StateType;
 
 /// Ends that are remembered, so that none is counted twice.
 const KNOWN: usize = 2_000;
@@ -30,6 +32,10 @@ pub(super) struct Counts {
     pub(super) ended: BTreeMap<(String, &'static str), u64>,
     /// By flow.
     pub(super) durations: BTreeMap<String, Durations>,
+    /// Frames and text boxes that completed runs have written.
+    pub(super) full_frames: u64,
+    pub(super) cropped_frames: u64,
+    pub(super) boxes: u64,
     /// Readings that failed.
     pub(super) failed_readings: u64,
 }
@@ -52,8 +58,9 @@ impl Counted {
         }
     }
 
-    /// Adds those of these runs, the newest, that have ended since.
-    pub(super) fn add(&self, runs: &[FlowRun]) {
+    /// Adds those of these runs, the newest, that have ended since. Returns those that completed.
+    pub(super) fn add(&self, runs: &[FlowRun]) -> Vec<FlowRunId> {
+        let mut completed = Vec::new();
         let mut counts = self.counts();
         let counts = &mut *counts;
         for run in runs {
@@ -65,6 +72,9 @@ impl Counted {
             }
             let key = (run.flow_name.clone(), run.state.state_type.as_str());
             *counts.ended.entry(key).or_default() += 1;
+            if run.state.state_type == StateType::Completed {
+                completed.push(run.flow_run_id);
+            }
             if let Some(started_at) = run.started_at {
                 let seconds = ended_at.duration_since(started_at).as_secs_f64().max(0.0);
                 let durations = counts.durations.entry(run.flow_name.clone()).or_default();
@@ -76,6 +86,27 @@ impl Counted {
         // Only those that are looked at again need be known.
         while counts.known.len() > KNOWN {
             counts.known.pop_first();
+        }
+        completed
+    }
+
+    /// Adds what a run has written, as far as nothing newer has taken its place.
+    pub(super) fn add_made<'a>(&self, assets: impl IntoIterator<Item = &'a Asset>) {
+        let mut counts = self.counts();
+        for asset in assets {
+            let number = |name: &str| {
+                asset
+                    .metadata
+                    .get(name)
+                    .and_then(serde_json::Value::as_u64)
+                    .unwrap_or(0)
+            };
+            match asset.key.rsplit('/').next() {
+                Some("full_frames") => counts.full_frames += number("frames"),
+                Some("cropped_frames") => counts.cropped_frames += number("frames"),
+                Some("full_frame_ocr") => counts.boxes += number("boxes"),
+                _ => {}
+            }
         }
     }
 

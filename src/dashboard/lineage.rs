@@ -14,7 +14,7 @@ use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
 use crate::annotations::reading::{Layout, Reader};
-use crate::domain::asset::{Asset, annotations, is_found, video};
+use crate::domain::asset::{Asset, LineageOf, is_found};
 use crate::domain::error::OrchestratorError;
 
 /// Of which video; none: of all.
@@ -56,34 +56,11 @@ async fn assets_and_notice(
     app: &App,
     video_id: Option<&str>,
 ) -> Result<(Vec<Asset>, Option<String>), OrchestratorError> {
-    let lineage = app.queue.read_lineage().await?;
-    let Some(video_id) = video_id else {
-        return Ok((lineage.assets.into_values().collect(), lineage.notice));
+    let lineage = match video_id {
+        Some(video_id) => app.queue.read_lineage_of(LineageOf::Video(video_id.to_owned())).await?,
+        None => app.queue.read_lineage().await?,
     };
-    let prefix = annotations(video_id, "");
-    let film = video(video_id);
-    let mut wanted: BTreeSet<String> = lineage
-        .assets
-        .keys()
-        .filter(|key| **key == film || key.starts_with(&prefix))
-        .cloned()
-        .collect();
-    // What other flows made from them belongs to the picture as well.
-    loop {
-        let more: Vec<String> = lineage
-            .assets
-            .values()
-            .filter(|asset| !wanted.contains(&asset.key))
-            .filter(|asset| asset.upstreams.iter().any(|upstream| wanted.contains(&upstream.key)))
-            .map(|asset| asset.key.clone())
-            .collect();
-        if more.is_empty() {
-            break;
-        }
-        wanted.extend(more);
-    }
-    let of_video = lineage.assets.into_values().filter(|asset| wanted.contains(&asset.key));
-    Ok((of_video.collect(), lineage.notice))
+    Ok((lineage.assets.into_values().collect(), lineage.notice))
 }
 
 /// Whether a run makes it anew.

@@ -388,3 +388,141 @@ async fn look(
     seen.runs = runs;
     Ok(news)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::domain::asset::AssetLineage;
+    use crate::domain::flow_run::{EventCursor, FlowRunDetails, LogLine};
+    use crate::orchestrator::events::EventPage;
+    use crate::orchestrator::feed::{FeedCursor, FeedPage};
+    use crate::orchestrator::queue::{Intent, NewFlowRun, QueuedFlowRun, WorkPool};
+
+    /// A store in which something has changed whenever it is looked at: the pool says how often it was read.
+    #[derive(Default)]
+    struct Restless {
+        pools: AtomicU32,
+        lists: AtomicU32,
+        counters: AtomicU32,
+    }
+
+    #[async_trait]
+    impl Queue for Restless {
+        async fn create_flow_run(&self, _: NewFlowRun, _: Arc<Intent>) -> Result<QueuedFlowRun, OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_flow_run(&self, _: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_flow_run_details(&self, _: FlowRunId) -> Result<FlowRunDetails, OrchestratorError> {
+            unreachable!()
+        }
+        async fn list_flow_runs(&self, _: FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
+            self.lists.fetch_add(1, Ordering::SeqCst);
+            Ok(Vec::new())
+        }
+        async fn read_logs(&self, _: FlowRunId, _: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_events(&self, _: FlowRunId, _: EventCursor) -> Result<EventPage, OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_feed(&self, _: Option<&FeedCursor>) -> Result<FeedPage, OrchestratorError> {
+            unreachable!()
+        }
+        async fn cancel_flow_run(&self, _: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+            unreachable!()
+        }
+        async fn retry_flow_run(&self, _: FlowRunId) -> Result<FlowRun, OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
+            unreachable!()
+        }
+        async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
+            Ok(WorkPool {
+                name: "pool".to_owned(),
+                concurrency_limit: 2,
+                background_limit: 1,
+                is_paused: false,
+                active: self.pools.fetch_add(1, Ordering::SeqCst) + 1,
+                waiting: Vec::new(),
+                workers: Vec::new(),
+            })
+        }
+        async fn set_paused(&self, _: bool) -> Result<(), OrchestratorError> {
+            unreachable!()
+        }
+        async fn set_concurrency_limit(&self, _: u32) -> Result<(), OrchestratorError> {
+            unreachable!()
+        }
+        async fn change_counter(&self) -> Result<i64, OrchestratorError> {
+            Ok(self.counters.fetch_add(1, Ordering::SeqCst).into())
+        }
+        fn description(&self) -> String {
+            "restless".to_owned()
+        }
+    }
+
+    /// Which reading of the pool a page hears of next.
+    async fn next_reading(listener: &mut Listener) -> u64 {
+        loop {
+            let bytes = listener.next().await.expect("it goes on");
+            let text = String::from_utf8(bytes.to_vec()).expect("text");
+            let (_, data) = text.split_once("data: ").expect("an event");
+            let event: Value = serde_json::from_str(data).expect("JSON");
+            if let Some(reading) = event["overview"]["pool"]["active"].as_u64() {
+                return reading;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn two_hundred_open_pages_are_one_reader_of_the_store() {
+        let queue = Arc::new(Restless::default());
+        let hub = Hub::new(queue.clone(), Duration::from_millis(1));
+        let mut pages: Vec<Listener> = (0..200).map(|_| hub.listen(None, None)).collect();
+        let looking = tokio::spawn(Arc::clone(&hub).run());
+        let mut heard = 0;
+        for _ in 0..20 {
+            for page in &mut pages {
+                heard = heard.max(next_reading(page).await);
+            }
+        }
+        looking.abort();
+        // All that was read was told to all: one more reading may not have been told yet.
+        let read = |count: &AtomicU32| u64::from(count.load(Ordering::SeqCst));
+        let told = hub
+            .shared()
+            .overview
+            .as_ref()
+            .map_or(0, |overview| u64::from(overview.pool.active));
+        assert!(heard >= 20 && told >= heard, "{heard} {told}");
+        assert!(
+            read(&queue.pools) <= told + 1,
+            "{} readings, {told} told",
+            read(&queue.pools)
+        );
+        assert!(read(&queue.lists) <= 2 * (told + 1));
+        assert!(read(&queue.counters) <= told + 1);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn nobody_looks_while_no_page_is_open() {
+        let queue = Arc::new(Restless::default());
+        let hub = Hub::new(queue.clone(), Duration::from_millis(1));
+        let looking = tokio::spawn(Arc::clone(&hub).run());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.counters.load(Ordering::SeqCst), 0);
+        let mut page = hub.listen(None, None);
+        next_reading(&mut page).await;
+        looking.abort();
+    }
+}

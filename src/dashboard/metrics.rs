@@ -14,9 +14,11 @@ use jiff::Timestamp;
 
 use super::app::App;
 use super::counted::{BUCKETS, Counts};
+use crate::domain::asset::LineageOf;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::state::StateType;
+use crate::orchestrator::delivery::Delivery;
 use crate::orchestrator::queue::{FlowRunFilter, WorkPool};
 
 const DURATION: &str = "captionacc_flow_run_duration_seconds";
@@ -29,6 +31,7 @@ struct Standing {
     active: Vec<FlowRun>,
     oldest_wait_seconds: f64,
     child_memory_bytes: u64,
+    child_busy_cores: f64,
 }
 
 /// The metrics.
@@ -37,8 +40,10 @@ pub(super) async fn show(State(app): State<Arc<App>>) -> Response {
     if standing.is_none() {
         app.counted.reading_failed();
     }
+    // What waits for an API that is away is known all the same.
+    let delivery = app.queue.read_delivery().await.ok().flatten();
     let counts = app.counted.counts();
-    let text = text(standing.as_ref(), &counts, app.hub.pages());
+    let text = text(standing.as_ref(), delivery.as_ref(), &counts, app.hub.pages());
     drop(counts);
     ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
 }
@@ -53,21 +58,24 @@ async fn read(app: &App) -> Result<Standing, OrchestratorError> {
     };
     let pool = app.queue.read_work_pool().await?;
     let active = of_states(&[StateType::Pending, StateType::Running, StateType::Cancelling]).await?;
-    let waiting = of_states(&[StateType::Scheduled]).await?;
-    app.counted.add(&of_states(&[]).await?);
+    let oldest = app.queue.oldest_waiting().await?;
+    let completed = app.counted.add(&of_states(&[]).await?);
+    for id in completed {
+        let lineage = app.queue.read_lineage_of(LineageOf::Run(id)).await?;
+        app.counted.add_made(lineage.assets.values());
+    }
     let now = Timestamp::now();
-    let waits = waiting
-        .iter()
-        .map(|run| now.duration_since(run.scheduled_at).as_secs_f64());
-    let mut child_memory_bytes = 0;
-    for run in &active {
-        child_memory_bytes += app.processes.of(&pool, run).map_or(0, |process| process.memory_bytes);
+    let (mut child_memory_bytes, mut child_busy_cores) = (0, 0.0);
+    for process in active.iter().filter_map(|run| app.processes.of(&pool, run)) {
+        child_memory_bytes += process.memory_bytes;
+        child_busy_cores += process.busy_cores;
     }
     Ok(Standing {
-        oldest_wait_seconds: waits.fold(0.0, f64::max),
+        oldest_wait_seconds: oldest.map_or(0.0, |run| now.duration_since(run.scheduled_at).as_secs_f64().max(0.0)),
         pool,
         active,
         child_memory_bytes,
+        child_busy_cores,
     })
 }
 
@@ -101,7 +109,7 @@ impl Page {
     }
 }
 
-fn text(standing: Option<&Standing>, counts: &Counts, pages: usize) -> String {
+fn text(standing: Option<&Standing>, delivery: Option<&Delivery>, counts: &Counts, pages: usize) -> String {
     let mut page = Page(String::new());
     page.gauge(
         "captionacc_orchestrator_up",
@@ -133,8 +141,65 @@ fn text(standing: Option<&Standing>, counts: &Counts, pages: usize) -> String {
         page.sample(&format!("{DURATION}_sum"), &[("flow", flow)], durations.sum_seconds);
         page.sample(&format!("{DURATION}_count"), &[("flow", flow)], sum);
     }
+    page.family(
+        "captionacc_frames_written_total",
+        "counter",
+        "Frames that completed flow runs have written, by table.",
+    );
+    for (table, frames) in [
+        ("full_frames", counts.full_frames),
+        ("cropped_frames", counts.cropped_frames),
+    ] {
+        page.sample("captionacc_frames_written_total", &[("table", table)], frames);
+    }
+    page.family(
+        "captionacc_boxes_written_total",
+        "counter",
+        "Text boxes that completed flow runs have written.",
+    );
+    page.sample("captionacc_boxes_written_total", &[], counts.boxes);
+    if let Some(delivery) = delivery {
+        of_delivery(&mut page, delivery);
+    }
     page.gauge("captionacc_dashboard_pages", "Pages that listen.", pages);
     page.0
+}
+
+/// Over Prefect alone.
+fn of_delivery(page: &mut Page, delivery: &Delivery) {
+    let now = Timestamp::now();
+    let seconds_since = |at: Option<Timestamp>| at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
+    page.family(
+        "captionacc_outbox_messages",
+        "gauge",
+        "Messages of this machine that Prefect's API must still hear, by kind.",
+    );
+    for (kind, count) in &delivery.waiting {
+        page.sample("captionacc_outbox_messages", &[("kind", kind.as_str())], count);
+    }
+    page.gauge(
+        "captionacc_outbox_oldest_seconds",
+        "How long the oldest of them has waited.",
+        seconds_since(delivery.oldest_at),
+    );
+    page.gauge(
+        "captionacc_kept_flow_runs",
+        "Flow runs that were queued while Prefect's API was away, and wait on this machine.",
+        delivery.kept_runs,
+    );
+    page.gauge(
+        "captionacc_api_away_seconds",
+        "How long Prefect's API has not answered; 0: it does.",
+        seconds_since(delivery.away_since),
+    );
+    page.family(
+        "captionacc_api_failed_calls_total",
+        "counter",
+        "Calls of Prefect's API by this process that failed, by kind, each try counted.",
+    );
+    for (fault, count) in &delivery.failed_calls {
+        page.sample("captionacc_api_failed_calls_total", &[("kind", fault.as_str())], count);
+    }
 }
 
 fn of_pool(page: &mut Page, standing: &Standing) {
@@ -187,6 +252,11 @@ fn of_pool(page: &mut Page, standing: &Standing) {
         "Memory of the attempts' processes on this machine.",
         standing.child_memory_bytes,
     );
+    page.gauge(
+        "captionacc_child_busy_cores",
+        "Cores that the attempts' processes on this machine keep busy.",
+        standing.child_busy_cores,
+    );
 }
 
 #[cfg(test)]
@@ -215,7 +285,7 @@ mod tests {
         counted.add(&[run("2026-01-01T00:00:04Z")]);
         counted.add(&[run("2026-01-01T00:00:04Z")]);
         counted.add(&[run("2026-01-01T00:01:30Z")]);
-        let text = text(None, &counted.counts(), 1);
+        let text = text(None, None, &counted.counts(), 1);
         for line in [
             "captionacc_orchestrator_up 0",
             "captionacc_flow_runs_ended_total{flow=\"full-frames\",state=\"COMPLETED\"} 2",

@@ -15,6 +15,7 @@ mod again;
 mod answer;
 mod api;
 mod app;
+pub mod check;
 mod counted;
 mod find;
 mod guard;
@@ -30,7 +31,7 @@ mod stream;
 mod videos;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +41,10 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 pub use self::app::Examine;
+pub use self::server::DEFAULT_ADDRESS;
 use api::{About, FlowName};
 use app::App;
+use check::Noted;
 use guard::{Guard, Token};
 use live::Hub;
 
@@ -49,8 +52,6 @@ use crate::domain::error::OrchestratorError;
 use crate::orchestrator::queue::Queue;
 use crate::settings::{OrchestratorChoice, Settings};
 
-/// Where it listens unless told otherwise.
-pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4210);
 /// Fewer letters are no secret.
 const MIN_TOKEN_LENGTH: usize = 16;
 /// Largest body of a request.
@@ -83,6 +84,8 @@ pub struct Dashboard {
     guard: Arc<Guard>,
     router: Router,
     hub: Arc<Hub>,
+    /// Gone with it.
+    noted: Noted,
 }
 
 impl Dashboard {
@@ -131,6 +134,7 @@ impl Dashboard {
             (OrchestratorChoice::Prefect, Some(prefect)) if prefect.is_cloud => CLOUD_INTERVAL,
             (OrchestratorChoice::Prefect, _) => PREFECT_INTERVAL,
         };
+        let noted = Noted::write(&settings.home, address, options.read_only);
         let about = about(&settings, queue.as_ref(), options.read_only);
         let hub = Hub::new(Arc::clone(&queue), interval);
         let has_given_token = options.token.is_some();
@@ -145,6 +149,7 @@ impl Dashboard {
             guard,
             router: router(app),
             hub,
+            noted,
         })
     }
 
@@ -165,6 +170,7 @@ impl Dashboard {
 
     /// Answers for ever.
     pub async fn serve(self) {
+        let _noted = self.noted;
         tokio::join!(self.hub.run(), server::serve(self.listener, self.guard, self.router));
     }
 }

@@ -22,8 +22,8 @@ use crate::settings::table::LIMIT;
 
 /// Runs that ended last, on the first page.
 const RECENT: u32 = 12;
-/// Waiting runs among which the oldest is looked for.
-const MAX_WAITING: u32 = 500;
+/// Most runs that hold a slot.
+const MOST_ACTIVE: u32 = 64;
 /// Runs that are read at once for the pool's past, and most of them.
 const ACTIVITY_PAGE: u32 = 250;
 const MAX_ACTIVITY: usize = 2_000;
@@ -39,7 +39,7 @@ pub(super) async fn about(State(app): State<Arc<App>>) -> Json<About> {
 pub(super) async fn overview(State(app): State<Arc<App>>) -> Result<Json<Overview>, Fault> {
     let filter = FlowRunFilter {
         state_types: vec![StateType::Pending, StateType::Running, StateType::Cancelling],
-        limit: MAX_WAITING,
+        limit: MOST_ACTIVE,
         ..FlowRunFilter::default()
     };
     Ok(Json(Overview {
@@ -68,12 +68,7 @@ pub(super) async fn home(State(app): State<Arc<App>>) -> Result<Json<Home>, Faul
     )
     .await?;
     recent.sort_by_key(|run| std::cmp::Reverse(run.ended_at));
-    let now = Timestamp::now();
-    let oldest_waiting = of_states(&[StateType::Scheduled], MAX_WAITING)
-        .await?
-        .into_iter()
-        .filter(|run| run.scheduled_at <= now)
-        .min_by_key(|run| run.scheduled_at);
+    let oldest_waiting = app.queue.oldest_waiting().await?;
     let has_runs = !recent.is_empty() || !of_states(&[], 1).await?.is_empty();
     let pool = app.queue.read_work_pool().await?;
     Ok(Json(Home {

@@ -15,6 +15,7 @@ use super::api::{
     BulkAction, BulkRequest, BulkResult, LogPage, Queued, RunPage, RunsFilter, RunsPage, TakeOverRequest,
 };
 use super::app::App;
+use crate::domain::asset::LineageOf;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{FlowRun, LogLine};
 use crate::domain::id::FlowRunId;
@@ -223,12 +224,8 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
     let run = app.queue.read_flow_run_details(id).await?;
     // What a run that goes on has made is not made yet.
     let assets = if run.flow_run.state.state_type == StateType::Completed {
-        let lineage = app.queue.read_lineage().await?;
-        lineage
-            .assets
-            .into_values()
-            .filter(|asset| asset.flow_run_id == id)
-            .collect()
+        let lineage = app.queue.read_lineage_of(LineageOf::Run(id)).await?;
+        lineage.assets.into_values().collect()
     } else {
         Vec::new()
     };

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use tracing::debug;
 
 use super::guard::{Guard, Verdict};
 
+/// Where it listens unless told otherwise.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4210);
 /// Connections at once; each open page holds one for its stream. More of them wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
 /// Longest that a request's head may take to come, and an idle connection may stay.
@@ -100,6 +103,6 @@ async fn answer(guard: &Guard, router: Router, request: Request<hyper::body::Inc
 }
 
 /// Listens there.
-pub(super) async fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }

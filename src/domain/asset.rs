@@ -83,6 +83,15 @@ pub struct Upstream {
     pub version: Option<i64>,
 }
 
+/// Of which assets a lineage is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineageOf {
+    /// Of this video, with what was made from them.
+    Video(String),
+    /// Made or found by this run.
+    Run(FlowRunId),
+}
+
 /// Every asset, by key.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AssetLineage {
@@ -109,6 +118,33 @@ impl AssetLineage {
             }
         }
         Self { assets, notice: None }
+    }
+
+    /// Those of them alone.
+    #[must_use]
+    pub fn of(mut self, which: &LineageOf) -> Self {
+        let mut wanted: BTreeSet<String> = match which {
+            LineageOf::Run(id) => {
+                self.assets.retain(|_, asset| asset.flow_run_id == *id);
+                return self;
+            }
+            LineageOf::Video(id) => {
+                let (film, prefix) = (video(id), annotations(id, ""));
+                let is_its = |key: &&String| **key == film || key.starts_with(&prefix);
+                self.assets.keys().filter(is_its).cloned().collect()
+            }
+        };
+        // What other flows made from them belongs to the picture as well.
+        let mut unseen: Vec<String> = wanted.iter().cloned().collect();
+        while let Some(key) = unseen.pop() {
+            for made in self.downstream(&key) {
+                if wanted.insert(made.key.clone()) {
+                    unseen.push(made.key.clone());
+                }
+            }
+        }
+        self.assets.retain(|key, _| wanted.contains(key));
+        self
     }
 
     /// Keys of the assets made from `key`, directly.
@@ -197,6 +233,31 @@ mod tests {
             asset("c", 3, &[("b", Some(2))]),
         ];
         assert_eq!(stale(&assets), ["b", "c"]);
+    }
+
+    #[test]
+    fn the_assets_of_a_video_are_its_own_and_what_was_made_from_them() {
+        let assets = [
+            asset("video://a", 1, &[]),
+            asset("annotations://a/full_frames", 2, &[("video://a", Some(1))]),
+            asset("annotations://ab/full_frames", 3, &[]),
+            asset(
+                "models://m",
+                4,
+                &[("annotations://a/full_frames", Some(2)), ("other://o", Some(5))],
+            ),
+            asset("other://o", 5, &[]),
+        ];
+        let run = assets[4].flow_run_id;
+        let keys = |which: LineageOf| {
+            let lineage = AssetLineage::new(assets.to_vec()).of(&which);
+            lineage.assets.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(LineageOf::Video("a".to_owned())),
+            ["annotations://a/full_frames", "models://m", "video://a"]
+        );
+        assert_eq!(keys(LineageOf::Run(run)), ["other://o"]);
     }
 
     #[test]

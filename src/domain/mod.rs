@@ -13,3 +13,4 @@ pub mod lease;
 pub mod plain_message;
 pub mod prefect_error;
 pub mod state;
+pub mod trace;

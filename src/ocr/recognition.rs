@@ -184,7 +184,9 @@ impl RecognitionInput {
                 continue;
             }
             let is_after_wide = glyphs.last().is_some_and(Glyph::is_wide);
-            if let Some(twin) = keys.wide_twin(class).filter(|&twin| row[twin] >= MIN_WIDE_MARK * probability)
+            if let Some(twin) = keys
+                .wide_twin(class)
+                .filter(|&twin| row[twin] >= MIN_WIDE_MARK * probability)
                 && (is_after_wide || twin == previous)
             {
                 class = twin;

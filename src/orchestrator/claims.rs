@@ -18,6 +18,7 @@ use crate::domain::flow_run::{Artifact, FlowRun, LogLevel, LogLine, Progress};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::domain::state::StateName;
+use crate::domain::trace::TraceContext;
 use crate::process::identity::ProcessIdentity;
 
 /// The queue as its workers see it. Every method is atomic and durable when it returns, except [`Claims::record`], which
@@ -144,6 +145,8 @@ pub struct ForeignClaim {
     pub program: Program,
     /// The file for the lock that the program's processes hold for their life.
     pub lock: PathBuf,
+    /// What its spans are children of.
+    pub trace: Option<TraceContext>,
 }
 
 impl ForeignClaim {
@@ -221,6 +224,8 @@ pub struct Claim {
     pub database: Option<DatabaseIdentity>,
     /// What earlier attempts have logged, in bytes.
     pub log_bytes: u64,
+    /// What its spans are children of.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a worker learned of a run and wants kept.

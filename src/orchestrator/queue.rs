@@ -12,12 +12,13 @@ use super::attention::Attention;
 use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
-use crate::domain::asset::AssetLineage;
+use crate::domain::asset::{AssetLineage, LineageOf};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, WorkQueue};
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
+use crate::domain::trace::TraceContext;
 use crate::process::identity::ProcessIdentity;
 use crate::settings::prefect::WhenUnreachable;
 
@@ -37,6 +38,20 @@ pub trait Queue: Send + Sync {
 
     /// The runs that match, newest first.
     async fn list_flow_runs(&self, filter: FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError>;
+
+    /// The run that is due longest, of those that wait for a slot.
+    async fn oldest_waiting(&self) -> Result<Option<FlowRun>, OrchestratorError> {
+        let filter = FlowRunFilter {
+            state_types: vec![StateType::Scheduled],
+            limit: 500,
+            ..FlowRunFilter::default()
+        };
+        let now = Timestamp::now();
+        let waiting = self.list_flow_runs(filter).await?.into_iter();
+        Ok(waiting
+            .filter(|run| run.scheduled_at <= now)
+            .min_by_key(|run| run.scheduled_at))
+    }
 
     /// Log lines after `cursor` (0: from the start), with the next cursor.
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError>;
@@ -80,6 +95,11 @@ pub trait Queue: Send + Sync {
 
     /// Every asset with its newest materialization.
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError>;
+
+    /// Some assets with their newest materializations, as they stand in the whole.
+    async fn read_lineage_of(&self, which: LineageOf) -> Result<AssetLineage, OrchestratorError> {
+        Ok(self.read_lineage().await?.of(&which))
+    }
 
     /// The pool.
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError>;
@@ -155,6 +175,8 @@ pub struct NewFlowRun {
     pub patience: Option<Duration>,
     /// What to do if a Prefect API cannot be reached; the settings' choice where none is given.
     pub when_unreachable: Option<WhenUnreachable>,
+    /// What its spans are children of, if anything is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// A queued flow run.

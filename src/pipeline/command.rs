@@ -56,6 +56,9 @@ fn execute(attempt: &Attempt, program: &Program, status: &ExternalStatus<'_>) ->
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if let Some(trace) = attempt.order().trace {
+        command.env("TRACEPARENT", trace.to_string());
+    }
     if let Some(folder) = &program.working_directory {
         command.current_dir(folder);
     }

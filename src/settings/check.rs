@@ -64,6 +64,17 @@ pub fn check(settings: &Settings) -> Findings {
             None => "no captionacc.toml: settings from the environment and defaults".to_owned(),
         },
     );
+    if let Some(export) = &settings.traces.export {
+        let url = without_secrets(OsStr::new("OTEL_EXPORTER_OTLP_ENDPOINT"), OsStr::new(&export.url));
+        let url = url.map_or_else(
+            || "an address that is not shown".to_owned(),
+            |url| url.to_string_lossy().into_owned(),
+        );
+        findings.ok("traces", format!("exported to {url}"));
+    }
+    for warning in &settings.traces.warnings {
+        findings.warning("traces", warning.clone(), "correct that variable, or remove it");
+    }
     let names: Vec<&str> = OURS
         .iter()
         .filter_map(|setting| setting.variable.strip_prefix("CAPTIONACC_"))

@@ -9,6 +9,7 @@
 pub mod check;
 pub mod prefect;
 pub mod table;
+pub mod traces;
 
 mod flows;
 mod sources;
@@ -24,6 +25,7 @@ use table::{
     BACKGROUND_LIMIT, CHILD_MEMORY_MB, GRACE_MS, KILL_GRACE_MS, LIMIT, NOTIFY_SECRET, NOTIFY_URL, OCR_MODELS,
     ORCHESTRATOR, RETENTION_DAYS, STALL_TIMEOUT_MS,
 };
+use traces::Traces;
 
 /// Which orchestrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Settings {
     pub stall_timeout_ms: u64,
     /// Who is told of every state of every run.
     pub notify: Option<NotifySettings>,
+    /// Where traces go, by OpenTelemetry's own variables.
+    pub traces: Traces,
 }
 
 /// Who is told of every state of every run, and how it knows who tells it.
@@ -84,7 +88,7 @@ impl Settings {
     /// # Errors
     /// [`OrchestratorError::Config`], naming the setting at fault.
     pub fn from_environment() -> Result<Self, OrchestratorError> {
-        Self::from_sources(Sources::of_process()?)
+        Self::from_sources(Sources::of_process()?, Traces::load(&|name| std::env::var_os(name)))
     }
 
     /// Settings of this environment. Pure but for the files that it reads.
@@ -95,10 +99,13 @@ impl Settings {
         environment: &dyn Fn(&str) -> Option<OsString>,
         working_directory: &Path,
     ) -> Result<Self, OrchestratorError> {
-        Self::from_sources(Sources::read(environment, working_directory)?)
+        Self::from_sources(
+            Sources::read(environment, working_directory)?,
+            Traces::load(environment),
+        )
     }
 
-    fn from_sources(sources: Sources) -> Result<Self, OrchestratorError> {
+    fn from_sources(sources: Sources, traces: Traces) -> Result<Self, OrchestratorError> {
         let prefect = PrefectSettings::load(&sources)?;
         let (orchestrator, orchestrator_reason) = choose(&sources, prefect.as_ref())?;
         Ok(Self {
@@ -121,6 +128,7 @@ impl Settings {
                 }),
                 None => None,
             },
+            traces,
             home: sources.home,
             config_file: sources.config_file,
         })

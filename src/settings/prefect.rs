@@ -209,7 +209,8 @@ pub fn without_secrets(name: &OsStr, value: &OsStr) -> Option<OsString> {
     /// Words of the names of settings whose value is a secret: `PREFECT_API_KEY`, `PREFECT_API_DATABASE_PASSWORD`, …
     const SECRET_WORDS: [&str; 6] = ["KEY", "AUTH", "HEADERS", "PASSWORD", "SECRET", "TOKEN"];
     let name = name.to_string_lossy().to_uppercase();
-    if !name.starts_with("PREFECT_") && !name.starts_with("CAPTIONACC_NOTIFY_") {
+    let may_be_one = ["PREFECT_", "CAPTIONACC_NOTIFY_", "OTEL_"];
+    if !may_be_one.iter().any(|prefix| name.starts_with(prefix)) {
         return Some(value.to_owned());
     }
     if name.split('_').any(|word| SECRET_WORDS.contains(&word)) {

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -18,12 +19,14 @@ use super::console::Console;
 use super::hearing::{Effect, Hearing, LastWord, MAX_OBJECTS};
 use super::scratch::remove_scratch;
 use super::supervise::{Asked, Happening, Input, Limit, Limits, Plan, Tree, death};
+use super::trace::AttemptTrace;
 use crate::domain::asset::Materialization;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, Runner, fill};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::lease::Lease;
 use crate::domain::state::StateName;
+use crate::domain::trace::TraceContext;
 use crate::orchestrator::claims::{Claim, Claims, Ending, Record};
 use crate::process::life::{bury, prepare as prepare_lock};
 use crate::process::machine::own_program;
@@ -31,6 +34,7 @@ use crate::process::tree::clear;
 use crate::protocol::{MAX_FRAME_BYTES, PROTOCOL_VERSION, Program, Work, WorkOrder, WorkerMessage, frame};
 use crate::settings::Settings;
 use crate::settings::prefect::without_secrets;
+use crate::telemetry::Tracer;
 
 /// What is learned of a run is written this often at most.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -58,15 +62,24 @@ pub struct Shared {
     pub settings: Settings,
     /// Where people see it.
     pub console: Console,
+    /// Where its spans go.
+    pub tracer: Tracer,
 }
 
-/// Runs a claimed attempt to its end and returns the run as it is then; `None` if the lease was lost.
-pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Receiver<Wish>) -> Option<FlowRun> {
+/// Runs an attempt whose claim was asked for at `asked_at` to its end and returns the run as it is then; `None` if the lease was
+/// lost.
+pub async fn supervise(
+    shared: Arc<Shared>,
+    claim: Claim,
+    asked_at: Timestamp,
+    mut wish: watch::Receiver<Wish>,
+) -> Option<FlowRun> {
     let lease = claim.lease;
     let started = Instant::now();
+    let mut trace = AttemptTrace::begin(&shared.tracer, &claim, asked_at);
     let ending = match shared.settings.flows.get(&claim.flow_run.flow_name) {
-        Ok(flow) => match prepare(&shared, flow, &claim) {
-            Ok((order, line)) => run(&shared, flow, &claim, &order, &line, &mut wish).await,
+        Ok(flow) => match prepare(&shared, flow, &claim, trace.context()) {
+            Ok((order, line)) => run(&shared, flow, &claim, &order, &line, &mut wish, &mut trace).await,
             Err(problem) => failed(flow, &claim, StateName::Failed, problem, false),
         },
         Err(error) => Ending::Failed {
@@ -76,6 +89,7 @@ pub async fn supervise(shared: Arc<Shared>, claim: Claim, mut wish: watch::Recei
         },
     };
     clear_away(&shared, &claim).await;
+    trace.end(&ending);
     let run = finish(shared.orchestrator.as_ref(), lease, ending, &mut wish).await;
     match &run {
         Some(run) => shared.console.ended(run, started.elapsed()),
@@ -106,7 +120,12 @@ async fn clear_away(shared: &Shared, claim: &Claim) {
 }
 
 /// The order, and as it is written.
-fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(WorkOrder, Vec<u8>), String> {
+fn prepare(
+    shared: &Shared,
+    flow: &FlowDefinition,
+    claim: &Claim,
+    trace: Option<TraceContext>,
+) -> Result<(WorkOrder, Vec<u8>), String> {
     // What is stored was checked when it was queued, by this version or by another one.
     let mut stored = claim.flow_run.parameters.0.clone();
     // What the flow no longer takes is of no use to it.
@@ -124,6 +143,7 @@ fn prepare(shared: &Shared, flow: &FlowDefinition, claim: &Claim) -> Result<(Wor
         ocr_models: shared.settings.ocr_models.clone(),
         memory_bytes: shared.settings.child_memory_mb << 20,
         grace_ms: shared.settings.kill_grace_ms,
+        trace,
     };
     let line = frame(&order).map_err(|too_long| format!("its arguments are too long: its order has {too_long}"))?;
     Ok((order, line))
@@ -218,6 +238,7 @@ async fn run(
     order: &WorkOrder,
     line: &[u8],
     wish: &mut watch::Receiver<Wish>,
+    trace: &mut AttemptTrace,
 ) -> Ending {
     let lease = claim.lease;
     let starting = async { Tree::start(plan(shared, flow, claim, order)?).await };
@@ -236,9 +257,11 @@ async fn run(
     shared
         .console
         .started(&claim.flow_run, lease.attempt, tree.process().pid);
+    trace.started(tree.process().pid);
     tree.say(line);
     let mut attempt = Attempt {
         shared,
+        trace,
         lease,
         hearing: Hearing::new(lease.attempt, claim.log_bytes, Instant::now()),
         pending: Vec::new(),
@@ -257,6 +280,7 @@ async fn run(
 /// What an attempt has said and what was decided about it.
 struct Attempt<'a> {
     shared: &'a Shared,
+    trace: &'a mut AttemptTrace,
     lease: Lease,
     hearing: Hearing,
     pending: Vec<Record>,
@@ -331,6 +355,7 @@ impl Attempt<'_> {
         for effect in effects {
             match effect {
                 Effect::Keep(record) => {
+                    self.trace.heard(&record);
                     if let Record::Progress(progress) = &record {
                         self.shared.console.progress(self.lease, progress);
                         // Only the newest counts.

@@ -14,6 +14,7 @@ mod output;
 mod scratch;
 mod status_rows;
 mod supervise;
+mod trace;
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
@@ -28,12 +29,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun, PoolLimits};
+use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, ForeignEnd, OrphanedRun, PoolLimits};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
 use crate::process::tree::{Handle, ancestors_up_to_npm, clear};
 use crate::settings::Settings;
+use crate::telemetry::Tracer;
 use attempt::{Shared, Wish, abandon, supervise};
 use console::Console;
 use foreign::supervise_foreign;
@@ -45,6 +47,8 @@ use status_rows::StatusRows;
 const TICK: Duration = Duration::from_secs(1);
 /// How long the loop waits for a dead worker's processes to die: its signals and claims wait too. The next turn goes on.
 const ORPHAN_DEATH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the worker's end waits for a collector to take the last spans.
+pub const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often ended runs past their retention are looked for.
 const RETENTION_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -108,7 +112,8 @@ struct Worker {
     attempts: JoinSet<()>,
     /// A claim that was asked for. A task of its own, so that a signal need not wait for a server's answer, and what the
     /// answer gives is not lost either.
-    claiming: Option<JoinHandle<Result<Option<Claimed>, OrchestratorError>>>,
+    /// When it was asked for goes with it.
+    claiming: Option<JoinHandle<(Timestamp, Claiming)>>,
     status_rows: StatusRows,
     ancestors: Vec<ProcessIdentity>,
     phase: Phase,
@@ -117,6 +122,9 @@ struct Worker {
     watchdog: Watchdog,
     notifier: Option<Notifier>,
 }
+
+/// What a claim comes to.
+type Claiming = Result<Option<Claimed>, OrchestratorError>;
 
 /// What systemd watches, if it has started this worker.
 struct Watchdog {
@@ -267,6 +275,9 @@ impl Worker {
                 .join(", "),
             "Worker started."
         );
+        for warning in &settings.traces.warnings {
+            warn!("{warning}");
+        }
         if pool.is_paused {
             warn!("The work pool is paused: nothing is claimed until `captionacc pool resume`.");
         }
@@ -281,6 +292,7 @@ impl Worker {
             flow_names: settings.flows.iter().map(|flow| flow.name.clone()).collect(),
             status_rows: StatusRows::new(orchestrator.clone(), &settings.flows),
             shared: Arc::new(Shared {
+                tracer: Tracer::begin(settings.traces.export.as_ref()),
                 orchestrator,
                 settings,
                 console,
@@ -348,6 +360,7 @@ impl Worker {
         if let Some(notifier) = self.notifier.take() {
             notifier.finish().await;
         }
+        self.shared.tracer.flush(LAST_SPANS_TIMEOUT).await;
         if let Err(error) = self.orchestrator().deregister_worker(&self.name).await {
             warn!(error = error.to_line(), "The worker could not be withdrawn.");
         }
@@ -413,7 +426,10 @@ impl Worker {
             if self.claiming.is_none() {
                 let (orchestrator, name) = (self.shared.orchestrator.clone(), self.name.clone());
                 let flow_names = self.flow_names.clone();
-                self.claiming = Some(task::spawn(async move { orchestrator.claim(&name, flow_names).await }));
+                self.claiming = Some(task::spawn(async move {
+                    let asked_at = Timestamp::now();
+                    (asked_at, orchestrator.claim(&name, flow_names).await)
+                }));
             }
             if !self.claimed().await? {
                 return Ok(Rest::None);
@@ -441,10 +457,10 @@ impl Worker {
         };
         let claimed = claiming.await;
         self.claiming = None;
-        let claimed = claimed.map_err(|error| OrchestratorError::Internal(format!("claiming: {error}")))?;
+        let (asked_at, claimed) = claimed.map_err(|error| OrchestratorError::Internal(format!("claiming: {error}")))?;
         match claimed? {
-            Some(Claimed::Own(claim)) => self.begin(*claim),
-            Some(Claimed::Foreign(claim)) => self.begin_foreign(*claim),
+            Some(Claimed::Own(claim)) => self.begin(*claim, asked_at),
+            Some(Claimed::Foreign(claim)) => self.begin_foreign(*claim, asked_at),
             None => return Ok(false),
         }
         Ok(true)
@@ -460,9 +476,9 @@ impl Worker {
         (wish, receiver)
     }
 
-    fn begin(&mut self, claim: Claim) {
+    fn begin(&mut self, claim: Claim, asked_at: Timestamp) {
         let (wish, receiver) = self.first_wish();
-        let attempt = supervise(self.shared.clone(), claim.clone(), receiver);
+        let attempt = supervise(self.shared.clone(), claim.clone(), asked_at, receiver);
         let task = self.attempts.spawn(async {
             attempt.await;
         });
@@ -474,7 +490,8 @@ impl Worker {
         self.running.insert(task.id(), running);
     }
 
-    fn begin_foreign(&mut self, claim: ForeignClaim) {
+    fn begin_foreign(&mut self, mut claim: ForeignClaim, asked_at: Timestamp) {
+        let mut span = trace::begin_foreign(&self.shared.tracer, &mut claim, asked_at);
         let id = claim.flow_run_id;
         let (wish, receiver) = self.first_wish();
         let shared = self.shared.clone();
@@ -482,6 +499,10 @@ impl Worker {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
             match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
                 Ok(end) => {
+                    if end == ForeignEnd::Crashed {
+                        span.fail("it ended without a final state");
+                    }
+                    span.end();
                     info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
                 }
                 Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),

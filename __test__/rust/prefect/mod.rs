@@ -2,6 +2,7 @@
 
 mod across;
 mod client;
+mod delivery;
 mod doctor;
 mod end_to_end;
 mod following;
@@ -17,4 +18,5 @@ pub mod server;
 mod setup;
 pub mod subject;
 mod test_bed;
+mod traces;
 mod watching;

@@ -19,6 +19,7 @@ use super::peers::Peers;
 use super::rows::now_ms;
 use super::store::open_connection;
 use super::{feed, notifications, queue, reading, records, retention, waiting, workers};
+use crate::domain::asset::LineageOf;
 use crate::domain::asset::Materialization;
 use crate::domain::flow::{Flows, WorkQueue};
 use crate::domain::flow_run::{Artifact, ArtifactType, EventCursor, LogLevel, Progress};
@@ -179,6 +180,7 @@ fn new(flow: &str, video_id: &str, rate: f64) -> NewFlowRun {
         idempotency_key: None,
         patience: None,
         when_unreachable: None,
+        trace: None,
     }
 }
 
@@ -497,6 +499,14 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
         notifications::notified(&mut subject.connection, receiver, due[0].position, None).expect("noted");
         notifications::delivery(&subject.connection, receiver).expect("reads");
     });
+    ask!(all, subject, "assets of a video and of a run", {
+        for which in [LineageOf::Video("v1".to_owned()), LineageOf::Run(newer)] {
+            reading::lineage_of(&mut subject.connection, &which).expect("reads");
+        }
+    });
+    ask!(all, subject, "oldest waiting run", {
+        reading::oldest_waiting(&mut subject.connection).expect("reads");
+    });
     ask!(all, subject, "read the feed", {
         let end = feed::read(&mut subject.connection, None).expect("reads").next;
         feed::read(&mut subject.connection, Some(&end)).expect("reads");
@@ -645,13 +655,16 @@ fn every_statement_looks_things_up_by_an_index_and_sorts_nothing() {
 }
 
 /// What is small, or asked for as a whole.
-const MAY_BE_WALKED: [&str; 12] = [
+const MAY_BE_WALKED: [&str; 14] = [
     // Values given with the statement, and rows that were looked up.
     "SCAN CONSTANT ROW",
     "SCAN json_each",
     "SCAN flow VIRTUAL TABLE",
     "SCAN queue VIRTUAL TABLE",
     "SCAN (subquery",
+    // The assets of a video, and what they were made from.
+    "SCAN wanted",
+    "SCAN needed",
     // One row.
     "SCAN feed",
     // As many as the limit of the pool.

@@ -60,6 +60,7 @@ pub(in crate::orchestrator) fn hold(
     let stored = read_run(transaction, run.flow_run_id)?;
     Ok(Claim {
         log_bytes,
+        trace: stored.trace,
         lease: stored.lease(),
         database: stored.database,
         flow_run: stored.flow_run,

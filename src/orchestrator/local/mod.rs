@@ -41,7 +41,7 @@ use uuid::Uuid;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
 use super::video_file;
-use crate::domain::asset::AssetLineage;
+use crate::domain::asset::{AssetLineage, LineageOf};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
 use crate::domain::id::FlowRunId;
@@ -213,6 +213,10 @@ impl Queue for LocalOrchestrator {
             .await
     }
 
+    async fn oldest_waiting(&self) -> Result<Option<FlowRun>, OrchestratorError> {
+        self.store.run(reading::oldest_waiting).await
+    }
+
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
         self.store
             .run(move |connection| reading::logs(connection, id, cursor))
@@ -246,6 +250,12 @@ impl Queue for LocalOrchestrator {
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
         self.store.run(reading::lineage).await
+    }
+
+    async fn read_lineage_of(&self, which: LineageOf) -> Result<AssetLineage, OrchestratorError> {
+        self.store
+            .run(move |connection| reading::lineage_of(connection, &which))
+            .await
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {

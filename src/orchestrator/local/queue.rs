@@ -89,8 +89,8 @@ pub(super) fn create(
             .prepare_cached(
                 "INSERT INTO flow_run (id, flow_name, parameters, video_id, db_path, work_queue, priority, tags,
                    has_status_row, state_type, state_name, state_at, state_sequence, status_row_due, created_at, scheduled_at,
-                   is_behind, video_file)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10, ?11, ?12)",
+                   is_behind, video_file, traceparent)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'SCHEDULED', 'Scheduled', ?10, 1, ?9, ?10, ?10, ?11, ?12, ?13)",
             )?
             .execute((
                 id.to_string(),
@@ -105,6 +105,7 @@ pub(super) fn create(
                 now,
                 lane::is_taken(&transaction, &flow.name, video_id, db_path, now)?,
                 video_file,
+                new.trace.map(|trace| trace.to_string()),
             ))?;
         waiting::came(&transaction, flow.work_queue.as_str())?;
         keep_state(&transaction, id)?;
@@ -406,6 +407,7 @@ pub(super) fn try_to_claim(
     transaction.commit()?;
     Ok(ControlFlow::Break(Some(Claim {
         log_bytes,
+        trace: run.trace,
         lease: run.lease(),
         database: run.database,
         flow_run: run.flow_run,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, OptionalExtension, Params, Transaction};
 
-use super::rows::{id, json, read_run, state_name, timestamp, unreadable};
+use super::rows::{id, json, now_ms, read_run, state_name, timestamp, unreadable};
 use super::store::Fault;
-use crate::domain::asset::{Asset, AssetLineage, Upstream};
+use crate::domain::asset::{Asset, AssetLineage, LineageOf, Upstream, annotations, video};
+use crate::domain::flow::WorkQueue;
 use crate::domain::flow_run::{
     Artifact, ArtifactType, EventCursor, FlowRun, FlowRunDetails, LogLevel, LogLine, State, TaskRun,
 };
@@ -157,6 +158,30 @@ fn flow_names(connection: &Connection) -> Result<Vec<String>, Fault> {
     Ok(names)
 }
 
+/// See [`crate::orchestrator::queue::Queue::oldest_waiting`]: one look at the index for each flow and queue.
+pub(super) fn oldest_waiting(connection: &mut Connection) -> Result<Option<FlowRun>, Fault> {
+    let connection = &connection.transaction()?;
+    let now = now_ms();
+    let mut oldest: Option<(i64, FlowRunId)> = None;
+    for flow_name in flow_names(connection)? {
+        for queue in WorkQueue::ALL {
+            let first = connection
+                .prepare_cached(
+                    "SELECT scheduled_at, id FROM flow_run INDEXED BY flow_run_ready
+                     WHERE state_type = 'SCHEDULED' AND is_behind = 0 AND flow_name = ?1 AND priority = ?2
+                     ORDER BY scheduled_at, id LIMIT 1",
+                )?
+                .query_row((&flow_name, queue.priority()), |row| Ok((row.get(0)?, id(row, "id")?)))
+                .optional()?;
+            let is_older = |found: &(i64, FlowRunId)| found.0 <= now && oldest.is_none_or(|oldest| *found < oldest);
+            if let Some(first) = first.filter(is_older) {
+                oldest = Some(first);
+            }
+        }
+    }
+    oldest.map(|(_, id)| Ok(read_run(connection, id)?.flow_run)).transpose()
+}
+
 pub(super) fn logs(connection: &Connection, run_id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), Fault> {
     // Tells an unknown run from one without logs.
     read_run(connection, run_id)?;
@@ -207,15 +232,51 @@ pub(super) fn events(connection: &mut Connection, run_id: FlowRunId, cursor: Eve
     Ok(merge(cursor, pages))
 }
 
+/// Every asset with its newest materialization.
 pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault> {
     let transaction = connection.transaction()?;
+    let newest = "SELECT version, key, flow_run_id, flow_name, metadata, at
+         FROM asset_materialization INDEXED BY asset_materialization_newest WHERE is_newest = 1";
+    Ok(AssetLineage::new(assets(&transaction, newest, [])?))
+}
+
+/// Some of them. What they were made from is read along, because it tells whether they are stale; nothing else is.
+pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Result<AssetLineage, Fault> {
+    let transaction = connection.transaction()?;
+    let (run, film, prefix) = match which {
+        LineageOf::Run(id) => (Some(id.to_string()), None, None),
+        LineageOf::Video(id) => (None, Some(video(id)), Some(annotations(id, ""))),
+    };
+    // The first text that comes after all that begin so.
+    let end = prefix
+        .as_ref()
+        .map(|prefix| format!("{}0", prefix.trim_end_matches('/')));
+    let newest = "WITH RECURSIVE
+           wanted (key) AS (
+             SELECT key FROM asset_materialization WHERE flow_run_id = ?1 AND is_newest = 1
+             UNION ALL SELECT key FROM asset_materialization WHERE key = ?2 AND is_newest = 1
+             UNION ALL SELECT key FROM asset_materialization WHERE key >= ?3 AND key < ?4 AND is_newest = 1
+             UNION SELECT made.key FROM wanted
+               CROSS JOIN asset_upstream AS upstream ON upstream.key = wanted.key
+               CROSS JOIN asset_materialization AS made ON made.version = upstream.materialization_version
+               WHERE made.is_newest = 1 AND ?1 IS NULL),
+           needed (key) AS (
+             SELECT key FROM wanted
+             UNION SELECT upstream.key FROM needed
+               CROSS JOIN asset_materialization AS made ON made.key = needed.key AND made.is_newest = 1
+               CROSS JOIN asset_upstream AS upstream ON upstream.materialization_version = made.version)
+         SELECT made.version, made.key, flow_run_id, flow_name, metadata, at
+         FROM needed CROSS JOIN asset_materialization AS made ON made.key = needed.key AND made.is_newest = 1";
+    let read = assets(&transaction, newest, (run, film, prefix, end))?;
+    Ok(AssetLineage::new(read).of(which))
+}
+
+fn assets(transaction: &Transaction<'_>, newest: &str, parameters: impl Params) -> Result<Vec<Asset>, Fault> {
     let mut upstreams = transaction
-        .prepare("SELECT key, version FROM asset_upstream WHERE materialization_version = ?1 ORDER BY key")?;
-    let assets: Vec<Asset> = transaction
-        .prepare(
-            "SELECT version, key, flow_run_id, flow_name, metadata, at FROM asset_materialization WHERE is_newest = 1",
-        )?
-        .query_map([], |row| {
+        .prepare_cached("SELECT key, version FROM asset_upstream WHERE materialization_version = ?1 ORDER BY key")?;
+    Ok(transaction
+        .prepare_cached(newest)?
+        .query_map(parameters, |row| {
             let version: i64 = row.get("version")?;
             let upstreams = upstreams
                 .query_map([version], |row| {
@@ -236,6 +297,5 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
                 stale_because: Vec::new(),
             })
         })?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(AssetLineage::new(assets))
+        .collect::<rusqlite::Result<_>>()?)
 }

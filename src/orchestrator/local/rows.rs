@@ -19,6 +19,7 @@ use crate::domain::id::FlowRunId;
 use crate::domain::id::InvalidFlowRunId;
 use crate::domain::lease::Lease;
 use crate::domain::state::{StateName, StateType};
+use crate::domain::trace::TraceContext;
 use crate::process::identity::ProcessIdentity;
 
 /// Milliseconds since the epoch, now.
@@ -34,7 +35,7 @@ pub(in crate::orchestrator) fn timestamp(ms: i64) -> Timestamp {
 /// Names of the columns that [`StoredRun::from_row`] reads.
 pub(super) const COLUMNS: &str = "id, flow_name, parameters, video_id, db_path, work_queue, tags, state_name, state_message, state_at, \
      state_sequence, attempt, failed_attempts, interruptions, fencing_token, superseded_by, worker_name, worker_process, \
-     child_process, database, progress, created_at, scheduled_at, started_at, ended_at, assets_seen";
+     child_process, database, progress, created_at, scheduled_at, started_at, ended_at, assets_seen, traceparent";
 
 /// A whole row of `flow_run`.
 #[derive(Debug, Clone)]
@@ -47,6 +48,7 @@ pub(super) struct StoredRun {
     pub(super) child_process: Option<ProcessIdentity>,
     pub(super) database: Option<DatabaseIdentity>,
     pub(super) assets_seen: i64,
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl StoredRun {
@@ -65,6 +67,9 @@ impl StoredRun {
             worker_process: optional_json(row, "worker_process")?,
             database: optional_json(row, "database")?,
             assets_seen: row.get("assets_seen")?,
+            trace: row
+                .get::<_, Option<String>>("traceparent")?
+                .and_then(|text| text.parse().ok()),
             flow_run: FlowRun {
                 flow_run_id: id(row, "id")?,
                 deployment: format!("{flow_name}/production"),

@@ -175,6 +175,8 @@ CREATE TABLE asset_materialization (
 ) STRICT;
 CREATE INDEX asset_materialization_key ON asset_materialization (key, version);
 CREATE INDEX asset_materialization_newest ON asset_materialization (key) WHERE is_newest = 1;
+-- What a run has made.
+CREATE INDEX asset_materialization_run ON asset_materialization (flow_run_id) WHERE is_newest = 1;
 CREATE INDEX asset_materialization_old ON asset_materialization (at) WHERE is_newest = 0;
 
 CREATE TABLE asset_upstream (
@@ -183,6 +185,8 @@ CREATE TABLE asset_upstream (
   version INTEGER,
   PRIMARY KEY (materialization_version, key)
 ) STRICT, WITHOUT ROWID;
+-- What was made from an asset.
+CREATE INDEX asset_upstream_key ON asset_upstream (key);
 
 CREATE TABLE feed (
   -- Tells this file from another one at the same place.
@@ -263,5 +267,7 @@ CREATE TABLE stored_flow_run (
   -- Its id at the server, once it is there.
   prefect_id TEXT,
   -- Why it will never be there.
-  problem TEXT
+  problem TEXT,
+  -- As that of a run.
+  traceparent TEXT
 ) STRICT, WITHOUT ROWID;

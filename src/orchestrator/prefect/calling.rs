@@ -15,7 +15,7 @@ use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::lost::{TIMES_LOST, give_on, is_alarm, worker_of};
-use super::model::{ApiArtifact, ApiFlowRun, ApiState};
+use super::model::{ApiArtifact, ApiFlowRun, ApiState, TRACEPARENT};
 use super::names::{SERVED_TAG, flow_meant};
 use super::server::Server;
 use super::steering::Steering;
@@ -129,7 +129,10 @@ impl Caller {
             body["name"] = json!(flow.run_name(video_id));
         }
         if is_shared {
-            body["labels"] = json!({ MADE_BY: key });
+            body["labels"][MADE_BY] = json!(key);
+        }
+        if let Some(trace) = new.trace {
+            body["labels"][TRACEPARENT] = json!(trace);
         }
         let mut deployment = self.own_deployment(flow, deadline).await?;
         let mut others = self.others_that_count(flow, video_id, deployment, deadline).await?;
@@ -139,7 +142,7 @@ impl Caller {
             {
                 return Ok(queued(equal, false));
             }
-            body["labels"] = json!({ VIDEO_FILE: video_file });
+            body["labels"][VIDEO_FILE] = json!(video_file);
         }
         let mut is_committed = false;
         let mut is_looked_up_again = false;

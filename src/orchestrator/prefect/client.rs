@@ -498,8 +498,8 @@ impl PrefectClient {
         *paused = Some(paused.map_or(until, |before| before.max(until)));
     }
 
-    fn keep_count(&self, tried: &Result<Answer, Setback>) {
-        let fault = match tried {
+    fn keep_count(&self, outcome: &Result<Answer, Setback>) {
+        let fault = match outcome {
             // The CSRF token is part of a call that goes on.
             Ok(_) | Err(Setback::Csrf) => None,
             Err(Setback::Refused(_)) => Some(CallFault::Unreachable),
@@ -514,7 +514,7 @@ impl PrefectClient {
             self.shared.failures[fault as usize].fetch_add(1, Ordering::Relaxed);
         }
         let mut away_since = self.shared.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        match tried {
+        match outcome {
             Err(Setback::Refused(_) | Setback::Lost(_)) => {
                 away_since.get_or_insert_with(Timestamp::now);
             }

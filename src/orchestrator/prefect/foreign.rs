@@ -142,6 +142,7 @@ impl ForeignRuns {
             flow_name: flow_name.to_owned(),
             program,
             lock: self.journal.intents.foreign_lock(id, transition_id),
+            trace: run.trace(),
         }))
     }
 

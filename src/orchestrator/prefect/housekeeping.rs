@@ -121,6 +121,7 @@ impl Housekeeping {
             idempotency_key: given_key(&key),
             patience: None,
             when_unreachable: None,
+            trace: self.journal.kept.trace(kept.id).await?,
         };
         let queued = self
             .caller

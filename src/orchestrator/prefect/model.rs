@@ -6,6 +6,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::domain::state::{StateName, StateType};
+use crate::domain::trace::TraceContext;
+
+/// The label that tells the trace of a run: Prefect's own client writes and reads it (`prefect/telemetry/run_telemetry.py`).
+pub const TRACEPARENT: &str = "__OTEL_TRACEPARENT";
 
 /// A flow.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -147,6 +151,11 @@ impl ApiFlowRun {
     /// Whether its arguments have the names of the Python service that was there before: it may be that service's own.
     pub fn is_by_old_names(&self) -> bool {
         self.parameters.contains_key("video_id") && !self.parameters.contains_key("video-id")
+    }
+
+    /// What its spans are children of, if its label says so.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.label(TRACEPARENT)?.parse().ok()
     }
 
     /// The label of that name, if it is text or a number.

@@ -459,11 +459,13 @@ impl Poller {
             (own.video_id, own.db_path) = (subject.video_id, subject.db_path);
         }
         let has_status_row = flow.keeps_status() && checked.is_ok();
-        let claim = self
+        let trace = run.trace();
+        let mut claim = self
             .journal
             .forwarding
             .adopt(own, has_status_row, context, worker_name.to_owned())
             .await?;
+        claim.trace = trace.or(claim.trace);
         info!(flow_run_id = %run.id, attempt = claim.lease.attempt, "Flow run claimed.");
         self.fence.confirm(claim.lease.flow_run_id);
         let (heart, id) = (self.heart.clone(), claim.lease.flow_run_id);

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
+use crate::domain::trace::TraceContext;
 use crate::orchestrator::local::LocalOrchestrator;
 use crate::orchestrator::local::rows::{id, json, now_ms, timestamp};
 use crate::orchestrator::queue::NewFlowRun;
@@ -84,14 +85,15 @@ impl KeptRuns {
                 }
                 let id = FlowRunId::generate();
                 transaction.execute(
-                    "INSERT INTO stored_flow_run (id, flow_name, idempotency_key, parameters, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO stored_flow_run (id, flow_name, idempotency_key, parameters, created_at, traceparent)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     (
                         id.to_string(),
                         &new.flow.name,
                         &key,
                         serde_json::to_string(&given).expect("arguments are JSON"),
                         now_ms(),
+                        new.trace.map(|trace| trace.to_string()),
                     ),
                 )?;
                 Ok(id)
@@ -109,6 +111,22 @@ impl KeptRuns {
                     .prepare_cached(&format!("{KEPT} WHERE id = ?1"))?
                     .query_row([id.to_string()], read_kept)
                     .optional()?)
+            })
+            .await
+    }
+
+    /// The trace of a kept run. Read by itself: what was kept by an earlier version has no place for it.
+    pub(in crate::orchestrator) async fn trace(
+        &self,
+        id: FlowRunId,
+    ) -> Result<Option<TraceContext>, OrchestratorError> {
+        self.0
+            .read(move |connection| {
+                let trace: Option<Option<String>> = connection
+                    .prepare_cached("SELECT traceparent FROM stored_flow_run WHERE id = ?1")?
+                    .query_row([id.to_string()], |row| row.get(0))
+                    .optional()?;
+                Ok(trace.flatten().and_then(|text| text.parse().ok()))
             })
             .await
     }
@@ -254,6 +272,7 @@ mod tests {
             idempotency_key: None,
             patience: None,
             when_unreachable: None,
+            trace: None,
         }
     }
 

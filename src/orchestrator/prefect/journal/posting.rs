@@ -112,6 +112,7 @@ mod tests {
             idempotency_key: None,
             patience: None,
             when_unreachable: None,
+            trace: None,
         };
         let id = local
             .create_flow_run(new, Arc::default())

@@ -1,0 +1,100 @@
+// The trace of a queue call: taken from the application's own OpenTelemetry, handed on with the run, and exported without
+// costing the application anything.
+
+import { once } from 'node:events';
+import { createServer, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import path from 'node:path';
+
+import { queuePrefectFlow } from '@captionacc/orchestrator';
+import { beforeEach, expect, test } from 'vitest';
+
+import { afterTest, freshHome, someArguments } from './support/home.js';
+import { runNode } from './support/processes.js';
+import { sql } from './support/queue-db.js';
+
+/** Where OpenTelemetry's API keeps what is registered (its `internal/global-utils.ts`), and a context its span. */
+const API = Symbol.for('opentelemetry.js.api.1');
+const SPAN = Symbol.for('OpenTelemetry Context Key SPAN');
+const global = globalThis as unknown as Record<symbol, unknown>;
+
+const traceId = '0af7651916cd43dd8448eb211c80319c';
+const spanId = 'b7ad6b7169203331';
+
+let home: string;
+beforeEach(() => {
+  home = freshHome();
+  for (const name of Object.keys(process.env)) if (name.startsWith('OTEL_')) delete process.env[name];
+  afterTest(() => delete global[API]);
+});
+
+/** Registers a context manager as an SDK does, in which this span is active. */
+function within(span: unknown): void {
+  const active = { getValue: (key: symbol) => (key === SPAN ? span : undefined) };
+  global[API] = { version: '1.9.0', context: { active: () => active } };
+}
+
+const spanOf = (context: unknown) => ({ spanContext: () => context });
+
+const stored = () => (sql(path.join(home, 'queue.db'), 'SELECT traceparent FROM flow_run') as { traceparent: string | null }[])[0]?.traceparent;
+
+/** A collector that takes JSON, or never answers. Its address, and the spans of its next call. */
+async function collector(answers: boolean): Promise<{ address: string; spans: Promise<Record<string, unknown>[]> }> {
+  const server = createServer();
+  const spans = (async () => {
+    const [request] = (await once(server, 'request')) as [IncomingMessage];
+    let text = '';
+    for await (const chunk of request.setEncoding('utf8')) text += String(chunk);
+    const { resourceSpans } = JSON.parse(text) as { resourceSpans: { scopeSpans: { spans: Record<string, unknown>[] }[] }[] };
+    return resourceSpans.flatMap((resource) => resource.scopeSpans).flatMap((scope) => scope.spans);
+  })();
+  if (answers) server.on('request', (_, response) => response.end('{}'));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  afterTest(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  return { address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, spans };
+}
+
+test('the span that the application is in goes with the run, also where nothing is exported', async () => {
+  within(spanOf({ traceId, spanId, traceFlags: 1 }));
+  await queuePrefectFlow('full-frames', someArguments());
+  expect(stored()).toBe(`00-${traceId}-${spanId}-01`);
+});
+
+test.each([
+  ['nothing is registered', undefined],
+  ['no span is active', { context: { active: () => ({ getValue: () => undefined }) } }],
+  ['the API is strange', { context: 7 }],
+  ['the API throws', { context: { active: () => { throw new Error('strange'); } } }],
+  ['the ids are none', { context: { active: () => ({ getValue: () => spanOf({ traceId: '0', spanId: {}, traceFlags: 'x' }) }) } }],
+  ['the trace is no trace', { context: { active: () => ({ getValue: () => spanOf({ traceId: '0'.repeat(32), spanId, traceFlags: 1 }) }) } }],
+])('a run is queued without a trace where %s', async (_, api) => {
+  global[API] = api;
+  await queuePrefectFlow('full-frames', someArguments());
+  expect(stored()).toBeNull();
+});
+
+test('the call is a span of its own, below the one of the application', async () => {
+  const { address, spans } = await collector(true);
+  process.env.OTEL_EXPORTER_OTLP_ENDPOINT = address;
+  process.env.OTEL_EXPORTER_OTLP_PROTOCOL = 'http/json';
+  within(spanOf({ traceId, spanId, traceFlags: 1 }));
+  const { flowRunId } = await queuePrefectFlow('full-frames', someArguments());
+  const [span] = await spans;
+  expect(span).toMatchObject({ name: 'queue full-frames', traceId, parentSpanId: spanId, kind: 4 });
+  expect(span?.attributes).toContainEqual({ key: 'captionacc.flow_run_id', value: { stringValue: flowRunId } });
+  expect(stored()).toBe(`00-${traceId}-${String(span?.spanId)}-01`);
+});
+
+test('a collector that never answers keeps no process alive', async () => {
+  const { address, spans } = await collector(false);
+  const code = `require('@captionacc/orchestrator').queuePrefectFlow('full-frames', ${JSON.stringify(someArguments())})
+    .then(() => new Promise((resolve) => setTimeout(resolve, 200))).then(() => console.log('queued'))`;
+  const env = { OTEL_EXPORTER_OTLP_ENDPOINT: address, OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json', OTEL_EXPORTER_OTLP_TIMEOUT: '86400000' };
+  const ended = await runNode(code, { env });
+  expect(ended).toMatchObject({ code: 0, stdout: 'queued\n' });
+  expect(await spans).toHaveLength(1);
+});
