@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "worker")]
 use serde_json::{Map, Value, json};
 
 use super::journal::made::{Made, MadeFrom};
