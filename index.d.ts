@@ -540,7 +540,9 @@ export interface WatchFilter {
  * With the embedded orchestrator every state and every log line comes, once and in the order in which they were stored, from
  * whatever process; of progress the newest (after a cursor, that of the runs at work comes again). With Prefect the same is
  * true of runs that this `CAPTIONACC_HOME` has queued or works on, from when it knows them; of all other runs of its
- * deployments at the server there are the states alone, about 10 s after they happened.
+ * deployments the server tells, about 10 s after it happened: states, log lines (of a line that came to the server more than
+ * two minutes after its time, and of more than 1,000 in that time, only the run's own log tells), and progress. After a cursor,
+ * what came with it at the very same moment may come again.
  *
  * A `next()` that waits keeps the process alive, as every promise of this package does while it is pending; an iterator that
  * nobody asks holds nothing.

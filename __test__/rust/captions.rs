@@ -615,3 +615,90 @@ fn a_deleted_video_ends_the_reading_of_its_captions() {
     assert!(!studio.folder.join("text_images/annotation_1.jpg").exists());
     worker.stop();
 }
+
+/// What kills: the child alone, or the worker with it, in whose place another one starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Child,
+    Both,
+}
+
+#[test]
+fn a_run_that_is_killed_at_a_caption_leaves_each_whole_and_is_begun_again() {
+    for death in [Death::Child, Death::Both] {
+        let world = world("[flows.caption-median-ocr]\nretry-delay-ms = 1\n");
+        let mut worker = world.start_worker();
+        let studio = studio(&world);
+        put_frames(&studio);
+        // Enough frames that the second one takes a while.
+        let long = strip(LATIN, "A LONG CAPTION");
+        for number in 24..524 {
+            put_frame(&studio, i64::from(number), &frame(&long, number), 1);
+        }
+        let ids = [1, 2, 3];
+        let older = loop {
+            studio.app.execute_batch("DELETE FROM captions").expect("written");
+            for (id, start, end) in [(1, 0, 11), (2, 24, 523), (3, 12, 23)] {
+                put_caption(&studio, id, start, end);
+            }
+            let run = queue(&world, &studio, json!(ids));
+            // While the app holds the lock, a caption that is at work stays so.
+            let mut is_held = false;
+            world.wait_until("it is at the second caption", || {
+                studio.app.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+                let now = status(&studio, 2);
+                is_held = now == "processing";
+                if !is_held {
+                    studio.app.execute_batch("ROLLBACK").expect("given back");
+                }
+                now != "queued"
+            });
+            if is_held {
+                break run;
+            }
+            // It was quicker: once more.
+            world.wait_for(run, StateName::Completed);
+        };
+        assert_eq!(status(&studio, 1), "complete", "{death:?}");
+        let first = caption(&studio, 1).1;
+        let first_attempt = world.run(older).attempt;
+        // Asked for by somebody else meanwhile.
+        let newer = queue(&world, &studio, json!([3]));
+        let child = world.run(older).pid.expect("it runs");
+        if death == Death::Both {
+            worker.kill();
+            worker = world.start_worker();
+        }
+        kill(child, Signal::KILL);
+        let in_work = |studio: &Studio| {
+            studio.value::<i64>("SELECT count(*) FROM captions WHERE median_ocr_status = 'processing'")
+        };
+        assert_eq!(in_work(&studio), 1, "{death:?}: the one that it was at");
+        studio.app.execute_batch("ROLLBACK").expect("given back");
+
+        world.wait_for(older, StateName::Completed);
+        world.wait_for(newer, StateName::Completed);
+        wait_for_the_rows(&world);
+        assert!(world.run(older).attempt > first_attempt, "{death:?}");
+        assert_eq!(
+            message(&world, older),
+            "2 captions read, 1 left to a newer request",
+            "{death:?}"
+        );
+        assert_eq!(message(&world, newer), "1 captions read", "{death:?}");
+        for (id, text) in [(1, "HELLOWORLD2026"), (2, "ALONGCAPTION"), (3, "今天天气很好")] {
+            let (status, found, error) = caption(&studio, id);
+            assert_eq!((status.as_str(), error), ("complete", None), "{death:?}, caption {id}");
+            assert_eq!(plain(found), text, "{death:?}");
+            let picture = fs::read(studio.folder.join(format!("text_images/annotation_{id}.jpg"))).expect("a picture");
+            assert!(decode_jpeg(&picture).is_ok(), "{death:?}, caption {id}");
+        }
+        assert_eq!(caption(&studio, 1).1, first, "{death:?}: what was read stays");
+        let pictures = fs::read_dir(studio.folder.join("text_images"))
+            .expect("a folder")
+            .count();
+        assert_eq!(pictures, 3, "{death:?}: nothing half written is left");
+        assert!(studio.is_sound());
+        worker.stop();
+    }
+}

@@ -1054,3 +1054,160 @@ fn b_frames_that_old_writers_packed_into_other_packets_are_shown() {
     assert_eq!(numbers(&path, 25.0), (0..150).map(Some).collect::<Vec<_>>());
     assert_eq!(numbers(&path, 10.0), expected(0, 150));
 }
+
+#[test]
+fn a_wrong_length_in_a_file_of_unknown_size_is_told_and_not_believed() {
+    let clip = Clip {
+        name: "announced",
+        extension: "mkv",
+        arguments: X264,
+        ..H264
+    };
+    let mut bytes = fs::read(clip.path()).expect("made");
+    // The segment's size becomes an unknown one, as that of a recorder that cannot go back; the length that was announced,
+    // in milliseconds, is another one.
+    let segment = bytes
+        .windows(4)
+        .position(|word| word == [0x18, 0x53, 0x80, 0x67])
+        .expect("a segment");
+    assert_eq!(bytes[segment + 4], 1, "a size of eight bytes");
+    bytes[segment + 5..segment + 12].fill(0xff);
+    let duration = bytes
+        .windows(3)
+        .position(|word| word == [0x44, 0x89, 0x88])
+        .expect("a duration of eight bytes");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("announced.mkv");
+    for (announced_seconds, told) in [(60.0, Some("pictures until 6.0 s, the file says 60.0 s")), (6.1, None)] {
+        bytes[duration + 3..duration + 11].copy_from_slice(&f64::to_be_bytes(announced_seconds * 1000.0));
+        fs::write(&path, &bytes).expect("written");
+        assert_eq!(numbers(&path, 10.0), expected(0, 150), "{announced_seconds} s");
+        let info = probe(&path).expect("a video");
+        assert_eq!(info.open_end().as_deref(), told, "{announced_seconds} s");
+    }
+    // Cut off within an element it is truncated all the same.
+    fs::write(&path, &bytes[..bytes.len() * 7 / 10]).expect("written");
+    assert_eq!(sampled(&path, 10.0).expect_err("cut").code(), "TRUNCATED");
+}
+
+#[test]
+fn an_avi_whose_size_is_a_few_bytes_too_large_is_whole() {
+    let clip = Clip {
+        name: "sizes",
+        extension: "avi",
+        arguments: "-c:v mpeg4 -q:v 3 -g 24",
+        ..H264
+    };
+    let whole = fs::read(clip.path()).expect("made");
+    let size = u32::from_le_bytes(*whole[4..].first_chunk().expect("its size"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sizes.avi");
+    for more in [1, 2, 8, 12, 40] {
+        let mut bytes = whole.clone();
+        bytes[4..8].copy_from_slice(&(size + more).to_le_bytes());
+        fs::write(&path, &bytes).expect("written");
+        assert_eq!(numbers(&path, 10.0), expected(0, 150), "{more} bytes too large");
+    }
+    // Without its index, so that what is missing is of a picture.
+    let index = whole.windows(4).rposition(|word| word == b"idx1").expect("an index");
+    for missing in [3, 8, 40] {
+        fs::write(&path, &whole[..index - missing]).expect("written");
+        let error = sampled(&path, 10.0).expect_err("cut");
+        assert_eq!(error.code(), "TRUNCATED", "{missing} bytes before its index: {error}");
+        // The same, and its size fits what is there but for a few bytes.
+        let mut bytes = whole[..index - missing].to_vec();
+        let short = u32::try_from(bytes.len() - 8).expect("a short film") + 8;
+        bytes[4..8].copy_from_slice(&short.to_le_bytes());
+        fs::write(&path, &bytes).expect("written");
+        let error = sampled(&path, 10.0).expect_err("cut");
+        assert_eq!(
+            error.code(),
+            "TRUNCATED",
+            "{missing} bytes of the last picture: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_packet_that_is_lost_in_the_last_picture_is_damage() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = Clip {
+        name: "every-picture",
+        extension: "ts",
+        arguments: "-c:v libx264 -preset veryfast -g 1 -bf 0 -pix_fmt yuv420p",
+        ..H264
+    };
+    let whole = fs::read(clip.path()).expect("made");
+    let packets: Vec<&[u8]> = whole.chunks(188).collect();
+    let is_video = |packet: &[u8]| packet[1] & 0x1f == 1 && packet[2] == 0;
+    let last_begins = packets
+        .iter()
+        .rposition(|packet| is_video(packet) && packet[1] & 0x40 != 0)
+        .expect("a picture");
+    let lost = last_begins
+        + 1
+        + packets[last_begins + 1..]
+            .iter()
+            .position(|packet| is_video(packet))
+            .expect("of more packets than one");
+    assert!(lost + 1 < packets.len(), "not the last packet of all");
+    let path = folder.path().join("capture.ts");
+    fs::write(&path, [&packets[..lost], &packets[lost + 1..]].concat().concat()).expect("written");
+    let (found, damage) = kept(&path, 2).expect("the rest of it is good");
+    assert_eq!(found.len(), 60);
+    assert_eq!(damage.stretches.len(), 1, "{damage:?}");
+    assert!(damage.stretches[0].from_seconds > 5.9, "{damage:?}");
+    let wrong = found
+        .iter()
+        .zip(expected(0, 150))
+        .filter(|(found, own)| **found != *own)
+        .count();
+    assert!(wrong as u64 <= damage.samples, "{found:?}, {damage:?}");
+}
+
+#[test]
+fn two_recordings_whose_clocks_are_hours_apart_are_one_film_without_a_pause() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = Clip { pictures: 300, ..H264 }.path();
+    let whole = whole.display();
+    let sound = "-f lavfi -i sine=440:sample_rate=44100";
+    for (name, input, maps) in [
+        ("silent", "", ""),
+        ("with-sound", sound, "-map 0:v -map 1:a -shortest -c:a mp2"),
+    ] {
+        let segment = |first: usize, offset: &str| {
+            cached(&format!("recording-2-{name}-at-{offset}.ts"), |path| {
+                let trim = format!("trim=start_frame={first}:end_frame={},setpts=PTS-STARTPTS", first + 150);
+                ffmpeg(
+                    &format!("-i {whole} {input} -vf {trim} {maps} {X264} -bf 0 -output_ts_offset {offset}"),
+                    path,
+                );
+            })
+        };
+        let parts = [segment(0, "3"), segment(150, "11000")];
+        let film = joined(&parts, folder.path(), "hours.ts");
+        let found = numbers(&film, 10.0);
+        assert!((120..=121).contains(&found.len()), "{name}: {}", found.len());
+        for (sample, number) in found.into_iter().enumerate() {
+            // Encoders of sound begin a little before the first of it, and the timeline with them.
+            let at = |milliseconds: usize| (milliseconds / 40).min(299);
+            let allowed = [at(sample * 100), at((sample * 100).saturating_sub(35))];
+            let shown = number.is_some_and(|number| allowed.contains(&number));
+            assert!(shown, "{name}, sample {sample}: {number:?}, not {allowed:?}");
+        }
+    }
+    // A film with a still of half a minute is not joined, whether its sound goes on meanwhile or it has none.
+    for (name, input, maps) in [("silent", "", ""), ("with-sound", sound, "-map 0:v -map 1:a -c:a mp2")] {
+        let still = cached(&format!("long-still-2-{name}.ts"), |path| {
+            let late = "setpts=PTS+gte(N\\,100)*30/TB";
+            ffmpeg(
+                &format!("-i {whole} {input} {maps} -vf {late} -fps_mode passthrough -t 40 {X264}"),
+                path,
+            );
+        });
+        let found = numbers(&still, 10.0);
+        assert_eq!(found[200], Some(99), "{name}");
+        assert!(found.len() > 395, "{name}: {}", found.len());
+        assert!(found[345] > Some(100), "{name}: {:?}", found[345]);
+    }
+}

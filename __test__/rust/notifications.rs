@@ -13,7 +13,7 @@ use crate::world::World;
 
 /// What the receiver does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
     Status(u16),
     /// None, ever; the connection stays open.
     Never,
@@ -21,22 +21,22 @@ enum Answer {
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-struct Told {
-    key: String,
+pub struct Told {
+    pub key: String,
     signature: Option<String>,
     text: String,
-    body: Value,
+    pub body: Value,
     was_accepted: bool,
 }
 
-struct Receiver {
-    url: String,
+pub struct Receiver {
+    pub url: String,
     answer: Arc<Mutex<Answer>>,
     told: Arc<Mutex<Vec<Told>>>,
 }
 
 impl Receiver {
-    fn new(answer: Answer) -> Self {
+    pub fn new(answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/runs", listener.local_addr().expect("bound"));
         let receiver = Self {
@@ -67,12 +67,12 @@ impl Receiver {
         *self.answer.lock().expect("whole") = answer;
     }
 
-    fn told(&self) -> Vec<Told> {
+    pub fn told(&self) -> Vec<Told> {
         self.told.lock().expect("whole").clone()
     }
 
     /// States of a run that were accepted.
-    fn states(&self, id: FlowRunId) -> Vec<String> {
+    pub fn states(&self, id: FlowRunId) -> Vec<String> {
         let told = self.told();
         let of = |one: &&Told| one.was_accepted && one.body["flowRunId"] == id.to_string();
         told.iter()

@@ -28,7 +28,7 @@ const SPARE_BYTES: u64 = 1 << 20;
 /// How often shadows are made anew because the app has changed its tables meanwhile; one transaction writes all then.
 const EXCHANGES: u32 = 3;
 /// How often old rows are tried to be deleted that a lock keeps; the next run of the video deletes what stays.
-const CLEARING_TRIES: u32 = 100;
+pub(super) const CLEARING_TRIES: u32 = 100;
 /// Pages of the log that a reader may keep from being brought into the file before the commit slows down (4 MB, at the usual
 /// size of a page).
 const LOG_PAGES: u64 = 1024;
@@ -421,16 +421,8 @@ impl Annotations {
         self.try_write_some(DOING, !is_visible, |sqlite| delete_some(sqlite, shadow.name(), bytes))
     }
 
-    /// After a transaction that has `held` the lock. While a reader keeps the log from being brought into the file, there is no hurry to make it
-    /// longer.
     fn let_others_in(&self, held: Duration) -> Result<(), AnnotationsError> {
-        let database = self.database()?;
-        let free_since = Instant::now();
-        let pause = pause_after(held);
-        while database.checkpoint() > LOG_PAGES && free_since.elapsed() < LONGEST_PAUSE {
-            wait(Instant::now(), pause);
-        }
-        wait(free_since, pause);
+        let_others_in(self.database()?, held);
         Ok(())
     }
 
@@ -457,8 +449,19 @@ impl Annotations {
     }
 }
 
+/// After a transaction that has `held` the lock. While a reader keeps the log from being brought into the file, there is no
+/// hurry to make it longer.
+pub(super) fn let_others_in(database: &Database, held: Duration) {
+    let free_since = Instant::now();
+    let pause = pause_after(held);
+    while database.checkpoint() > LOG_PAGES && free_since.elapsed() < LONGEST_PAUSE {
+        wait(Instant::now(), pause);
+    }
+    wait(free_since, pause);
+}
+
 /// The tables that a run with this status table swaps.
-const fn tables_of(table: StatusTable) -> &'static [&'static str] {
+pub(super) const fn tables_of(table: StatusTable) -> &'static [&'static str] {
     match table {
         StatusTable::ProcessingStatus => &["full_frames", "full_frame_ocr"],
         StatusTable::CropFramesStatus => &["cropped_frames"],

@@ -34,7 +34,7 @@ pub async fn check(settings: &Settings) -> Findings {
                 CHECK,
                 format!("Prefect ({}{found}), {mode}; because: {because}", prefect.api_url),
             );
-            findings.extend(check_prefect(&settings.home, prefect, &settings.flows).await);
+            findings.extend(check_prefect(&settings.home, prefect, &settings.flows, settings.background_limit).await);
         }
         (OrchestratorChoice::Prefect, None) => findings.error(
             CHECK,

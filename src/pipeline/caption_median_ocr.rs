@@ -77,13 +77,11 @@ pub(super) fn run(attempt: &Attempt, arguments: &CaptionMedianOcr) -> Result<Str
             identity: captions.identity(),
         });
         let images = TextImages::of(&arguments.video_dir)?;
-        // What an earlier attempt has read stays read; before the first, only what a newer run has read.
+        // What a newer run has read is that one's; what an earlier attempt has read stays read.
         let mut left = BTreeSet::new();
-        if order.attempt <= 1 {
-            for id in captions.complete_among(&arguments.caption_ids)? {
-                if !attempt.may_commit_caption(id)? {
-                    left.insert(id);
-                }
+        for id in captions.complete_among(&arguments.caption_ids)? {
+            if !attempt.may_commit_caption(id)? {
+                left.insert(id);
             }
         }
         let mut ids = arguments.caption_ids.clone();

@@ -13,7 +13,7 @@ use super::request::VideoInfo;
 use super::source::{Source, positive};
 use super::structure::{self, Findings};
 use super::sys;
-use super::timeline::{Fraction, PacketFacts, Timeline, go_on_after_restarts};
+use super::timeline::{Fraction, PacketFacts, Timeline, go_on_after_restarts, leaps};
 
 /// Pictures of one file, which bounds the memory of the packet pass: 60 Hz for two days.
 const MAX_PACKETS: usize = 10_000_000;
@@ -96,12 +96,14 @@ impl Scan {
             .or(mean_rate)
             .and_then(|rate| interval(rate, time_base));
         if sys::may_start_again(&source.input) {
-            go_on_after_restarts(&mut packets, usual_interval.unwrap_or(1), time_base);
+            let joints = joints(&path, &packets, &read, time_base, stop)?;
+            go_on_after_restarts(&mut packets, &joints, usual_interval.unwrap_or(1), time_base);
         }
         let timeline = Timeline::of(&packets, container_start, usual_interval, time_base, fields)
             .ok_or_else(|| VideoError::NoFrames { path: path.clone() })?;
-        clear_doubts(&path, header.id, &mut read, stop)?;
-        if read.last().is_some_and(|last| last.doubted) {
+        let is_counted = place_doubts(&path, header.id, &mut read, stop)?;
+        // Of a transport stream it is known that packets were lost on the way, and how many pictures that hits.
+        if !is_counted && read.last().is_some_and(|last| last.doubted) {
             return Err(VideoError::Truncated {
                 path,
                 detail: "its last picture is not whole".to_owned(),
@@ -177,20 +179,50 @@ fn inspect(path: &Path, source: &Source, stop: &AtomicBool) -> Result<Findings, 
     })
 }
 
-/// libav doubts a transport stream's packet also where segments were joined and nothing is missing: there the doubt is taken
-/// back.
-fn clear_doubts(path: &Path, stream_id: i32, read: &mut [Read], stop: &AtomicBool) -> Result<(), VideoError> {
+/// The packets with which another recording begins whose clock is ahead: those of a transport stream that leap ahead where the
+/// whole of it does.
+fn joints(
+    path: &Path,
+    packets: &[PacketFacts],
+    read: &[Read],
+    time_base: Fraction,
+    stop: &AtomicBool,
+) -> Result<Vec<usize>, VideoError> {
+    let leaping = leaps(packets, time_base);
+    if leaping.is_empty() {
+        return Ok(leaping);
+    }
+    let file = open_file(path)?;
+    let clock = structure::clock_leaps(&file, stop).map_err(|source| VideoError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let position = |index: usize| read.get(index).and_then(|read| read.position);
+    let is_joint = |&index: &usize| {
+        let before = index.checked_sub(1).and_then(position).unwrap_or(0);
+        // The clock may be in packets of the sound, a little behind those of the picture.
+        let behind = position(index + 1).unwrap_or(u64::MAX);
+        let next = clock.partition_point(|at| *at <= before);
+        clock.get(next).is_some_and(|at| *at <= behind)
+    };
+    Ok(leaping.into_iter().filter(is_joint).collect())
+}
+
+/// Of a transport stream it is known where packets were lost. libav doubts the picture before, since it tells of a picture once
+/// the next one begins, never the last one, and also one where segments were joined and nothing is missing: its doubts say that
+/// it is worth to look. Says whether the file is one whose lost packets are known.
+fn place_doubts(path: &Path, stream_id: i32, read: &mut [Read], stop: &AtomicBool) -> Result<bool, VideoError> {
     let (true, Ok(pid)) = (read.iter().any(|packet| packet.doubted), u16::try_from(stream_id)) else {
-        return Ok(());
+        return Ok(false);
     };
     let file = open_file(path)?;
     let lost = structure::lost_packets(&file, pid, stop).map_err(|source| VideoError::Io {
         path: path.to_owned(),
         source,
     })?;
-    let Some(lost) = lost else { return Ok(()) };
+    let Some(lost) = lost else { return Ok(false) };
     for index in 0..read.len() {
-        let (Some(begins), true) = (read[index].position, read[index].doubted) else {
+        let Some(begins) = read[index].position else {
             continue;
         };
         // What is missing before the next packet begins is missing in this one.
@@ -198,7 +230,7 @@ fn clear_doubts(path: &Path, stream_id: i32, read: &mut [Read], stop: &AtomicBoo
         let from = lost.partition_point(|at| *at <= begins);
         read[index].doubted = lost.get(from).is_some_and(|at| *at <= next);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Marks the packets that are damaged or follow what was lost, and gathers what the container says of damage.

@@ -287,10 +287,19 @@ impl Timeline {
     }
 }
 
+/// The packets whose time is much later than that of the one before them.
+pub(super) fn leaps(packets: &[PacketFacts], time_base: Fraction) -> Vec<usize> {
+    let stray = STRAY_SECONDS.saturating_mul(time_base.denominator / time_base.numerator.max(1));
+    let timed = packets.iter().enumerate();
+    let timed: Vec<_> = timed.filter_map(|(index, packet)| Some((index, packet.dts?))).collect();
+    let is_leap = |pair: &&[(usize, i64)]| pair[1].1.saturating_sub(pair[0].1) > stray;
+    timed.windows(2).filter(is_leap).map(|pair| pair[1].0).collect()
+}
+
 /// Has the times go on where they start again, as in recordings of which one was appended to the other: each begins where
-/// the one before it ended, `interval` after its last picture. A few packets alone whose time is far off get times
-/// between their neighbours'.
-pub(super) fn go_on_after_restarts(packets: &mut [PacketFacts], interval: i64, time_base: Fraction) {
+/// the one before it ended, `interval` after its last picture; also at `joints`, where another one begins whose clock is ahead. A
+/// few packets alone whose time is far off get times between their neighbours'.
+pub(super) fn go_on_after_restarts(packets: &mut [PacketFacts], joints: &[usize], interval: i64, time_base: Fraction) {
     let second = time_base.denominator / time_base.numerator.max(1);
     let mut offset = 0_i64;
     let mut last: Option<i64> = None;
@@ -302,7 +311,14 @@ pub(super) fn go_on_after_restarts(packets: &mut [PacketFacts], interval: i64, t
             continue;
         };
         let mut now = dts.saturating_add(offset);
-        if let Some(before) = last {
+        if let Some(before) = last
+            && joints.binary_search(&index).is_ok()
+        {
+            offset = offset.saturating_add(before.saturating_add(interval).saturating_sub(now));
+            now = dts.saturating_add(offset);
+            leap = None;
+            last = None;
+        } else if let Some(before) = last {
             if now.saturating_sub(before) > STRAY_SECONDS.saturating_mul(second) {
                 leap = Some((index, before));
             }
@@ -512,12 +528,17 @@ mod tests {
     /// Decoding times in milliseconds, and what they become.
     #[track_caller]
     fn check_restarts(times: &[i64], expected: &[i64]) {
+        check_joints(times, &[], expected);
+    }
+
+    #[track_caller]
+    fn check_joints(times: &[i64], joints: &[usize], expected: &[i64]) {
         let packet = |time: &i64| PacketFacts {
             dts: Some(*time),
             ..packet(*time + 40, false)
         };
         let mut packets: Vec<_> = times.iter().map(packet).collect();
-        go_on_after_restarts(&mut packets, 40, MILLISECONDS);
+        go_on_after_restarts(&mut packets, joints, 40, MILLISECONDS);
         let found: Vec<_> = packets.iter().filter_map(|packet| packet.dts).collect();
         assert_eq!(found, expected);
     }
@@ -529,6 +550,20 @@ mod tests {
         // A little back is a writer's inaccuracy, far ahead a film that pauses.
         check_restarts(&[0, 40, 30, 80, 90_000], &[0, 40, 30, 80, 90_000]);
         check_restarts(&[0, 40, 9_000_000, 120, 160], &[0, 40, 80, 120, 160]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_goes_on_where_another_recording_begins() {
+        let times = [0, 40, 9_000_000, 9_000_040, 9_030_000];
+        let packets: Vec<_> = times
+            .map(|time| PacketFacts {
+                dts: Some(time),
+                ..packet(time, false)
+            })
+            .into();
+        assert_eq!(leaps(&packets, MILLISECONDS), [2, 4]);
+        check_joints(&times, &[2], &[0, 40, 80, 120, 30_080]);
+        check_joints(&[0, 9_000_000, 0, 40], &[1], &[0, 40, 80, 120]);
     }
 
     #[test]

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::annotations::{AnnotationsError, CaptionRows, FailureRecord, StatusRow};
+use crate::annotations::{AnnotationsError, CaptionRows, FailureRecord, StatusRow, remove_shadows};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Flows, StatusTable};
 use crate::domain::id::FlowRunId;
 use crate::domain::plain_message::without_folders;
 use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::claims::{Claims, StatusRowDue};
+use crate::orchestrator::queue::FlowRunFilter;
 
 /// How long a row that could not be written is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -87,7 +88,12 @@ impl StatusRows {
                 let sequence = due.state_sequence;
                 let writing = spawn_blocking(move || {
                     let still_due = || runtime.block_on(is_still_due(orchestrator.as_ref(), &due));
-                    write(&due, place, &still_due)
+                    let is_written = write(&due, place, &still_due);
+                    if is_written {
+                        let is_free = || runtime.block_on(nothing_is_at_work(orchestrator.as_ref(), &due));
+                        clear(&due, place, &is_free);
+                    }
+                    is_written
                 });
                 (id, sequence, writing.await.unwrap_or(false))
             });
@@ -212,6 +218,39 @@ fn write(due: &StatusRowDue, place: Place, still_due: &dyn Fn() -> bool) -> bool
             // Deleted, replaced, taken by the app, or no database at all: the row is no longer this run's.
             debug!(flow_run_id = %id, %error, "The status row is no longer this run's.");
             true
+        }
+    }
+}
+
+/// Whether no run of the flow is at work on the video, as far as is known here.
+async fn nothing_is_at_work(orchestrator: &dyn Claims, due: &StatusRowDue) -> bool {
+    let run = &due.flow_run;
+    let filter = FlowRunFilter {
+        flow_name: Some(run.flow_name.clone()),
+        video_id: run.video_id.clone(),
+        state_types: vec![StateType::Pending, StateType::Running, StateType::Cancelling],
+        limit: 1,
+        before: None,
+    };
+    let at_work = orchestrator.list_flow_runs(filter).await;
+    at_work.is_ok_and(|runs| runs.is_empty())
+}
+
+/// Removes what the run's attempts have left in annotations.db, once no other one of it follows.
+fn clear(due: &StatusRowDue, place: Place, is_free: &dyn Fn() -> bool) {
+    let run = &due.flow_run;
+    let (Place::Table(table), Some(path), Some(_)) = (place, &run.db_path, due.ended_pid) else {
+        return;
+    };
+    if !run.state.state_type.is_final() {
+        return;
+    }
+    let id = run.flow_run_id;
+    match remove_shadows(path, table, due.database, is_free) {
+        Ok(0) => {}
+        Ok(tables) => info!(flow_run_id = %id, tables, "What a killed attempt has left in annotations.db was removed."),
+        Err(error) => {
+            debug!(flow_run_id = %id, %error, "What an attempt has left in annotations.db stays until the next one.");
         }
     }
 }

@@ -11,6 +11,7 @@ mod interop;
 pub mod judge;
 mod legacy;
 mod machines;
+mod notifying;
 pub mod proxy;
 mod queueing;
 mod runner;

@@ -11,7 +11,7 @@ use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
 use super::stranded::attention;
 use crate::domain::finding::Findings;
-use crate::domain::flow::{Flows, WorkQueue};
+use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
 use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool};
@@ -21,8 +21,9 @@ use crate::settings::prefect::{Credentials, PrefectSettings};
 /// How long the API may take for the first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The API and what is there for these flows, and what the machine with this home keeps of it.
-pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows) -> Findings {
+/// The API and what is there for these flows, and what the machine with this home keeps of it. `background_limit` is what this
+/// home's settings say, if they do.
+pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows, background_limit: Option<u32>) -> Findings {
     let mut findings = Findings::default();
     let client = match PrefectClient::new(prefect.clone()) {
         Ok(client) => client,
@@ -33,7 +34,7 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows) -> Fin
     };
     let local = known_workers(home, prefect).await;
     match answers(&client, &mut findings).await {
-        Ok(()) => at_server(&client, flows, &local, &mut findings).await,
+        Ok(()) => at_server(&client, flows, background_limit, &local, &mut findings).await,
         Err(error) => fault(&client, "prefect", &error, &mut findings),
     }
     the_journal(home, prefect, &mut findings).await;
@@ -49,10 +50,16 @@ async fn known_workers(home: &Path, prefect: &PrefectSettings) -> Vec<WorkerReco
     read_pool(&home).await.map(|pool| pool.workers).unwrap_or_default()
 }
 
-async fn at_server(client: &PrefectClient, flows: &Flows, local: &[WorkerRecord], findings: &mut Findings) {
+async fn at_server(
+    client: &PrefectClient,
+    flows: &Flows,
+    background_limit: Option<u32>,
+    local: &[WorkerRecord],
+    findings: &mut Findings,
+) {
     clock(client, findings);
     if !client.settings().runner_mode {
-        if let Err(error) = pool_at_server(client, local, findings).await {
+        if let Err(error) = pool_at_server(client, background_limit, local, findings).await {
             fault(client, "work pool", &error, findings);
         }
         if let Err(error) = queues_at_server(client, findings).await {
@@ -220,6 +227,7 @@ fn clock(client: &PrefectClient, findings: &mut Findings) {
 
 async fn pool_at_server(
     client: &PrefectClient,
+    background_limit: Option<u32>,
     local: &[WorkerRecord],
     findings: &mut Findings,
 ) -> Result<(), PrefectError> {
@@ -237,7 +245,15 @@ async fn pool_at_server(
     let limit = pool
         .concurrency_limit
         .map_or("any number of".to_owned(), |limit| limit.to_string());
-    let summary = format!("{}: {active} of {limit} slots taken, {waiting} waiting", pool.name);
+    // A server does not know of it: each machine holds its own runs to it.
+    let background_limit = background_limit.or_else(|| pool.concurrency_limit.map(default_background_limit));
+    let background = background_limit.map_or(String::new(), |limit| {
+        format!(" (at most {limit} by background runs of this machine)")
+    });
+    let summary = format!(
+        "{}: {active} of {limit} slots taken{background}, {waiting} waiting",
+        pool.name
+    );
     if pool.pool_type != "process" {
         findings.error(
             CHECK,

@@ -532,6 +532,7 @@ impl Courier {
                             message: line.message.chars().take(MAX_LOG_CHARACTERS).collect(),
                             timestamp,
                             flow_run_id: Some(id.as_uuid()),
+                            ..ApiLog::default()
                         },
                     ));
                 }

@@ -20,6 +20,7 @@ mod calling;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod conversion;
+mod elsewhere;
 mod feed;
 #[cfg_attr(
     not(feature = "worker"),
@@ -48,6 +49,8 @@ mod segment;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod server;
+#[cfg_attr(not(feature = "worker"), allow(dead_code, reason = "an application notifies nobody"))]
+mod states;
 mod steering;
 mod stranded;
 mod turns;
@@ -78,6 +81,8 @@ mod housekeeping;
 mod left_behind;
 #[cfg(feature = "worker")]
 mod listener;
+#[cfg(feature = "worker")]
+mod notifications;
 #[cfg(feature = "worker")]
 mod poller;
 #[cfg(feature = "worker")]
@@ -154,11 +159,6 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 #[cfg(feature = "worker")]
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often a follower of a run asks the server for news.
-const NEWS_INTERVAL: Duration = Duration::from_secs(2);
-/// The same where calls are counted; also what Prefect's own client does.
-const CLOUD_NEWS_INTERVAL: Duration = Duration::from_secs(5);
-
 /// The orchestrator over a Prefect API.
 pub struct PrefectOrchestrator {
     server: Arc<Server>,
@@ -166,6 +166,8 @@ pub struct PrefectOrchestrator {
     caller: Arc<Caller>,
     feed: Feed,
     lineage: Lineage,
+    #[cfg(feature = "worker")]
+    notifications: notifications::Notifications,
     #[cfg(feature = "worker")]
     working: Working,
     changes: AtomicI64,
@@ -188,6 +190,8 @@ impl PrefectOrchestrator {
             working: Working::new(&server, &journal, &caller),
             feed: Feed::new(server.clone(), journal.clone()),
             lineage: Lineage::new(server.clone(), journal.clone()),
+            #[cfg(feature = "worker")]
+            notifications: notifications::Notifications::new(server.clone(), journal.clone()),
             server,
             journal,
             caller,
@@ -203,11 +207,7 @@ impl PrefectOrchestrator {
 
     /// Counts how often the server may be asked for news.
     fn turns(&self) -> i64 {
-        let interval = if self.server.settings().is_cloud {
-            CLOUD_NEWS_INTERVAL
-        } else {
-            NEWS_INTERVAL
-        };
+        let interval = states::news_interval(self.server.settings());
         i64::try_from(self.started.elapsed().as_millis() / interval.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -431,16 +431,16 @@ impl Queue for PrefectOrchestrator {
     }
 }
 
-/// Of the runs that this home has queued or works on; the journal knows no others.
+/// Of all runs; see `notifications.rs`.
 #[cfg(feature = "worker")]
 #[async_trait]
 impl Notifications for PrefectOrchestrator {
     async fn notifications_due(&self, receiver: &str) -> Result<Due, OrchestratorError> {
-        self.journal.local.notifications_due(receiver).await
+        self.notifications.due(receiver).await
     }
 
     async fn notified(&self, receiver: &str, position: i64, problem: Option<String>) -> Result<(), OrchestratorError> {
-        self.journal.local.notified(receiver, position, problem).await
+        self.notifications.notified(receiver, position, problem).await
     }
 
     async fn not_notified(&self, receiver: &str, problem: String, wait: Duration) -> Result<(), OrchestratorError> {

@@ -359,7 +359,7 @@ impl Proposal {
 }
 
 /// A line of a run's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiLog {
     /// `prefect.flow_runs`.
     pub name: String,
@@ -371,6 +371,12 @@ pub struct ApiLog {
     pub timestamp: Timestamp,
     /// Its run.
     pub flow_run_id: Option<Uuid>,
+    /// Its own id, which the server gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// When the server noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
 }
 
 /// A task run.
@@ -419,4 +425,7 @@ pub struct ApiArtifact {
     pub metadata_: Option<Map<String, Value>>,
     /// When it was made.
     pub created: Timestamp,
+    /// Its run.
+    #[serde(default)]
+    pub flow_run_id: Option<Uuid>,
 }

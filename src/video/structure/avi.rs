@@ -8,6 +8,16 @@ pub(super) fn is_avi(head: &[u8]) -> bool {
     head.starts_with(b"RIFF") && head.get(8..12) == Some(b"AVI ")
 }
 
+/// What writers give too much: they count the file's own head, or fill up to a multiple that they then do not write.
+const SIZE_TOLERANCE_BYTES: u64 = 64;
+
+/// Where the file ends by its first size; `None` where that is the end of what is there, but for what writers are wrong by.
+/// Whether one of its chunks goes on behind the end is found by [`inspect`].
+pub(super) fn end(head: &[u8], length: u64) -> Option<u64> {
+    let end = 8 + u64::from(little_endian(head, 4)?);
+    (end > length + SIZE_TOLERANCE_BYTES).then_some(end)
+}
+
 /// Whether the header of an AVI chunk can be one: within `movi` a stream's (two digits and what it holds), an index's
 /// or one without content; elsewhere any four characters.
 fn is_avi_chunk(header: &[u8], is_in_movi: bool) -> bool {
@@ -48,6 +58,11 @@ pub(super) fn inspect(walk: &Walk<'_>) -> io::Result<Findings> {
         // The end of a recording that was broken off is libav's to tell.
         if !is_avi_chunk(&header, at < movi_end) || !is_entered && end > walk.length && riff_end <= walk.length {
             findings.breaks.push(Break::of_chain(at));
+            break;
+        }
+        // The size of the whole may be a few bytes too large, that of a chunk is not.
+        if !is_entered && end > walk.length {
+            findings.ends_within("chunk", at, end, walk.length);
             break;
         }
         match (kind, list) {

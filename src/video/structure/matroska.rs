@@ -148,11 +148,13 @@ pub(super) fn inspect(walk: &Walk<'_>, start: u64, end: Option<u64>) -> io::Resu
     #[expect(clippy::cast_precision_loss, reason = "a time in milliseconds")]
     let seconds = |ticks: i64| ticks as f64 * tick_ns / 1e9;
     let stated = duration_ticks.map(|ticks: f64| ticks * tick_ns / 1e9);
-    // A file of known size has had its length written once it was whole; its sound may be of another length.
+    // A file of known size has had its length written once it was whole; its sound may be of another length. In one of
+    // unknown size it was written before there was anything to measure: that it is reached tells that the end is there, that it
+    // is not tells nothing, since what breaks off does so within an element.
     let last = last_ticks
         .map(seconds)
         .filter(|_| end.is_none() && findings.breaks.is_empty());
-    findings.compare_length(stated, last);
+    findings.compare_announced_length(stated, last);
     Ok(findings)
 }
 

@@ -27,7 +27,7 @@ mod mpegts;
 mod ogg;
 mod walk;
 
-pub(super) use mpegts::lost_packets;
+pub(super) use mpegts::{clock_leaps, lost_packets};
 pub(super) use walk::{Findings, head_of};
 
 /// Whether the file is shorter than its own structure says, and in what words: libav takes a cut-off mp4 for one
@@ -40,7 +40,7 @@ pub(super) fn declared_end(file: &File) -> io::Result<Option<String>> {
     } else if matroska::is_matroska(&head) {
         matroska::segment(&head).and_then(|(_, end)| end)
     } else if avi::is_avi(&head) {
-        walk::little_endian(&head, 4).map(|size| 8 + u64::from(size))
+        avi::end(&head, length)
     } else {
         None
     };

@@ -59,16 +59,30 @@ pub(in crate::video) struct Findings {
 impl Findings {
     /// Compares what the file says of its length with the time of its last element.
     pub(super) fn compare_length(&mut self, stated_seconds: Option<f64>, last_seconds: Option<f64>) {
-        self.stated_seconds = stated_seconds.filter(|stated| *stated > 0.0 && stated.is_finite());
-        let (Some(stated), Some(last)) = (self.stated_seconds, last_seconds) else {
+        let Some(Lengths { stated, last }) = self.lengths(stated_seconds, last_seconds) else {
             return;
         };
         self.end_is_known = true;
-        if self.cut_off.is_none() && stated - last > LENGTH_TOLERANCE_SECONDS.max(stated / 100.0) {
+        if self.cut_off.is_none() && is_too_short(stated, last) {
             self.cut_off = Some(format!(
                 "it says that it is {stated:.1} s long, and ends at {last:.1} s"
             ));
         }
+    }
+
+    /// The same of a length that was written before the film was: it may be wrong, and proves nothing unless it is reached.
+    pub(super) fn compare_announced_length(&mut self, stated_seconds: Option<f64>, last_seconds: Option<f64>) {
+        if let Some(Lengths { stated, last }) = self.lengths(stated_seconds, last_seconds) {
+            self.end_is_known = !is_too_short(stated, last);
+        }
+    }
+
+    fn lengths(&mut self, stated_seconds: Option<f64>, last_seconds: Option<f64>) -> Option<Lengths> {
+        self.stated_seconds = stated_seconds.filter(|stated| *stated > 0.0 && stated.is_finite());
+        Some(Lengths {
+            stated: self.stated_seconds?,
+            last: last_seconds?,
+        })
     }
 
     /// An element that goes on behind the end of the file.
@@ -77,6 +91,16 @@ impl Findings {
             "it has {length} bytes and the {element} at byte {at} goes on to {end}"
         ));
     }
+}
+
+/// How long a film is in seconds, in its own words and by its last element.
+struct Lengths {
+    stated: f64,
+    last: f64,
+}
+
+fn is_too_short(stated_seconds: f64, last_seconds: f64) -> bool {
+    stated_seconds - last_seconds > LENGTH_TOLERANCE_SECONDS.max(stated_seconds / 100.0)
 }
 
 /// A way through a file.

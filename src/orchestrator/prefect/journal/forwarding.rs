@@ -1,7 +1,7 @@
 //! Runs of the journal that the server knows as well, and by which process it hears of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction};
@@ -62,6 +62,9 @@ pub(in crate::orchestrator) struct ClaimMark {
     pub(in crate::orchestrator) at: Option<Timestamp>,
 }
 
+/// The label of a run that says which receiver of notifications is told of it by the home that works on it.
+pub(in crate::orchestrator) const TOLD_TO: &str = "captionacc.told-to";
+
 /// The transition of an attempt that was taken for dead and goes on.
 const REVIVAL: &str = "Revived";
 
@@ -105,13 +108,19 @@ pub(in crate::orchestrator) struct ForwardedRun {
     pub(in crate::orchestrator) progress_artifact_id: Option<Uuid>,
 }
 
-/// Runs that the server knows as well.
+/// Runs that the server knows as well; and who is told of those that are claimed here, as soon as that is known.
 #[derive(Clone)]
-pub(in crate::orchestrator) struct Forwarding(Arc<LocalOrchestrator>);
+pub(in crate::orchestrator) struct Forwarding(Arc<LocalOrchestrator>, Arc<OnceLock<String>>);
 
 impl Forwarding {
-    pub(super) const fn of(local: Arc<LocalOrchestrator>) -> Self {
-        Self(local)
+    pub(super) fn of(local: Arc<LocalOrchestrator>) -> Self {
+        Self(local, Arc::default())
+    }
+
+    /// From now on, runs that are claimed say at the server that this receiver is told of them.
+    pub(in crate::orchestrator) fn tell_of_receiver(&self, mark: String) {
+        // A process has one.
+        let _ = self.1.set(mark);
     }
 
     /// Notes a run that was queued from this machine, so that its status row is kept while it waits.
@@ -241,6 +250,7 @@ impl Forwarding {
         context: RunContext,
         worker_name: String,
     ) -> Result<Claim, OrchestratorError> {
+        let receiver = self.1.get().cloned();
         self.0
             .change(move |transaction, peers| {
                 let own = peers.own()?;
@@ -255,12 +265,15 @@ impl Forwarding {
                         own.to_json(),
                     ),
                 )?;
-                let labels = serde_json::json!({
+                let mut labels = serde_json::json!({
                     "prefect.worker.name": worker_name,
                     "prefect.worker.type": "process",
                     "captionacc.attempt": claim.flow_run.attempt,
                     "captionacc.speaks": 1,
                 });
+                if let Some(receiver) = &receiver {
+                    labels[TOLD_TO] = serde_json::json!(receiver);
+                }
                 transaction.execute(
                     "INSERT INTO outbox (flow_run_id, kind, at, content) VALUES (?1, 'labels', ?2, ?3)",
                     (&key, now_ms(), labels.to_string()),
