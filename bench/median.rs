@@ -1,76 +1,88 @@
-//! How long the median of a caption's strips takes: made by decoding them, and of what is decoded already. Prints JSON.
+//! A part of bench/median.mjs: the median of the JPEG files of a folder, made with all cores, and how long it took.
 //!
-//! Usage: `median STRIPS WIDTH HEIGHT TURNS`
+//! Usage: `median FOLDER COPIES MEMORY_MEGABYTES`. Takes each picture COPIES times. Prints a line of JSON: seconds of the whole, from
+//! the JPEGs on; of one copy also what decoding takes alone, and the median of what is decoded already. Then it leaves in FOLDER
+//! what it decoded (`decoded.rgb`, picture after picture) and the median (`median.rgb`), for another program to compare.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use std::{fs, thread};
 
-use captionacc::picture::RgbPicture;
-use captionacc::video::{MedianLimits, decode_jpeg, encode_jpeg, median_of_jpegs, median_of_pictures};
+use captionacc::video::{MedianLimits, decode_jpeg, median_of_jpegs, median_of_pictures};
+use serde_json::json;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let numbers: Vec<u32> = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
-    let [strips, width, height, turns] = numbers[..] else {
-        return Err("give STRIPS WIDTH HEIGHT TURNS".into());
+    let mut arguments = std::env::args_os().skip(1);
+    let folder = PathBuf::from(arguments.next().ok_or("no folder given")?);
+    let mut number = || -> Result<usize, Box<dyn Error>> {
+        let argument = arguments.next().ok_or("give FOLDER COPIES MEMORY_MEGABYTES")?;
+        Ok(argument.to_string_lossy().parse()?)
     };
-    let threads = std::thread::available_parallelism()?.get();
-    let jpegs: Vec<Vec<u8>> = (0..strips)
-        .map(|number| encode_jpeg(&strip(number, width, height), 6))
+    let (copies, megabytes) = (number()?, number()?);
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
-    let pictures: Vec<Vec<u8>> = jpegs
-        .iter()
-        .take(200)
-        .map(|jpeg| decode_jpeg(jpeg).map(|picture| picture.data))
-        .collect::<Result<_, _>>()?;
-    for _ in 0..turns {
-        let mut report = serde_json::Map::new();
-        let started = Instant::now();
-        let median = median_of_pictures(&pictures, threads);
-        report.insert(
-            format!("median_of_{}_decoded_s", pictures.len()),
-            started.elapsed().as_secs_f64().into(),
-        );
-        for (name, memory_bytes) in [("in_memory_s", 512 << 20), ("counted_s", 0)] {
-            let started = Instant::now();
-            let whole = median_of_jpegs::<()>(
-                jpegs.len(),
-                MedianLimits {
-                    threads,
-                    // For counts of the whole picture, but not for all pictures.
-                    memory_bytes: memory_bytes.max(40 * (width * height * 3) as usize),
-                },
-                &AtomicBool::new(false),
-                &mut |range| Ok(jpegs[range].to_vec()),
-                &mut |_| {},
-            )?;
-            report.insert(name.to_owned(), started.elapsed().as_secs_f64().into());
-            assert!(
-                pictures.len() < jpegs.len() || whole.data == median,
-                "both ways are one"
-            );
-        }
-        println!("{}", serde_json::Value::Object(report));
+    files.retain(|file| file.extension().is_some_and(|suffix| suffix == "jpg"));
+    files.sort();
+    let jpegs: Vec<Vec<u8>> = files.iter().map(fs::read).collect::<Result<_, _>>()?;
+    let threads = thread::available_parallelism()?.get();
+
+    let started = Instant::now();
+    let median = median_of_jpegs::<()>(
+        jpegs.len() * copies,
+        MedianLimits {
+            threads,
+            memory_bytes: megabytes << 20,
+        },
+        &AtomicBool::new(false),
+        &mut |range| Ok(range.map(|place| jpegs[place % jpegs.len()].clone()).collect()),
+        &mut |_| {},
+    )?;
+    let whole = started.elapsed().as_secs_f64();
+    if copies > 1 {
+        println!("{}", json!({ "wholeSeconds": whole }));
+        return Ok(());
     }
+
+    let started = Instant::now();
+    let pictures = decoded(&jpegs, threads)?;
+    let decoding = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let of_decoded = median_of_pictures(&pictures, threads);
+    let medians = started.elapsed().as_secs_f64();
+    assert_eq!(median.data, of_decoded, "both ways are one");
+    fs::write(folder.join("decoded.rgb"), pictures.concat())?;
+    fs::write(folder.join("median.rgb"), median.data)?;
+    println!(
+        "{}",
+        json!({
+            "wholeSeconds": whole, "decodingSeconds": decoding, "medianSeconds": medians,
+            "width": median.width, "height": median.height,
+        })
+    );
     Ok(())
 }
 
-/// A slope of colours that moves, with noise: as hard to code as footage.
-fn strip(number: u32, width: u32, height: u32) -> RgbPicture {
-    let mut chance = fastrand::Rng::with_seed(u64::from(number));
-    let mut data = Vec::with_capacity((width * height * 3) as usize);
-    for y in 0..height {
-        for x in 0..width {
-            let slope = ((x + 3 * number) / 8 + y) % 200;
-            let noise = chance.u32(0..16);
-            data.extend(
-                [slope + noise, (slope / 2) + noise, 200 - slope + noise]
-                    .map(|value| u8::try_from(value).unwrap_or(255)),
-            );
-        }
+/// The pixels of all pictures, each thread its share.
+fn decoded(jpegs: &[Vec<u8>], threads: usize) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let shares: Vec<_> = thread::scope(|scope| {
+        let share = jpegs.len().div_ceil(threads).max(1);
+        let decoding: Vec<_> = jpegs
+            .chunks(share)
+            .map(|share| {
+                scope.spawn(move || {
+                    let pictures = share.iter().map(|jpeg| decode_jpeg(jpeg).map(|picture| picture.data));
+                    pictures.collect::<Result<Vec<_>, _>>()
+                })
+            })
+            .collect();
+        decoding.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    let mut pictures = Vec::with_capacity(jpegs.len());
+    for share in shares {
+        pictures.extend(share.map_err(|_| "a thread has panicked")??);
     }
-    RgbPicture { width, height, data }
+    Ok(pictures)
 }

@@ -6,17 +6,19 @@
 #   pipelines  both flows against the old pipeline, ffmpeg alone and decoding alone
 #   prefect    the Prefect orchestrator against bare calls and Prefect's own worker
 #   million    a queue of a million runs against an empty one
+#   sharing    runs side by side against runs one after the other
 #   ocr        time and error rate by kind of caption against RapidOCR
 #   dashboard  its pages over 100,000 runs against a bare endpoint; start, memory, CPU
+#   median     the median of a caption's strips against numpy's
 #   frames     what the web app waits for while a run's frames are swapped in
 . "$(dirname "$0")/../scripts/lib.sh"
 
 name="${1:-}"
 case "$name" in
-  queue | latency | pipelines | ocr | prefect | million | frames | dashboard) shift ;;
+  queue | latency | pipelines | ocr | prefect | million | frames | dashboard | median | sharing) shift ;;
   *)
     echo "error: no benchmark ${name:-given}" >&2
-    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:frames, bench:dashboard, bench:pipelines, bench:ocr or bench:prefect" >&2
+    echo "hint: npm run bench:queue, bench:latency, bench:million, bench:frames, bench:dashboard, bench:pipelines, bench:ocr, bench:median, bench:sharing or bench:prefect" >&2
     exit 1
     ;;
 esac
@@ -63,11 +65,16 @@ case "$name" in
     prepare_cargo
     cargo build --release --locked --no-default-features --features worker,addon-dependencies --example swap-frames >&2
     ;;
-  pipelines | ocr)
+  pipelines | ocr | median | sharing)
     need_packages ffmpeg fonts-noto-cjk
-    if [ "$name" = ocr ]; then
+    case "$name" in
+      ocr) example=read-pictures ;;
+      median) example=median ;;
+      *) example= ;;
+    esac
+    if [ -n "$example" ]; then
       prepare_cargo
-      cargo build --release --locked --no-default-features --features worker,addon-dependencies --example read-pictures >&2
+      cargo build --release --locked --no-default-features --features worker,addon-dependencies --example "$example" >&2
     fi
     CAPTIONACC_FILMS=$(bash scripts/fetch-films.sh)
     export CAPTIONACC_FILMS
