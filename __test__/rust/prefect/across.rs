@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::interop::queue_python;
 use super::machines::{Machine, is, queue_by_prefect, read, runs_on, until};
-use super::proxy::Proxy;
+use super::proxy::{Fault, Plan, Proxy};
 use super::server::{Server, prefect_command};
 use crate::studio::Studio;
 
@@ -351,7 +351,7 @@ fn a_retry_that_the_server_gives_in_answer_to_a_failure_is_offered_to_every_work
     let server = Server::shared();
     let script = "if [ -e \"$1/go\" ]; then exit 0; fi; : >\"$1/started\"; while [ ! -e \"$1/fail\" ]; do sleep 0.02; done; exit 1";
     let mut world = PrefectWorld::new(&server, &flow("second", script, "retries = 0"));
-    let machine = Machine::start(&world, "a");
+    let machine = Machine::start_with(&world, "a", &[]);
     let id = world.queue("second", &world.video(0));
     world.wait_for_file("started");
     until("it runs", || is(&read(&mut world, &id), "RUNNING"));
@@ -372,6 +372,33 @@ fn a_retry_that_the_server_gives_in_answer_to_a_failure_is_offered_to_every_work
     assert!(names.contains(&"AwaitingRetry"), "{names:?}");
     assert_eq!(names.iter().filter(|name| **name == "Pending").count(), 2, "{names:?}");
     machine.stop();
+}
+
+#[test]
+fn a_run_that_has_ended_and_can_not_be_told_of_is_not_taken_for_lost_by_its_own_worker() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, "retries = 0"));
+    let url = proxy.api_url();
+    let more = [("CAPTIONACC_LOST_AFTER_MS", "8000"), ("PREFECT_API_URL", url.as_str())];
+    let machine = Machine::start_with(&world, "a", &more);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    let completed = "\"type\":\"COMPLETED\"";
+    proxy.plan(Plan::on("POST", "/set_state", Fault::Stall).with_body(completed));
+    fs::write(world.path("go"), "").expect("written");
+    // Each try waits for longer than the one before: by the fourth it has been silent for longer than it may.
+    proxy.wait_for("it is told again and again", |exchanges| {
+        exchanges
+            .iter()
+            .filter(|exchange| exchange.body.contains(completed))
+            .count()
+            >= 4
+    });
+    proxy.calm();
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    machine.stop();
+    assert_eq!(world.state_types(&id), ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
 }
 
 #[test]

@@ -1,10 +1,21 @@
 //! The queue call at a real server: one request where it can be one, one run whatever happens on the way.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use captionacc::domain::flow::Flows;
+use captionacc::orchestrator::prefect::PrefectOrchestrator;
+use captionacc::orchestrator::queue::Queue;
+use captionacc::settings::prefect::PrefectSettings;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::end_to_end::{FINAL, PrefectWorld, flow};
+use super::foreign::runtime;
 use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::Server;
+use crate::conformance::new;
 use crate::studio::Studio;
 
 struct Bed {
@@ -128,4 +139,39 @@ fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_work
     worker.stop();
     let shown = as_app(&world, &["runs", "show", kept]);
     assert!(shown.contains(&id), "{shown}");
+}
+
+#[test]
+fn thirty_calls_at_once_beside_a_worker_that_works_through_them_are_all_queued() {
+    let server = Server::start(&[]);
+    let world = PrefectWorld::new(&server, "");
+    let mut settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
+    settings.work_pool.clone_from(&world.name);
+    settings.deployment_name.clone_from(&world.name);
+    let runtime = runtime();
+    let home = world.path("home");
+    let opened = PrefectOrchestrator::open(settings, &home, Flows::builtin());
+    let orchestrator = Arc::new(runtime.block_on(opened).expect("it opens"));
+    let worker = world.start_worker();
+    let (ids, mut took) = runtime.block_on(async {
+        let mut calls = JoinSet::new();
+        for number in 0..30 {
+            let orchestrator = orchestrator.clone();
+            // Their films are missing, so that they end at once, and the worker tells much of them.
+            let mut new = new(["full-frames", "crop-frames"][number % 2], &world.video(number));
+            new.patience = Some(Duration::from_mins(1));
+            calls.spawn(async move {
+                let called_at = Instant::now();
+                let queued = orchestrator.create_flow_run(new, Arc::default()).await;
+                (queued.expect("queued").flow_run_id, called_at.elapsed())
+            });
+        }
+        let all = calls.join_all().await;
+        let ids: BTreeSet<_> = all.iter().map(|(id, _)| *id).collect();
+        (ids, all.into_iter().map(|(_, took)| took).collect::<Vec<_>>())
+    });
+    took.sort_unstable();
+    println!("p50 {:?}, the slowest {:?}", took[15], took[29]);
+    assert_eq!(ids.len(), 30);
+    worker.stop();
 }

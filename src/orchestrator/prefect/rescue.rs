@@ -67,14 +67,10 @@ impl Rescue {
     async fn look(&self) -> Result<(), OrchestratorError> {
         let client = self.server.client();
         let names: Vec<&str> = self.server.flows().iter().map(|flow| flow.name.as_str()).collect();
-        let own: HashSet<Uuid> = self
-            .journal
-            .forwarding
-            .at_work()
-            .await?
-            .into_iter()
-            .map(|run| run.flow_run.flow_run_id.as_uuid())
-            .collect();
+        let at_work = self.journal.forwarding.at_work().await?;
+        let mut own: HashSet<Uuid> = at_work.iter().map(|run| run.flow_run.flow_run_id.as_uuid()).collect();
+        // What has ended here and was not told yet is at work there.
+        own.extend(self.journal.forwarding.with_mail().await?.iter().map(|id| id.as_uuid()));
         let mut held = held_runs(client, names.iter().copied()).await?;
         held.retain(|run| !own.contains(&run.id));
         let mut alarmed = alarmed_runs(client, names.iter().copied()).await?;
