@@ -58,20 +58,16 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<VideoSu
     let mut videos: Vec<VideoSummary> = Vec::new();
     for run in app.queue.list_flow_runs(filter).await? {
         let Some(video_id) = run.video_id.clone() else { continue };
-        match places.get(&video_id) {
+        let place = *places.entry(video_id.clone()).or_insert(videos.len());
+        if let Some(known) = videos.get_mut(place) {
             // Not each run names the film.
-            Some(&place) => {
-                let known: &mut VideoSummary = &mut videos[place];
-                known.file_name = known.file_name.take().or_else(|| file_name(&run));
-            }
-            None => {
-                places.insert(video_id.clone(), videos.len());
-                videos.push(VideoSummary {
-                    video_id,
-                    file_name: file_name(&run),
-                    newest_run: run,
-                });
-            }
+            known.file_name = known.file_name.take().or_else(|| file_name(&run));
+        } else {
+            videos.push(VideoSummary {
+                video_id,
+                file_name: file_name(&run),
+                newest_run: run,
+            });
         }
     }
     Ok(Json(videos))
