@@ -311,7 +311,6 @@ mod tests {
             data: body["data"].clone(),
             metadata_: body["metadata_"].as_object().cloned(),
             created: Timestamp::UNIX_EPOCH,
-            flow_run_id: None,
         })
         .expect("an artifact");
         assert_eq!(

@@ -425,7 +425,4 @@ pub struct ApiArtifact {
     pub metadata_: Option<Map<String, Value>>,
     /// When it was made.
     pub created: Timestamp,
-    /// Its run.
-    #[serde(default)]
-    pub flow_run_id: Option<Uuid>,
 }
