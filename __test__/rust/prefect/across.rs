@@ -40,6 +40,7 @@ fn prefect(world: &PrefectWorld, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
 fn request(world: &mut PrefectWorld, method: &str, path: &str, body: Value) -> Value {
     world
         .judge

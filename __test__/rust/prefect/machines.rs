@@ -182,7 +182,10 @@ fn the_run_of_a_lost_machine_runs_elsewhere_by_itself_as_a_further_attempt() {
     assert_eq!(read(&mut world, &id)["labels"]["captionacc.attempt"], 2);
     fs::write(world.path("go"), "").expect("written");
     assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
-    assert_eq!(world.state_types(&id), AT_THE_SECOND_ATTEMPT);
+    let mut states = world.state_types(&id);
+    // The server's automation, made for 90 s, may be first.
+    states.retain(|state| state != "CRASHED");
+    assert_eq!(states, AT_THE_SECOND_ATTEMPT);
     assert_eq!(world.slots(), 0);
     second.stop();
 }

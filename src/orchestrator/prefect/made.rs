@@ -45,7 +45,6 @@ struct Entry {
 
 /// The result of a completed run: what `run_deployment` returns, and what other machines read. One that the server does not take as a
 /// result would let the run be run again.
-#[cfg(feature = "worker")]
 pub(super) fn result(message: Option<&str>, made: &[Made]) -> Value {
     let assets: Map<String, Value> = made
         .iter()

@@ -48,7 +48,6 @@ impl MadeHere {
     }
 
     /// What a run has made of which the server has not heard.
-    #[cfg(feature = "worker")]
     pub(in crate::orchestrator) async fn untold(&self, run: FlowRunId) -> Result<Vec<Made>, OrchestratorError> {
         let which = "version IN (SELECT json_extract(content, '$.version') FROM outbox
                                  WHERE outbox.flow_run_id = ?1 AND kind = 'asset') ORDER BY version";
