@@ -78,6 +78,10 @@ name: string,
  */
 concurrencyLimit: number, 
 /**
+ * Of these, runs of the queue `background` at once: the rest is kept for those that a person waits for.
+ */
+backgroundLimit: number, 
+/**
  * Whether claims stand still.
  */
 isPaused: boolean, 

@@ -147,6 +147,14 @@ export function End({ reached }: { reached: () => void }): JSX.Element {
   return <div ref={end} class="end" />;
 }
 
+/** Scrolls a list until what is pressed in it is seen; the page itself stays where it is. */
+export function showPressed(box: HTMLElement): void {
+  const row = box.querySelector<HTMLElement>('[aria-pressed="true"]')?.parentElement;
+  if (!row) return;
+  const isSeen = row.offsetTop >= box.scrollTop && row.offsetTop + row.offsetHeight <= box.scrollTop + box.clientHeight;
+  if (!isSeen) box.scrollTop = row.offsetTop - box.clientHeight / 3;
+}
+
 /** A frame of a video, if there is one. */
 export function Thumbnail({ videoId, at = 100 }: { videoId: string; at?: number }): JSX.Element {
   const [isMissing, setMissing] = useState(false);

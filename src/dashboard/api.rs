@@ -66,6 +66,8 @@ pub(super) struct Pool {
     pub(super) name: String,
     /// Runs at once.
     pub(super) concurrency_limit: u32,
+    /// Of these, runs of the queue `background` at once: the rest is kept for those that a person waits for.
+    pub(super) background_limit: u32,
     /// Whether claims stand still.
     pub(super) is_paused: bool,
     /// Runs that hold a slot.
@@ -172,6 +174,7 @@ impl Pool {
         Self {
             name: pool.name,
             concurrency_limit: pool.concurrency_limit,
+            background_limit: pool.background_limit,
             is_paused: pool.is_paused,
             active: pool.active,
             waiting: pool

@@ -6,7 +6,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { Caption, Frames } from '../api.js';
 import { address } from '../client.js';
 import { count, moment } from '../format.js';
-import { End } from '../parts.js';
+import { End, showPressed } from '../parts.js';
 import { query } from '../router.js';
 import { kindOf, textOf, type Kind } from '../timeline.js';
 
@@ -75,12 +75,7 @@ export function CaptionList({ video, captions, current, rateHz, go }: ListProps)
   }, [place]);
   const list = useRef<HTMLOListElement>(null);
   useEffect(() => {
-    const box = list.current;
-    const row = box?.querySelector<HTMLElement>('[aria-pressed="true"]')?.parentElement;
-    if (!box || !row) return;
-    // The page itself stays where it is.
-    const isSeen = row.offsetTop >= box.scrollTop && row.offsetTop + row.offsetHeight <= box.scrollTop + box.clientHeight;
-    if (!isSeen) box.scrollTop = row.offsetTop - box.clientHeight / 3;
+    if (list.current) showPressed(list.current);
   }, [place, from]);
   const numbers = useMemo(() => {
     const of = (kind: Kind) => captions.filter((caption) => kindOf(caption) === kind).length;

@@ -8,7 +8,7 @@ import { address, problemOf, read } from '../client.js';
 import { count, moment, percent } from '../format.js';
 import { useKeys } from '../keys.js';
 import { linesOf } from '../lines.js';
-import { End, Loading, ProblemNote } from '../parts.js';
+import { End, Loading, ProblemNote, showPressed } from '../parts.js';
 import { query, setQuery } from '../router.js';
 
 type Shows = 'lines' | 'boxes' | 'none';
@@ -64,6 +64,10 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
     const place = shown.findIndex((frame) => frame.frameIndex === at?.frameIndex);
     choose(shown[Math.max(0, place + by)]);
   };
+  const list = useRef<HTMLOListElement>(null);
+  useEffect(() => {
+    if (list.current) showPressed(list.current);
+  }, [at?.frameIndex]);
   useKeys({ ArrowLeft: () => step(-1), ArrowRight: () => step(1) });
   const source = (frame: FullFrame) => address('/api/video/frame.jpg', { id: video, at: frame.frameIndex, v: frames.version });
   return (
@@ -102,7 +106,7 @@ export function FullFrames({ video, pictures, frames }: Props): JSX.Element {
         <Loading />
       )}
       {isSearched && found.matches.length === 0 ? <p class="quiet">No frame has this text.</p> : null}
-      <ol class="sheet" aria-label="Contact sheet">
+      <ol class="sheet" aria-label="Contact sheet" ref={list}>
         {shown.map((frame) => (
           <li key={frame.frameIndex}>
             <button type="button" data-row aria-pressed={frame.frameIndex === at?.frameIndex} onClick={() => choose(frame)}>

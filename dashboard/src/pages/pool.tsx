@@ -64,7 +64,15 @@ export function PoolPage(): JSX.Element {
         {pool.waiting.map((queue) => (
           <div key={queue.queue}>
             <dt>{queue.queue}</dt>
-            <dd>{count(queue.count, 'run')} waiting</dd>
+            <dd>
+              {count(queue.count, 'run')} waiting
+              {queue.queue === 'background' && pool.backgroundLimit < pool.concurrencyLimit ? (
+                <small class="quiet" title="The other slots are kept for runs that a person waits for">
+                  {' '}
+                  at most {pool.backgroundLimit} at once
+                </small>
+              ) : null}
+            </dd>
           </div>
         ))}
         {mayChange() ? (
