@@ -22,7 +22,7 @@ await withFolder(async (folder) => {
   process.chdir(folder);
   useHome(join(folder, 'home'));
   const orchestrator = await import('@captionacc/orchestrator');
-  const [clip] = await clips(options.seconds);
+  const [clip] = await clips(options.seconds, 1);
   const report = await Report.begin('sharing', options, ['runs', 'each, from its start', 'a person waits', 'until all have ended']);
 
   /** Runs of flows, of a video each, queued one after the other; a pause before one is `{ wait }`. */

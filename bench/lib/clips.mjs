@@ -110,13 +110,13 @@ function joined(filter) {
   return `${each.join(';')};${films.map((_, input) => `[v${input}]`).join('')}concat=n=${films.length}[out]`;
 }
 
-/** The clips, made where they are missing: `{ name, path, width, height, crop, seconds }`. */
-export async function clips(seconds) {
+/** The clips, or the first ones of them, made where they are missing: `{ name, path, width, height, crop, seconds }`. */
+export async function clips(seconds, count = kinds.length) {
   const folder = join(cache, 'clips');
   await mkdir(folder, { recursive: true });
   const text = await subtitles(seconds);
   const made = [];
-  for (const kind of kinds) {
+  for (const kind of kinds.slice(0, count)) {
     const style = 'Fontname=Noto Sans CJK SC,Fontsize=16,Outline=1,MarginV=16';
     const filter = `setpts=N/${kind.rate}/TB,subtitles=captions.srt:force_style='${style}'`;
     const recipe = JSON.stringify([kind, filter, seconds, text, films]);

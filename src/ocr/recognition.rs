@@ -17,8 +17,8 @@ const COLUMNS_A_STEP: usize = 8;
 const MIN_WIDTH: usize = 64;
 /// Longer texts are squeezed: a step's cost grows with the number of steps.
 const MAX_WIDTH: usize = 4096;
-/// Texts whose mean probability is lower are dropped.
-const TEXT_THRESHOLD: f32 = 0.5;
+/// Texts whose mean probability is lower are dropped: captions of 13 pixels and faint ones are read with more than 0.85.
+const TEXT_THRESHOLD: f32 = 0.7;
 /// The same for texts of one or two characters: in leaves, wheels and faces the model sees a letter or a digit, and is less sure
 /// of it than of a real one.
 const SHORT_TEXT_THRESHOLD: f32 = 0.85;
