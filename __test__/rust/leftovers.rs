@@ -22,7 +22,8 @@ fn the_tables_of_an_attempt_that_was_killed_are_removed_by_the_worker_and_no_oth
     // Another flow's, which may have a run at work elsewhere: it is not for this one to remove.
     let of_another = "captionacc_0123abcd_full_frames";
     let table = format!("CREATE TABLE {of_another} AS SELECT * FROM full_frames");
-    studio.app.execute_batch(&table).expect("written");
+    let many = "UPDATE video_preferences SET index_framerate_hz = 1000";
+    studio.app.execute_batch(&format!("{table}; {many}")).expect("written");
     let killed = loop {
         // Strips enough that they are filled in over several transactions.
         let run = world.queue(
@@ -45,7 +46,7 @@ fn the_tables_of_an_attempt_that_was_killed_are_removed_by_the_worker_and_no_oth
         if is_held {
             break run;
         }
-        world.wait_for(run, StateName::Completed);
+        assert_eq!(world.run(run).state.name, StateName::Completed, "it was too quick");
     };
     kill(world.run(killed).pid.expect("it runs"), Signal::KILL);
     world.wait_until("it has ended", || world.run(killed).state.state_type.is_final());

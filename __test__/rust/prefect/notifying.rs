@@ -30,6 +30,22 @@ fn another_home(world: &PrefectWorld, folder: &Path, config: &str, receiver: &Re
     Worker::spawn(command)
 }
 
+/// From now on the receiver hears of what happens from this home: as from when a worker starts.
+fn begin(world: &PrefectWorld, server: &Server, folder: &Path, receiver: &Receiver) {
+    let mut settings = PrefectSettings::new(server.api_url(), "test").expect("an address");
+    settings.work_pool.clone_from(&world.name);
+    settings.deployment_name.clone_from(&world.name);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let opened = PrefectOrchestrator::open(settings, &folder.join("home"), Flows::builtin()).await;
+        let begun = opened.expect("opens").notifications_due(&receiver.url).await;
+        assert!(begun.expect("begins").notifications.is_empty());
+    });
+}
+
 fn wait_until(receiver: &Receiver, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -54,20 +70,7 @@ fn a_receiver_is_told_once_of_every_state_whichever_home_works_on_a_run() {
     let mut world = PrefectWorld::new(&server, &hello);
     // The home that tells of all runs; it can work on none of them.
     let teller = tempfile::tempdir().expect("a folder");
-    let mut settings = PrefectSettings::new(server.api_url(), "test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        // As a worker does when it starts.
-        let home = teller.path().join("home");
-        let opened = PrefectOrchestrator::open(settings, &home, Flows::builtin()).await;
-        let begun = opened.expect("opens").notifications_due(&receiver.url).await;
-        assert!(begun.expect("begins").notifications.is_empty());
-    });
+    begin(&world, &server, teller.path(), &receiver);
     let telling = another_home(&world, teller.path(), "", &receiver);
 
     // Worked on by a home that tells nobody.
@@ -91,6 +94,7 @@ fn a_receiver_is_told_once_of_every_state_whichever_home_works_on_a_run() {
 
     // Worked on by a home that tells the same receiver.
     let other = tempfile::tempdir().expect("a folder");
+    begin(&world, &server, other.path(), &receiver);
     let working = another_home(&world, other.path(), &hello, &receiver);
     let second: FlowRunId = world.queue("hello", &world.video(1)).parse().expect("an id");
     world.wait(&second.to_string(), &FINAL);

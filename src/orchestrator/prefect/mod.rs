@@ -107,7 +107,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+#[cfg(feature = "worker")]
+use std::time::Duration;
+use std::time::Instant;
 
 use async_trait::async_trait;
 #[cfg(feature = "worker")]

@@ -261,5 +261,6 @@ fn row_of(receiver: &str) -> String {
 /// The receiver, for a label that everybody at the server can read: an address may hold a password.
 fn mark_of(receiver: &str) -> String {
     let digest = digest::digest(&digest::SHA256, receiver.as_bytes());
-    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let first = digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
+    format!("{:016x}", u64::from_be_bytes(*first))
 }
