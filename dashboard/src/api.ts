@@ -661,7 +661,11 @@ assets: Asset[],
 /**
  * Keys of those that a run can make anew.
  */
-runnable: Array<string>, };
+runnable: Array<string>, 
+/**
+ * Older ones that are not among them.
+ */
+leftOut: number, };
 
 /**
  * A request to make stale assets anew.

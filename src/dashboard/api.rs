@@ -580,6 +580,8 @@ pub(super) struct LineagePage {
     pub(super) assets: Vec<Asset>,
     /// Keys of those that a run can make anew.
     pub(super) runnable: Vec<String>,
+    /// Older ones that are not among them.
+    pub(super) left_out: usize,
 }
 
 /// A request to make stale assets anew.

@@ -17,6 +17,9 @@ use crate::annotations::reading::{Layout, Reader};
 use crate::domain::asset::{Asset, LineageOf};
 use crate::domain::error::OrchestratorError;
 
+/// Most assets of a page of all: a graph of more is none that anybody could read.
+const MOST_ASSETS: u32 = 2_000;
+
 /// Of which video; none: of all.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -31,7 +34,14 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<LineageQuery>,
 ) -> Result<Json<LineagePage>, Fault> {
-    let mut assets = assets(&app, query.video.as_deref()).await?;
+    let which = query.video.map_or(LineageOf::Newest(MOST_ASSETS), LineageOf::Video);
+    let is_all = which == LineageOf::Newest(MOST_ASSETS);
+    let mut assets: Vec<Asset> = app.queue.read_lineage_of(which).await?.assets.into_values().collect();
+    let left_out = if is_all {
+        app.queue.count_assets().await?.saturating_sub(assets.len())
+    } else {
+        0
+    };
     if query.layouts {
         compare_layouts(&app, &mut assets).await;
     }
@@ -42,6 +52,7 @@ pub(super) async fn show(
     Ok(Json(LineagePage {
         runnable: runnable.collect(),
         assets,
+        left_out,
     }))
 }
 

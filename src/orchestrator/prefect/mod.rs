@@ -366,6 +366,10 @@ impl Queue for PrefectOrchestrator {
         self.journal.local.read_lineage_of(which).await
     }
 
+    async fn count_assets(&self) -> Result<usize, OrchestratorError> {
+        self.journal.local.count_assets().await
+    }
+
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
         self.caller.work_pool().await
     }
