@@ -2,7 +2,7 @@
 // costing the application anything.
 
 import { once } from 'node:events';
-import { createServer, type IncomingMessage } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 
@@ -42,13 +42,13 @@ const stored = () => (sql(path.join(home, 'queue.db'), 'SELECT traceparent FROM 
 async function collector(answers: boolean): Promise<{ address: string; spans: Promise<Record<string, unknown>[]> }> {
   const server = createServer();
   const spans = (async () => {
-    const [request] = (await once(server, 'request')) as [IncomingMessage];
+    const [request, response] = (await once(server, 'request')) as [IncomingMessage, ServerResponse];
     let text = '';
     for await (const chunk of request.setEncoding('utf8')) text += String(chunk);
+    if (answers) response.end('{}');
     const { resourceSpans } = JSON.parse(text) as { resourceSpans: { scopeSpans: { spans: Record<string, unknown>[] }[] }[] };
     return resourceSpans.flatMap((resource) => resource.scopeSpans).flatMap((scope) => scope.spans);
   })();
-  if (answers) server.on('request', (_, response) => response.end('{}'));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   afterTest(() => {

@@ -27,7 +27,7 @@ import {
   withFolder,
 } from './lib/harness.mjs';
 
-const options = numberOptions({ runs: 100_000, videos: 500, turns: 300, starts: 20, 'idle-seconds': 30 });
+const options = numberOptions({ runs: 100_000, videos: 25_000, turns: 300, starts: 20, 'idle-seconds': 30 });
 const TOKEN = 'a token of the benchmark';
 /** Milliseconds, megabytes and a share of a processor: issue 12. */
 const TARGETS = { runs: 50, lineage: 300, start: 300, megabytes: 20, share: 0.001 };

@@ -1142,6 +1142,7 @@ fn the_assets_of_a_video_and_of_a_run_are_read_as_they_stand_in_the_whole() {
         // What the model was made from is made anew.
         run_once(&subject, "full-frames", vec![frames]).await;
         let whole = subject.read_lineage().await.expect("reads");
+        assert_eq!(subject.count_assets().await.expect("reads"), whole.assets.len());
         assert_eq!(stale(whole.clone()), ["models://m"]);
         let of_video = LineageOf::Video("v1".to_owned());
         let of_run = LineageOf::Run(whole.assets["models://m"].flow_run_id);
@@ -1152,6 +1153,7 @@ fn the_assets_of_a_video_and_of_a_run_are_read_as_they_stand_in_the_whole() {
             ),
             (of_run, vec!["annotations://v10/full_frames", "data://d", "models://m"]),
             (LineageOf::Video("nobody".to_owned()), vec![]),
+            (LineageOf::Newest(1), vec!["annotations://v1/full_frames"]),
         ] {
             let found = subject.read_lineage_of(which.clone()).await.expect("reads");
             assert_eq!(found.assets.keys().collect::<Vec<_>>(), keys);

@@ -741,7 +741,11 @@ runnable: Array<string>,
 /**
  * What is not shown and why: what other machines have made, while the server does not answer.
  */
-notice: string | null, };
+notice: string | null, 
+/**
+ * Older ones that are not among them.
+ */
+leftOut: number, };
 
 /**
  * A request to make stale assets anew.

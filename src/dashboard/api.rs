@@ -647,6 +647,8 @@ pub(super) struct LineagePage {
     pub(super) runnable: Vec<String>,
     /// What is not shown and why: what other machines have made, while the server does not answer.
     pub(super) notice: Option<String>,
+    /// Older ones that are not among them.
+    pub(super) left_out: usize,
 }
 
 /// A request to make stale assets anew.

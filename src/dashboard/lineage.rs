@@ -14,8 +14,11 @@ use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
 use crate::annotations::reading::{Layout, Reader};
-use crate::domain::asset::{Asset, LineageOf, is_found};
+use crate::domain::asset::{Asset, AssetLineage, LineageOf, is_found};
 use crate::domain::error::OrchestratorError;
+
+/// Most assets of a page of all: a graph of more is none that anybody could read.
+const MOST_ASSETS: u32 = 2_000;
 
 /// Of which video; none: of all.
 #[derive(Debug, Default, Deserialize)]
@@ -31,7 +34,15 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<LineageQuery>,
 ) -> Result<Json<LineagePage>, Fault> {
-    let (mut assets, notice) = assets_and_notice(&app, query.video.as_deref()).await?;
+    let which = query.video.map_or(LineageOf::Newest(MOST_ASSETS), LineageOf::Video);
+    let is_all = which == LineageOf::Newest(MOST_ASSETS);
+    let AssetLineage { assets, notice } = app.queue.read_lineage_of(which).await?;
+    let mut assets: Vec<Asset> = assets.into_values().collect();
+    let left_out = if is_all {
+        app.queue.count_assets().await?.saturating_sub(assets.len())
+    } else {
+        0
+    };
     if query.layouts {
         compare_layouts(&app, &mut assets).await;
     }
@@ -43,24 +54,17 @@ pub(super) async fn show(
         runnable: runnable.collect(),
         assets,
         notice,
+        left_out,
     }))
 }
 
 /// The assets of a video, with what they were made from; of all videos, if none is named.
 pub(super) async fn assets(app: &App, video_id: Option<&str>) -> Result<Vec<Asset>, OrchestratorError> {
-    Ok(assets_and_notice(app, video_id).await?.0)
-}
-
-/// The same, and what is not shown.
-async fn assets_and_notice(
-    app: &App,
-    video_id: Option<&str>,
-) -> Result<(Vec<Asset>, Option<String>), OrchestratorError> {
     let lineage = match video_id {
         Some(video_id) => app.queue.read_lineage_of(LineageOf::Video(video_id.to_owned())).await?,
         None => app.queue.read_lineage().await?,
     };
-    Ok((lineage.assets.into_values().collect(), lineage.notice))
+    Ok(lineage.assets.into_values().collect())
 }
 
 /// Whether a run makes it anew.

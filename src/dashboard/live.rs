@@ -43,6 +43,8 @@ pub(super) struct Message {
 pub(super) struct Hub {
     queue: Arc<dyn Queue>,
     interval: Duration,
+    /// The same while no run holds a slot: there is no progress to be shown.
+    idle_interval: Duration,
     /// Tells the messages of this start from those of another.
     boot: String,
     shared: Mutex<Shared>,
@@ -78,12 +80,14 @@ pub(super) struct Listener {
 }
 
 impl Hub {
-    /// A hub that looks at `queue` every `interval` while somebody listens; [`Hub::run`] does it.
-    pub(super) fn new(queue: Arc<dyn Queue>, interval: Duration) -> Arc<Self> {
+    /// A hub that looks at `queue` every `interval` while somebody listens, every `idle_interval` while nothing runs; [`Hub::run`]
+    /// does it.
+    pub(super) fn new(queue: Arc<dyn Queue>, interval: Duration, idle_interval: Duration) -> Arc<Self> {
         let (sender, _) = broadcast::channel(KEPT);
         Arc::new(Self {
             queue,
             interval,
+            idle_interval,
             boot: Uuid::new_v4().simple().to_string(),
             shared: Mutex::new(Shared {
                 sender,
@@ -157,7 +161,11 @@ impl Hub {
                     self.tell_away(&error, delivery.map(Delivery::from));
                 }
             }
-            tokio::time::sleep(self.interval).await;
+            let is_idle = seen
+                .overview
+                .as_ref()
+                .is_some_and(|overview| overview.active.is_empty());
+            tokio::time::sleep(if is_idle { self.idle_interval } else { self.interval }).await;
         }
     }
 
@@ -485,7 +493,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn two_hundred_open_pages_are_one_reader_of_the_store() {
         let queue = Arc::new(Restless::default());
-        let hub = Hub::new(queue.clone(), Duration::from_millis(1));
+        let hub = Hub::new(queue.clone(), Duration::from_millis(1), Duration::from_millis(1));
         let mut pages: Vec<Listener> = (0..200).map(|_| hub.listen(None, None)).collect();
         let looking = tokio::spawn(Arc::clone(&hub).run());
         let mut heard = 0;
@@ -515,7 +523,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn nobody_looks_while_no_page_is_open() {
         let queue = Arc::new(Restless::default());
-        let hub = Hub::new(queue.clone(), Duration::from_millis(1));
+        let hub = Hub::new(queue.clone(), Duration::from_millis(1), Duration::from_millis(1));
         let looking = tokio::spawn(Arc::clone(&hub).run());
         for _ in 0..100 {
             tokio::task::yield_now().await;

@@ -58,6 +58,8 @@ const MIN_TOKEN_LENGTH: usize = 16;
 const MAX_BODY_BYTES: usize = 256 << 10;
 /// How often the store is looked at while a page is open; a server of Prefect's, and its cloud, which counts, less often.
 const EMBEDDED_INTERVAL: Duration = Duration::from_millis(250);
+/// While nothing runs there is no progress, and a run that begins is soon enough seen.
+const EMBEDDED_IDLE_INTERVAL: Duration = Duration::from_millis(500);
 const PREFECT_INTERVAL: Duration = Duration::from_secs(2);
 const CLOUD_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -129,14 +131,14 @@ impl Dashboard {
                 format!("the address cannot be listened on: {error}; give another, or port 0 for a free one"),
             )
         })?;
-        let interval = match (settings.orchestrator, &settings.prefect) {
-            (OrchestratorChoice::Embedded, _) => EMBEDDED_INTERVAL,
-            (OrchestratorChoice::Prefect, Some(prefect)) if prefect.is_cloud => CLOUD_INTERVAL,
-            (OrchestratorChoice::Prefect, _) => PREFECT_INTERVAL,
+        let (interval, idle_interval) = match (settings.orchestrator, &settings.prefect) {
+            (OrchestratorChoice::Embedded, _) => (EMBEDDED_INTERVAL, EMBEDDED_IDLE_INTERVAL),
+            (OrchestratorChoice::Prefect, Some(prefect)) if prefect.is_cloud => (CLOUD_INTERVAL, CLOUD_INTERVAL),
+            (OrchestratorChoice::Prefect, _) => (PREFECT_INTERVAL, PREFECT_INTERVAL),
         };
         let noted = Noted::write(&settings.home, address, options.read_only);
         let about = about(&settings, queue.as_ref(), options.read_only);
-        let hub = Hub::new(Arc::clone(&queue), interval);
+        let hub = Hub::new(Arc::clone(&queue), interval, idle_interval);
         let has_given_token = options.token.is_some();
         let token = options.token.map_or_else(Token::generate, Token::given);
         let guard = Arc::new(Guard::new(address, options.hosts, token.clone(), options.read_only));

@@ -27,7 +27,7 @@ const PAGE: u32 = 50;
 const MAX_PAGE: u32 = 500;
 /// So many runs are read at once to look for a text, and so many at all before the page asks again.
 const TEXT_BATCH: u32 = 500;
-const MAX_TEXT_SCAN: u32 = 5_000;
+const MAX_TEXT_SCAN: u32 = 2_000;
 /// Most runs that one request changes.
 const MAX_BULK: usize = 500;
 

@@ -90,6 +90,8 @@ pub enum LineageOf {
     Video(String),
     /// Made or found by this run.
     Run(FlowRunId),
+    /// So many that were made last.
+    Newest(u32),
 }
 
 /// Every asset, by key.
@@ -126,6 +128,14 @@ impl AssetLineage {
         let mut wanted: BTreeSet<String> = match which {
             LineageOf::Run(id) => {
                 self.assets.retain(|_, asset| asset.flow_run_id == *id);
+                return self;
+            }
+            LineageOf::Newest(most) => {
+                let mut versions: Vec<i64> = self.assets.values().map(|asset| asset.version).collect();
+                versions.sort_unstable_by(|one, other| other.cmp(one));
+                if let Some(oldest) = versions.into_iter().take(*most as usize).next_back() {
+                    self.assets.retain(|_, asset| asset.version >= oldest);
+                }
                 return self;
             }
             LineageOf::Video(id) => {
@@ -258,6 +268,8 @@ mod tests {
             ["annotations://a/full_frames", "models://m", "video://a"]
         );
         assert_eq!(keys(LineageOf::Run(run)), ["other://o"]);
+        assert_eq!(keys(LineageOf::Newest(2)), ["models://m", "other://o"]);
+        assert_eq!(keys(LineageOf::Newest(9)).len(), assets.len());
     }
 
     #[test]

@@ -77,7 +77,7 @@ export function LineagePage(): JSX.Element {
             <input type="checkbox" checked={isStaleOnly} onChange={(event) => setQuery({ stale: event.currentTarget.checked ? '1' : null })} /> only what is stale
           </label>
           <span class="quiet" role="status">
-            {found ? `${count(found.assets.length, 'asset')}, ${stale.length} stale` : ''}
+            {found ? `${count(found.assets.length, 'asset')}, ${stale.length} stale${found.leftOut > 0 ? `; ${count(found.leftOut, 'older one')} left out` : ''}` : ''}
           </span>
           {video === null ? null : <a href={videoPlace(video)}>to the video</a>}
         </form>

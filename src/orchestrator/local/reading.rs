@@ -243,9 +243,10 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
 /// Some of them. What they were made from is read along, because it tells whether they are stale; nothing else is.
 pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Result<AssetLineage, Fault> {
     let transaction = connection.transaction()?;
-    let (run, film, prefix) = match which {
-        LineageOf::Run(id) => (Some(id.to_string()), None, None),
-        LineageOf::Video(id) => (None, Some(video(id)), Some(annotations(id, ""))),
+    let (run, film, prefix, since) = match which {
+        LineageOf::Run(id) => (Some(id.to_string()), None, None, None),
+        LineageOf::Video(id) => (None, Some(video(id)), Some(annotations(id, "")), None),
+        LineageOf::Newest(most) => (None, None, None, Some(version_of_newest(&transaction, *most)?)),
     };
     // The first text that comes after all that begin so.
     let end = prefix
@@ -256,10 +257,11 @@ pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Resu
              SELECT key FROM asset_materialization WHERE flow_run_id = ?1 AND is_newest = 1
              UNION ALL SELECT key FROM asset_materialization WHERE key = ?2 AND is_newest = 1
              UNION ALL SELECT key FROM asset_materialization WHERE key >= ?3 AND key < ?4 AND is_newest = 1
+             UNION ALL SELECT key FROM asset_materialization WHERE version >= ?5 AND is_newest = 1
              UNION SELECT made.key FROM wanted
                CROSS JOIN asset_upstream AS upstream ON upstream.key = wanted.key
                CROSS JOIN asset_materialization AS made ON made.version = upstream.materialization_version
-               WHERE made.is_newest = 1 AND ?1 IS NULL),
+               WHERE made.is_newest = 1 AND ?3 IS NOT NULL),
            needed (key) AS (
              SELECT key FROM wanted
              UNION SELECT upstream.key FROM needed
@@ -267,8 +269,28 @@ pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Resu
                CROSS JOIN asset_upstream AS upstream ON upstream.materialization_version = made.version)
          SELECT made.version, made.key, flow_run_id, flow_name, metadata, at
          FROM needed CROSS JOIN asset_materialization AS made ON made.key = needed.key AND made.is_newest = 1";
-    let read = assets(&transaction, newest, (run, film, prefix, end))?;
+    let read = assets(&transaction, newest, (run, film, prefix, end, since))?;
     Ok(AssetLineage::new(read).of(which))
+}
+
+/// The version of the last of so many assets that were made last.
+fn version_of_newest(transaction: &Transaction<'_>, most: u32) -> Result<i64, Fault> {
+    Ok(transaction
+        .prepare_cached(
+            "SELECT coalesce(min(version), 0) FROM (
+               SELECT version FROM asset_materialization WHERE is_newest = 1 ORDER BY version DESC LIMIT ?1)",
+        )?
+        .query_row([most], |row| row.get(0))?)
+}
+
+/// How many assets there are.
+pub(super) fn count_assets(connection: &Connection) -> Result<usize, Fault> {
+    let number: i64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM asset_materialization INDEXED BY asset_materialization_newest WHERE is_newest = 1",
+        )?
+        .query_row([], |row| row.get(0))?;
+    Ok(usize::try_from(number).unwrap_or(0))
 }
 
 fn assets(transaction: &Transaction<'_>, newest: &str, parameters: impl Params) -> Result<Vec<Asset>, Fault> {
