@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-#[cfg(feature = "worker")]
 use serde_json::{Map, Value, json};
 
 use super::journal::made::{Made, MadeFrom};
