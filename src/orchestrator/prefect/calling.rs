@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::Connection;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -111,7 +111,6 @@ impl Caller {
         let flow = &new.flow;
         let subject = new.arguments.subject();
         let video_id = subject.video_id.as_deref();
-        let parameters = new.arguments.to_parameters();
         let queued = |id: Uuid, created: bool| QueuedFlowRun {
             flow_run_id: FlowRunId::from_uuid(id),
             work_queue: flow.work_queue,
@@ -124,16 +123,7 @@ impl Caller {
         } else {
             key.to_owned()
         };
-        let mut body = json!({ "parameters": parameters, "tags": flow.tags(video_id) });
-        if let Some(video_id) = video_id {
-            body["name"] = json!(flow.run_name(video_id));
-        }
-        if is_shared {
-            body["labels"][MADE_BY] = json!(key);
-        }
-        if let Some(trace) = new.trace {
-            body["labels"][TRACEPARENT] = json!(trace);
-        }
+        let mut body = description(new, is_shared.then_some(key));
         let mut deployment = self.own_deployment(flow, deadline).await?;
         let mut others = self.others_that_count(flow, video_id, deployment, deadline).await?;
         if let Some(video_file) = video_file::fingerprint(new).await {
@@ -856,6 +846,23 @@ impl Caller {
         self.server.refresh_pool().await?;
         Ok(())
     }
+}
+
+/// A run as the server is to know it, but for the video's file; equal runs that share a key say whose call made them.
+fn description(new: &NewFlowRun, made_by: Option<&str>) -> Value {
+    let subject = new.arguments.subject();
+    let video_id = subject.video_id.as_deref();
+    let mut body = json!({ "parameters": new.arguments.to_parameters(), "tags": new.flow.tags(video_id) });
+    if let Some(video_id) = video_id {
+        body["name"] = json!(new.flow.run_name(video_id));
+    }
+    if let Some(key) = made_by {
+        body["labels"][MADE_BY] = json!(key);
+    }
+    if let Some(trace) = new.trace {
+        body["labels"][TRACEPARENT] = json!(trace);
+    }
+    body
 }
 
 /// The run for this video that counts, if it is at work on the same as the new one.

@@ -309,13 +309,13 @@ impl PrefectClient {
         loop {
             self.wait_for_leave(&call, deadline).await?;
             let trying = self.try_once(&call, deadline);
-            let tried = if call.writes() && !self.settings().is_cloud {
+            let outcome = if call.writes() && !self.settings().is_cloud {
                 self.shared.turns.within(trying).await
             } else {
                 trying.await
             };
-            self.keep_count(&tried);
-            let setback = match tried {
+            self.keep_count(&outcome);
+            let setback = match outcome {
                 Ok(answer) => return Ok(answer),
                 Err(setback) => setback,
             };
