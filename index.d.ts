@@ -168,6 +168,7 @@ export interface QueuedFlowRun {
  * takes the place of an older one of the same video, queued or running. Only if one is at work on the very same (the same
  * video file, not changed since; bounds that were given, version, rate, paths), that one is returned and goes on. A
  * `caption-median-ocr` run takes the captions that it names from older runs, which go on with their others.
+ * Called within a span of OpenTelemetry (`@opentelemetry/api`), the run belongs to its trace.
  *
  * @throws {@link OrchestratorError} `ERR_CAPTIONACC_UNKNOWN_FLOW`, `ERR_CAPTIONACC_INVALID_ARGUMENT`,
  * `ERR_CAPTIONACC_ABORTED`, `ERR_CAPTIONACC_TIMEOUT`, `ERR_CAPTIONACC_CONFIG`, `ERR_CAPTIONACC_STORE_…`,
