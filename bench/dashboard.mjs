@@ -1,5 +1,5 @@
 /**
- * m) The dashboard over a store with many runs: what its pages wait for, against a bare endpoint of the same server, in turns; its
+ * o) The dashboard over a store with many runs: what its pages wait for, against a bare endpoint of the same server, in turns; its
  * start; and what it takes of the machine while one page is open.
  *
  * Two runs a video, one in a hundred still waiting; the assets are those of `videos`, four each, with what they were made from.

@@ -2,7 +2,7 @@
  * f) `queuePrefectFlow` on Prefect against a bare POST of `create_flow_run` over a kept connection, and against the
  * Python program; g) from a run's creation to the first instruction of its work, with our worker, Prefect's own process
  * worker and `serve`; memory and CPU of each; h) requests and connections of one empty run; i) runs created a second by
- * 1 and 16 callers, on SQLite and PostgreSQL, against callers that just POST; j) from a cancellation to CANCELLED; k) some
+ * 1 and 16 callers, on SQLite and PostgreSQL, against callers that just POST; j) from a cancellation to CANCELLED; p) some
  * tens of queue calls at once beside a worker that works through what they queue, on SQLite.
  *
  * All workers of g) wait for work at the same time, each with a pool or deployment of its own, and get a run in turns.
@@ -62,7 +62,7 @@ if (!address || !process.env.CAPTIONACC_BENCH_PREFECT) {
 }
 /** Runs of ours in a turn, for one of each of Prefect's own, which take seconds. */
 const OURS_A_TURN = 4;
-/** Queue calls at once in k). */
+/** Queue calls at once in p). */
 const AT_ONCE = 30;
 /** After a run has its final state, what its worker still says counts as the run's. */
 const AFTERMATH_MS = 2000;
@@ -357,17 +357,17 @@ ${parameter('empty', 'video-id', 'text')}`,
   report.target('i) SQLite, 16 callers', sixteen.perSecond, '>= 10 a second, none failed', isMet, 'runs/s');
   report.samples.created = created;
 
-  // k) Queue calls beside a worker.
+  // p) Queue calls beside a worker.
 
   say(`${AT_ONCE} queue calls at once beside a worker`);
   const beside = await callers('SQLite', 'beside', AT_ONCE, options.bursts, env);
   const slowest = quantile(beside.latenciesMs, 0.99);
   const unfair = slowest / median(beside.latenciesMs);
-  const what = `k) SQLite, ${AT_ONCE} calls at once beside a worker`;
+  const what = `p) SQLite, ${AT_ONCE} calls at once beside a worker`;
   report.row(`${what}, each`, `${spread(beside.latenciesMs, 'ms')}, p99 ${brief(slowest, 'ms')}`, `${beside.failed} failed`);
   const isEnough = beside.perSecond >= 5 && beside.failed === 0;
   report.target(what, beside.perSecond, '>= 5 a second, none failed', isEnough, 'runs/s');
-  report.target('k) p99 against p50', unfair, '<= 3', unfair <= 3);
+  report.target('p) p99 against p50', unfair, '<= 3', unfair <= 3);
   report.samples.beside = beside;
   const version = await api.call('GET', '/admin/version');
   report.note(`Prefect ${version} on loopback; callers are those of one Node process`);
