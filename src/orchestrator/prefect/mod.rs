@@ -119,7 +119,7 @@ use super::attention::Attention;
 use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
-use crate::domain::asset::{AssetLineage, LineageOf};
+use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
@@ -376,16 +376,6 @@ impl Queue for PrefectOrchestrator {
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
         self.lineage.read().await
-    }
-
-    async fn read_lineage_of(&self, which: LineageOf) -> Result<AssetLineage, OrchestratorError> {
-        if matches!(which, LineageOf::Run(_)) {
-            let own = self.journal.local.read_lineage_of(which.clone()).await?;
-            if !own.assets.is_empty() {
-                return Ok(own);
-            }
-        }
-        Ok(self.lineage.read().await?.of(&which))
     }
 
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
