@@ -24,6 +24,9 @@ use tokio::runtime::Runtime;
 /// Nothing in a test takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// A worker that is to stop may finish what it runs.
+const PATIENCE_WITH_A_WORKER: Duration = Duration::from_mins(5);
+
 /// A home, a store, and whatever workers the test starts. Dropped, it leaves no process behind.
 pub struct World {
     folder: tempfile::TempDir,
@@ -229,13 +232,22 @@ impl Worker {
         kill(self.identity.pid, signal);
     }
 
-    /// Waits for its end: exit status and log.
+    /// Waits for its end: exit status and log. One that does not end is killed, and its log is in the failure.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let status = self.child.take().expect("waited for once").wait().expect("it is ours");
-        (
-            status,
-            self.log.take().expect("read once").join().expect("the reader ends"),
-        )
+        let mut child = self.child.take().expect("waited for once");
+        let deadline = Instant::now() + PATIENCE_WITH_A_WORKER;
+        let mut ended = child.try_wait().expect("it is ours");
+        while ended.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            ended = child.try_wait().expect("it is ours");
+        }
+        let status = ended.unwrap_or_else(|| {
+            let _ = child.kill();
+            child.wait().expect("it is ours")
+        });
+        let log = self.log.take().expect("read once").join().expect("the reader ends");
+        assert!(ended.is_some(), "the worker does not end: {log}");
+        (status, log)
     }
 
     /// Kills it with -9 and waits for its end.

@@ -67,11 +67,17 @@ impl Machine {
         }
     }
 
+    /// The worker's process, by its number outside. It is not always the least of its machine's: the kernel begins anew when
+    /// numbers run out.
+    fn worker(&self) -> Option<u32> {
+        let pid = self.container.as_ref().expect("not lost").identity.pid;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.trim().parse().ok()
+    }
+
     /// Its processes, by their numbers outside.
     fn processes(&self) -> Vec<u32> {
-        let pid = self.container.as_ref().expect("not lost").identity.pid;
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let Ok(first) = children.trim().parse::<u32>() else {
+        let Some(first) = self.worker() else {
             return Vec::new();
         };
         let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
@@ -108,9 +114,9 @@ impl Machine {
     }
 
     pub fn stop(mut self) -> String {
-        let first = self.processes().into_iter().min();
+        let worker = self.worker().expect("it runs");
         let container = self.container.take().expect("not lost");
-        kill(first.expect("its worker"), Signal::TERM);
+        kill(worker, Signal::TERM);
         container.wait().1
     }
 }
