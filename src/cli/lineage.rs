@@ -63,6 +63,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         print(&json_line(&AssetLineage {
             assets,
             notice: lineage.notice.clone(),
+            left_out: 0,
         }))?;
     } else {
         print(&text(&lineage, &shown, options))?;

@@ -35,14 +35,12 @@ pub(super) async fn show(
     Query(query): Query<LineageQuery>,
 ) -> Result<Json<LineagePage>, Fault> {
     let which = query.video.map_or(LineageOf::Newest(MOST_ASSETS), LineageOf::Video);
-    let is_all = which == LineageOf::Newest(MOST_ASSETS);
-    let AssetLineage { assets, notice } = app.queue.read_lineage_of(which).await?;
+    let AssetLineage {
+        assets,
+        notice,
+        left_out,
+    } = app.queue.read_lineage_of(which).await?;
     let mut assets: Vec<Asset> = assets.into_values().collect();
-    let left_out = if is_all {
-        app.queue.count_assets().await?.saturating_sub(assets.len())
-    } else {
-        0
-    };
     if query.layouts {
         compare_layouts(&app, &mut assets).await;
     }

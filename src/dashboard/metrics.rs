@@ -60,8 +60,8 @@ async fn read(app: &App) -> Result<Standing, OrchestratorError> {
     let active = of_states(&[StateType::Pending, StateType::Running, StateType::Cancelling]).await?;
     let oldest = app.queue.oldest_waiting().await?;
     let completed = app.counted.add(&of_states(&[]).await?);
-    for id in completed {
-        let lineage = app.queue.read_lineage_of(LineageOf::Run(id)).await?;
+    if !completed.is_empty() {
+        let lineage = app.queue.read_lineage_of(LineageOf::Runs(completed)).await?;
         app.counted.add_made(lineage.assets.values());
     }
     let now = Timestamp::now();

@@ -224,7 +224,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
     let run = app.queue.read_flow_run_details(id).await?;
     // What a run that goes on has made is not made yet.
     let assets = if run.flow_run.state.state_type == StateType::Completed {
-        let lineage = app.queue.read_lineage_of(LineageOf::Run(id)).await?;
+        let lineage = app.queue.read_lineage_of(LineageOf::Runs(vec![id])).await?;
         lineage.assets.into_values().collect()
     } else {
         Vec::new()

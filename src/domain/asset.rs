@@ -88,8 +88,8 @@ pub struct Upstream {
 pub enum LineageOf {
     /// Of this video, with what was made from them.
     Video(String),
-    /// Made or found by this run.
-    Run(FlowRunId),
+    /// Made or found by these runs.
+    Runs(Vec<FlowRunId>),
     /// So many that were made last.
     Newest(u32),
 }
@@ -102,6 +102,9 @@ pub struct AssetLineage {
     /// What is not shown and why, for people: the server that knows what other machines have made does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
+    /// How many there are besides, where the newest alone were asked for.
+    #[serde(skip)]
+    pub left_out: usize,
 }
 
 impl AssetLineage {
@@ -119,23 +122,29 @@ impl AssetLineage {
                 asset.stale_because = because;
             }
         }
-        Self { assets, notice: None }
+        Self {
+            assets,
+            notice: None,
+            left_out: 0,
+        }
     }
 
     /// Those of them alone.
     #[must_use]
     pub fn of(mut self, which: &LineageOf) -> Self {
         let mut wanted: BTreeSet<String> = match which {
-            LineageOf::Run(id) => {
-                self.assets.retain(|_, asset| asset.flow_run_id == *id);
+            LineageOf::Runs(ids) => {
+                self.assets.retain(|_, asset| ids.contains(&asset.flow_run_id));
                 return self;
             }
             LineageOf::Newest(most) => {
+                let all = self.assets.len();
                 let mut versions: Vec<i64> = self.assets.values().map(|asset| asset.version).collect();
                 versions.sort_unstable_by(|one, other| other.cmp(one));
                 if let Some(oldest) = versions.into_iter().take(*most as usize).next_back() {
                     self.assets.retain(|_, asset| asset.version >= oldest);
                 }
+                self.left_out = all - self.assets.len();
                 return self;
             }
             LineageOf::Video(id) => {
@@ -267,7 +276,7 @@ mod tests {
             keys(LineageOf::Video("a".to_owned())),
             ["annotations://a/full_frames", "models://m", "video://a"]
         );
-        assert_eq!(keys(LineageOf::Run(run)), ["other://o"]);
+        assert_eq!(keys(LineageOf::Runs(vec![run])), ["other://o"]);
         assert_eq!(keys(LineageOf::Newest(2)), ["models://m", "other://o"]);
         assert_eq!(keys(LineageOf::Newest(9)).len(), assets.len());
     }

@@ -101,11 +101,6 @@ pub trait Queue: Send + Sync {
         Ok(self.read_lineage().await?.of(&which))
     }
 
-    /// How many assets there are.
-    async fn count_assets(&self) -> Result<usize, OrchestratorError> {
-        Ok(self.read_lineage().await?.assets.len())
-    }
-
     /// The pool.
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError>;
 

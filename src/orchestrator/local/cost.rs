@@ -500,7 +500,7 @@ fn ask_what_readers_ask(subject: &mut Subject, all: &mut Questions, newer: FlowR
         notifications::delivery(&subject.connection, receiver).expect("reads");
     });
     ask!(all, subject, "assets of a video and of a run", {
-        for which in [LineageOf::Video("v1".to_owned()), LineageOf::Run(newer)] {
+        for which in [LineageOf::Video("v1".to_owned()), LineageOf::Runs(vec![newer])] {
             reading::lineage_of(&mut subject.connection, &which).expect("reads");
         }
     });

@@ -258,10 +258,6 @@ impl Queue for LocalOrchestrator {
             .await
     }
 
-    async fn count_assets(&self) -> Result<usize, OrchestratorError> {
-        self.store.run(|connection| reading::count_assets(connection)).await
-    }
-
     async fn read_work_pool(&self) -> Result<WorkPool, OrchestratorError> {
         self.run_with_peers(workers::pool).await
     }

@@ -243,8 +243,16 @@ pub(super) fn lineage(connection: &mut Connection) -> Result<AssetLineage, Fault
 /// Some of them. What they were made from is read along, because it tells whether they are stale; nothing else is.
 pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Result<AssetLineage, Fault> {
     let transaction = connection.transaction()?;
-    let (run, film, prefix, since) = match which {
-        LineageOf::Run(id) => (Some(id.to_string()), None, None, None),
+    let (runs, film, prefix, since) = match which {
+        LineageOf::Runs(ids) => {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            (
+                Some(serde_json::to_string(&ids).expect("ids are text")),
+                None,
+                None,
+                None,
+            )
+        }
         LineageOf::Video(id) => (None, Some(video(id)), Some(annotations(id, "")), None),
         LineageOf::Newest(most) => (None, None, None, Some(version_of_newest(&transaction, *most)?)),
     };
@@ -254,7 +262,8 @@ pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Resu
         .map(|prefix| format!("{}0", prefix.trim_end_matches('/')));
     let newest = "WITH RECURSIVE
            wanted (key) AS (
-             SELECT key FROM asset_materialization WHERE flow_run_id = ?1 AND is_newest = 1
+             SELECT key FROM asset_materialization
+               WHERE flow_run_id IN (SELECT value FROM json_each(?1)) AND is_newest = 1
              UNION ALL SELECT key FROM asset_materialization WHERE key = ?2 AND is_newest = 1
              UNION ALL SELECT key FROM asset_materialization WHERE key >= ?3 AND key < ?4 AND is_newest = 1
              UNION ALL SELECT key FROM asset_materialization WHERE version >= ?5 AND is_newest = 1
@@ -269,8 +278,12 @@ pub(super) fn lineage_of(connection: &mut Connection, which: &LineageOf) -> Resu
                CROSS JOIN asset_upstream AS upstream ON upstream.materialization_version = made.version)
          SELECT made.version, made.key, flow_run_id, flow_name, metadata, at
          FROM needed CROSS JOIN asset_materialization AS made ON made.key = needed.key AND made.is_newest = 1";
-    let read = assets(&transaction, newest, (run, film, prefix, end, since))?;
-    Ok(AssetLineage::new(read).of(which))
+    let read = assets(&transaction, newest, (runs, film, prefix, end, since))?;
+    let mut lineage = AssetLineage::new(read).of(which);
+    if matches!(which, LineageOf::Newest(_)) {
+        lineage.left_out = count_assets(&transaction)?.saturating_sub(lineage.assets.len());
+    }
+    Ok(lineage)
 }
 
 /// The version of the last of so many assets that were made last.
@@ -284,7 +297,7 @@ fn version_of_newest(transaction: &Transaction<'_>, most: u32) -> Result<i64, Fa
 }
 
 /// How many assets there are.
-pub(super) fn count_assets(connection: &Connection) -> Result<usize, Fault> {
+fn count_assets(connection: &Connection) -> Result<usize, Fault> {
     let number: i64 = connection
         .prepare_cached(
             "SELECT count(*) FROM asset_materialization INDEXED BY asset_materialization_newest WHERE is_newest = 1",

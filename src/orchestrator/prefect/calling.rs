@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
+use super::elsewhere;
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::lost::{TIMES_LOST, give_on, is_alarm, worker_of};
@@ -521,11 +522,7 @@ impl Caller {
             return Ok(());
         }
         let ids: Vec<Uuid> = elsewhere.keys().copied().take(MOST_WITH_PROGRESS as usize).collect();
-        let filter = json!({
-            "artifacts": { "flow_run_id": { "any_": ids }, "type": { "any_": ["progress"] } },
-            "sort": "UPDATED_DESC",
-            "limit": PAGE,
-        });
+        let filter = elsewhere::progress_filter(&ids);
         for artifact in self.server.client().filter_artifacts(&filter).await? {
             let of = artifact.flow_run_id.and_then(|id| elsewhere.get_mut(&id));
             if let Some(run) = of.filter(|run| run.progress.is_none()) {

@@ -162,12 +162,16 @@ async fn progress(server: &Server, runs: &[Uuid]) -> Result<Vec<ApiArtifact>, Pr
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let filter = json!({
+    asked(server, "/artifacts/filter", &progress_filter(runs)).await
+}
+
+/// Asks for how far runs are, what was told last first.
+pub(super) fn progress_filter(runs: &[Uuid]) -> Value {
+    json!({
         "artifacts": { "flow_run_id": { "any_": runs }, "type": { "any_": ["progress"] } },
         "sort": "UPDATED_DESC",
         "limit": PAGE,
-    });
-    asked(server, "/artifacts/filter", &filter).await
+    })
 }
 
 /// What is as expected of an answer.
@@ -180,14 +184,8 @@ async fn asked<T: DeserializeOwned>(server: &Server, path: &str, filter: &Value)
         .collect())
 }
 
-/// By its tag; one that others have queued may have none yet.
+/// As its arguments say; those of another program may have no such argument, but the tag.
 fn video_of(run: &ApiFlowRun) -> Option<String> {
-    let tagged = run.tags.iter().find_map(|tag| tag.strip_prefix("video:"));
-    let named = || {
-        run.parameters
-            .get("video-id")
-            .or_else(|| run.parameters.get("video_id"))?
-            .as_str()
-    };
-    tagged.or_else(named).map(str::to_owned)
+    let tagged = || run.tags.iter().find_map(|tag| tag.strip_prefix("video:"));
+    run.video_id().or_else(tagged).map(str::to_owned)
 }
