@@ -378,6 +378,27 @@ fn turned_text_is_read() {
 }
 
 #[test]
+fn type_that_is_small_for_its_picture_is_read() {
+    // Halved, as the whole is looked at, the last letter is one with the grass: it was read "came fron".
+    let film = Path::new(&std::env::var_os("CAPTIONACC_FILMS").expect("scripts/fetch-films.sh says where"))
+        .join("bigbuckbunny.mp4");
+    let text = "Nobody knows where it came from";
+    let filter = format!(
+        "scale=1920:1080,drawtext=fontfile={LATIN}:fontsize=16:fontcolor=white:borderw=1:x=800:y=940:text='{text}'"
+    );
+    let film = film.to_str().expect("a path in UTF-8");
+    let lines = recognize(&raw_picture(1920, 1080, &["-ss", "1", "-i", film, "-vf", &filter]));
+    assert!(texts(&lines).contains(&text), "{:?}", texts(&lines));
+    // A large line that reaches into what is looked at closer stays whole, and one.
+    let beside = [
+        (LATIN, 16, [300, 850], "all of it is small"),
+        (LATIN, 64, [300, 880], "and this is large"),
+    ];
+    let lines = recognize(&draw(1920, 1080, &beside));
+    assert_eq!(texts(&lines), ["all of it is small", "and this is large"], "{lines:?}");
+}
+
+#[test]
 fn pictures_without_text_give_no_boxes() {
     assert_eq!(recognize(&draw(1920, 1080, &[])), []);
     for (width, height) in [(0, 0), (0, 9), (1, 1), (2, 1), (31, 33), (1, 3000), (3000, 1)] {

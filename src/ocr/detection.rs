@@ -4,12 +4,12 @@
 //! text line. Connected pixels above a threshold are cores; a core's smallest rectangle, grown again by as much as
 //! training shrinks lines (arXiv:1911.08947, section 3.5), is a text box. Thresholds are those of `RapidOCR`.
 
-use rten_imageproc::{Point, PointF, Polygon, RetrievalMode, RotatedRect, Vec2, find_contours};
+use rten_imageproc::{BoundingRect, Point, PointF, Polygon, RetrievalMode, RotatedRect, Vec2, find_contours};
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
 
 use super::geometry::smallest_rect;
-use super::resample::{Normalization, Region, as_f32, shrink_whole};
+use super::resample::{Normalization, Region, as_f32, shrink_whole, straighten};
 use crate::picture::RgbPicture;
 
 /// The mean and deviation of the `ImageNet` pictures. They are those of red, green, blue, and PP-OCR applies them to
@@ -34,14 +34,73 @@ const MAX_GAP_OF_PIECE: f32 = 0.75;
 /// Cores thinner than this are noise, in pixels of the model's input.
 const MIN_CORE_SIDE: f32 = 3.0;
 
-/// A picture as the detection model takes it.
+/// Cores thinner than this, in pixels of a picture that was scaled down, are looked at once more, closer: so small, the model finds
+/// their text in part or not at all.
+const SMALL_CORE_SIDE: f32 = 7.0;
+/// A small core is at least so many times as long as it is thick: what is shorter is hardly a line.
+const SMALL_CORE_LENGTH: f32 = 3.0;
+/// What is around a small core is looked at with it, in times of its thickness across and along: its line is twice as high, and
+/// may go on.
+const AROUND_SMALL_CORE: [f32; 2] = [8.0, 3.0];
+/// How much larger than in the whole picture a part is looked at, where the film has so many pixels.
+const CLOSER: f32 = 2.0;
+/// Pixels that are looked at closer in one picture, at most: the time of the first look again.
+const MOST_PIXELS_CLOSER: usize = 960 * 544;
+
+/// A picture, or a part of one, as the detection model takes it.
 pub(super) struct DetectionInput {
     /// Blue, green, red; sides are multiples of 32.
     pub planes: NdTensor<f32, 4>,
     /// The part of the planes that shows the picture, width and height; what is right of it and below is filling.
     used: [usize; 2],
+    /// Where its upper left corner is, in pixels of the picture.
+    origin: [f32; 2],
     /// Pixels of the picture for one pixel of the input, across and down.
     scale: [f32; 2],
+}
+
+/// What the model has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Text boxes in pixels of the picture, each turned so that its text reads across. Not in order.
+    pub regions: Vec<Region>,
+    /// Parts of the picture with text that is too small here.
+    pub closer: Vec<Part>,
+}
+
+/// An upright part of a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Part {
+    /// In pixels of the picture: left and top, right and bottom.
+    corners: [[f32; 2]; 2],
+}
+
+impl Part {
+    /// Both in one, if they share a pixel.
+    fn with(&self, other: &Self) -> Option<Self> {
+        let [start, end] = self.corners;
+        let [other_start, other_end] = other.corners;
+        let shares = [0, 1]
+            .iter()
+            .all(|&axis| start[axis] < other_end[axis] && other_start[axis] < end[axis]);
+        shares.then(|| Self {
+            corners: [
+                [0, 1].map(|axis| start[axis].min(other_start[axis])),
+                [0, 1].map(|axis| end[axis].max(other_end[axis])),
+            ],
+        })
+    }
+
+    /// Its sides as the model's input, when one pixel of that is `scale` pixels of the picture.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "within the picture"
+    )]
+    fn input_size(&self, scale: [f32; 2]) -> [usize; 2] {
+        let [start, end] = self.corners;
+        [0, 1].map(|axis| (((end[axis] - start[axis]) / scale[axis]).ceil() as usize).next_multiple_of(SIDE_MULTIPLE))
+    }
 }
 
 impl DetectionInput {
@@ -63,26 +122,130 @@ impl DetectionInput {
         Self {
             planes: NdTensor::from_data([1, 3, height, width], planes),
             used,
+            origin: [0.0; 2],
             scale,
         }
     }
 
-    /// The text boxes in the model's output (a probability for each pixel of the input), in pixels of the picture,
-    /// each turned so that its text reads across. Not in order.
-    pub(super) fn regions(&self, probabilities: NdTensorView<f32, 2>) -> Vec<Region> {
+    /// A part of the picture, closer than [`Self::new`] has it.
+    pub(super) fn closer(&self, picture: &RgbPicture, part: &Part) -> Self {
+        let scale = self.closer_scale();
+        let [width, height] = part.input_size(scale);
+        let region = Region {
+            origin: part.corners[0],
+            across: [as_f32(width) * scale[0], 0.0],
+            down: [0.0, as_f32(height) * scale[1]],
+        };
+        let planes = straighten(picture, &region, [width, height], width, &NORMALIZATION);
+        Self {
+            planes: NdTensor::from_data([1, 3, height, width], planes),
+            used: [width, height],
+            origin: part.corners[0],
+            scale,
+        }
+    }
+
+    fn closer_scale(&self) -> [f32; 2] {
+        self.scale.map(|scale| (scale / CLOSER).max(1.0))
+    }
+
+    /// What is in the model's output, a probability for each pixel of the input.
+    pub(super) fn found(&self, probabilities: NdTensorView<f32, 2>) -> Found {
         let probabilities = probabilities.slice((..self.used[1], ..self.used[0]));
-        let cores = cores(&probabilities);
-        let regions = find_contours(cores.view(), RetrievalMode::External)
-            .iter()
-            .filter_map(|contour| grown_core(contour, &probabilities))
-            .map(|rect| reading_across(&rect, self.scale))
-            .collect();
-        joined(regions)
+        let may_be_closer = self.scale[0] > 1.0;
+        let mut found = Found::default();
+        for contour in find_contours(cores(&probabilities).view(), RetrievalMode::External).iter() {
+            let Some(core) = smallest_rect(contour) else {
+                continue;
+            };
+            if may_be_closer && is_small(&core) {
+                found.closer.push(self.around(&core));
+            }
+            if let Some(rect) = grown_core(core, &probabilities) {
+                found.regions.push(reading_across(&rect, self.origin, self.scale));
+            }
+        }
+        found.closer = self.worth_a_look(found.closer);
+        found
+    }
+
+    /// The part of the picture with this core and what may belong to it.
+    fn around(&self, core: &RotatedRect) -> Part {
+        let thickness = core.width().min(core.height());
+        let upright = core.bounding_rect();
+        let (left, right) = (upright.left(), upright.right());
+        let (top, bottom) = (upright.top(), upright.bottom());
+        let [along, across] = AROUND_SMALL_CORE.map(|times| times * thickness);
+        let (x, y) = if right - left >= bottom - top {
+            (along, across)
+        } else {
+            (across, along)
+        };
+        // Not beyond the picture: filling is no text, but costs time.
+        let within = |value: f32, axis: usize| value.clamp(0.0, as_f32(self.used[axis])) * self.scale[axis];
+        Part {
+            corners: [
+                [within(left - x, 0), within(top - y, 1)],
+                [within(right + x, 0), within(bottom + y, 1)],
+            ],
+        }
+    }
+
+    /// These parts, those that share pixels as one, the largest first, as far as the time for them goes.
+    fn worth_a_look(&self, mut parts: Vec<Part>) -> Vec<Part> {
+        let mut place = 0;
+        while place < parts.len() {
+            let shared = (place + 1..parts.len()).find_map(|other| Some((other, parts[place].with(&parts[other])?)));
+            if let Some((other, both)) = shared {
+                parts.swap_remove(other);
+                parts[place] = both;
+                // What shared nothing with either may with both.
+                place = 0;
+            } else {
+                place += 1;
+            }
+        }
+        let pixels = |part: &Part| part.input_size(self.closer_scale()).iter().product::<usize>();
+        parts.sort_by_key(|part| std::cmp::Reverse(pixels(part)));
+        let mut left = MOST_PIXELS_CLOSER;
+        parts.retain(|part| {
+            let fits = pixels(part) <= left;
+            if fits {
+                left -= pixels(part);
+            }
+            fits
+        });
+        parts
     }
 }
 
+impl Found {
+    /// Takes what a closer look has found, in place of what was found before of the same lines.
+    pub(super) fn take_closer(&mut self, closer: Vec<Region>) {
+        let covers = |one: &Region, other: &Region| {
+            let [across, down] = one.parts_of(other.at(0.5, 0.5));
+            (0.0..1.0).contains(&across) && (0.0..1.0).contains(&down)
+        };
+        // Of a large line that reaches into the part, the closer look has seen a piece.
+        let is_piece = |piece: &Region, whole: &Region| piece.sides()[0] < 0.8 * whole.sides()[0];
+        self.regions
+            .retain(|before| !closer.iter().any(|now| covers(now, before) && !is_piece(now, before)));
+        let kept = self.regions.len();
+        for now in closer {
+            if !self.regions[..kept].iter().any(|before| covers(before, &now)) {
+                self.regions.push(now);
+            }
+        }
+    }
+}
+
+fn is_small(core: &RotatedRect) -> bool {
+    let (thickness, length) = (core.width().min(core.height()), core.width().max(core.height()));
+    thickness < SMALL_CORE_SIDE && length >= SMALL_CORE_LENGTH * thickness.max(MIN_CORE_SIDE)
+}
+
 /// Puts regions together that are one line, parted where it has a wide gap: a space between two scripts, a comma.
-fn joined(mut regions: Vec<Region>) -> Vec<Region> {
+pub(super) fn joined(mut regions: Vec<Region>) -> Vec<Region> {
     let mut place = 0;
     while place < regions.len() {
         let found = (place + 1..regions.len()).find_map(|other| {
@@ -150,9 +313,9 @@ fn cores(probabilities: &NdTensorView<f32, 2>) -> NdTensor<bool, 2> {
 }
 
 /// The text box of a core, in pixels of the input, or nothing if the core is too small or too improbable.
-fn grown_core(contour: &[Point], probabilities: &NdTensorView<f32, 2>) -> Option<RotatedRect> {
+fn grown_core(core: RotatedRect, probabilities: &NdTensorView<f32, 2>) -> Option<RotatedRect> {
     // Tilted by nothing or by a part of a quarter turn: "down" of the box is what is nearest to the picture's down.
-    let core = smallest_rect(contour)?.orient_towards(Vec2::from_xy(0.0, 1.0));
+    let core = core.orient_towards(Vec2::from_xy(0.0, 1.0));
     let (width, height) = (core.width(), core.height());
     if width.min(height) < MIN_CORE_SIDE || mean_probability(&core, probabilities) < BOX_THRESHOLD {
         return None;
@@ -182,8 +345,8 @@ fn mean_probability(rect: &RotatedRect, probabilities: &NdTensorView<f32, 2>) ->
 
 /// The box in pixels of the picture. A box that stands upright is a column of text, or text turned by a quarter: it
 /// reads downwards.
-fn reading_across(rect: &RotatedRect, scale: [f32; 2]) -> Region {
-    let scaled = |point: PointF| [point.x * scale[0], point.y * scale[1]];
+fn reading_across(rect: &RotatedRect, origin: [f32; 2], scale: [f32; 2]) -> Region {
+    let scaled = |point: PointF| [origin[0] + point.x * scale[0], origin[1] + point.y * scale[1]];
     let [upper_left, upper_right, _, lower_left] = rect.corners().map(scaled);
     let way = |from: [f32; 2], to: [f32; 2]| [to[0] - from[0], to[1] - from[1]];
     if rect.height() >= 1.5 * rect.width() {

@@ -9,7 +9,7 @@ use rten::{ThreadPool, Value};
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, NdTensorView};
 
-use super::detection::DetectionInput;
+use super::detection::{DetectionInput, Found, joined};
 use super::error::OcrError;
 use super::models::OcrModels;
 use super::network::{Graph, Network};
@@ -112,10 +112,21 @@ impl PpOcr {
         Err(invalid(&models.recognition, &problem))
     }
 
-    fn detect(&self, picture: &RgbPicture) -> Result<Vec<Region>, OcrError> {
-        let input = DetectionInput::new(picture);
+    /// Where text is. What is small is looked at twice, the second time closer.
+    fn detect(&self, picture: &RgbPicture, check: &dyn Fn() -> Result<(), OcrError>) -> Result<Vec<Region>, OcrError> {
+        let whole = DetectionInput::new(picture);
+        let mut found = self.find(&whole)?;
+        for part in std::mem::take(&mut found.closer) {
+            check()?;
+            let closer = self.find(&whole.closer(picture, &part))?;
+            found.take_closer(closer.regions);
+        }
+        Ok(joined(found.regions))
+    }
+
+    fn find(&self, input: &DetectionInput) -> Result<Found, OcrError> {
         let output: NdTensor<f32, 4> = self.run("detection", &self.weights.detection, input.planes.view())?;
-        Ok(input.regions(output.slice((0, 0))))
+        Ok(input.found(output.slice((0, 0))))
     }
 
     /// What a region says, and which way it is up.
@@ -190,7 +201,7 @@ impl Recognizer for PpOcr {
             }
         };
         check()?;
-        let regions = self.detect(picture)?;
+        let regions = self.detect(picture, &check)?;
         let mut lines = Vec::with_capacity(regions.len());
         for region in regions {
             check()?;
