@@ -1167,6 +1167,8 @@ fn only_whole_jpegs_are_decoded() {
         ("text", b"not a picture"),
         ("start", &jpeg[..2]),
         ("header", &jpeg[..300]),
+        ("half", &jpeg[..jpeg.len() / 2]),
+        ("nearly all", &jpeg[..jpeg.len() * 9 / 10]),
     ] {
         let error = decode_jpeg(bytes).expect_err(name);
         assert_eq!((error.code(), error.is_input_fault()), ("INVALID_JPEG", true), "{name}");

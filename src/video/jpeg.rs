@@ -1,7 +1,12 @@
-//! JPEG: libav's encoder, which makes the smallest files at equal likeness, and its decoder.
+//! Single pictures: libav's JPEG encoder, which makes the smallest files at equal likeness, and zune's decoder, which takes a fifth of
+//! the time of libav's with its conversion to RGB.
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Error, Packet, Rational, codec, decoder, encoder, ffi, frame};
+
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
 
 use super::error::VideoError;
 use super::picture::MAX_PIXELS;
@@ -103,11 +108,31 @@ pub fn encode_jpeg(picture: &RgbPicture, qscale: i32) -> Result<Vec<u8>, VideoEr
 /// [`VideoError::InvalidJpeg`] for anything but one whole JPEG picture, also for one of more pixels than a video may
 /// have.
 pub fn decode_jpeg(jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
-    JpegDecoder::default().decode(jpeg)
+    let invalid = |detail: String| VideoError::InvalidJpeg {
+        bytes: jpeg.len(),
+        detail,
+    };
+    // Strict: a picture that is not whole is no picture.
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(jpeg), options);
+    decoder.decode_headers().map_err(|error| invalid(error.to_string()))?;
+    let info = decoder.info().ok_or_else(|| invalid("it has no header".to_owned()))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(invalid(format!("{width}x{height} pixels are more than {MAX_PIXELS}")));
+    }
+    let data = decoder.decode().map_err(|error| invalid(error.to_string()))?;
+    if data.len() != width as usize * height as usize * 3 {
+        return Err(invalid("it is neither grey nor coloured".to_owned()));
+    }
+    Ok(RgbPicture { width, height, data })
 }
 
-/// How files begin.
-const JPEG_START: &[u8] = &[0xff, 0xd8];
+/// How a file begins.
 const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// Decodes one JPEG or PNG into RGB, at its exact size.
@@ -118,45 +143,15 @@ pub fn decode_picture(file: &[u8]) -> Result<RgbPicture, VideoError> {
     if !file.starts_with(PNG_START) {
         return decode_jpeg(file);
     }
-    let (_, picture) = decoded(open_decoder(codec::Id::PNG, file.len())?, file)?;
-    rgb_of(&picture, &mut sys::Scaler::default())
-}
-
-/// Decodes JPEGs, one after the other.
-#[derive(Default)]
-pub(super) struct JpegDecoder {
-    scaler: sys::Scaler,
-    /// Kept from picture to picture: to open one takes as long as to decode a small picture.
-    decoder: Option<decoder::Video>,
-}
-
-impl JpegDecoder {
-    /// See [`decode_jpeg`].
-    pub(super) fn decode(&mut self, jpeg: &[u8]) -> Result<RgbPicture, VideoError> {
-        if !jpeg.starts_with(JPEG_START) {
-            return Err(VideoError::InvalidJpeg {
-                bytes: jpeg.len(),
-                detail: "it does not begin as one".to_owned(),
-            });
-        }
-        let decoder = match self.decoder.take() {
-            Some(decoder) => decoder,
-            None => open_decoder(codec::Id::MJPEG, jpeg.len())?,
-        };
-        // One that has failed is not used again.
-        let (decoder, picture) = decoded(decoder, jpeg)?;
-        self.decoder = Some(decoder);
-        rgb_of(&picture, &mut self.scaler)
-    }
-}
-
-fn rgb_of(picture: &frame::Video, scaler: &mut sys::Scaler) -> Result<RgbPicture, VideoError> {
+    let picture = decoded(open_decoder(codec::Id::PNG, file.len())?, file)?;
     let (width, height) = (picture.width(), picture.height());
     let mut rgb = frame::Video::new(Pixel::RGB24, width, height);
-    scaler.run(picture, &mut rgb).map_err(|source| VideoError::Libav {
-        step: "convert a picture to RGB",
-        source,
-    })?;
+    sys::Scaler::default()
+        .run(&picture, &mut rgb)
+        .map_err(|source| VideoError::Libav {
+            step: "convert a picture to RGB",
+            source,
+        })?;
     let (row_bytes, stride) = (width as usize * 3, rgb.stride(0));
     let mut data = Vec::with_capacity(row_bytes * height as usize);
     for row in rgb.data(0).chunks(stride).take(height as usize) {
@@ -184,7 +179,7 @@ fn open_decoder(id: codec::Id, bytes: usize) -> Result<decoder::Video, VideoErro
     })
 }
 
-fn decoded(mut decoder: decoder::Video, file: &[u8]) -> Result<(decoder::Video, frame::Video), VideoError> {
+fn decoded(mut decoder: decoder::Video, file: &[u8]) -> Result<frame::Video, VideoError> {
     let invalid = |detail: String| VideoError::InvalidJpeg {
         bytes: file.len(),
         detail,
@@ -196,5 +191,5 @@ fn decoded(mut decoder: decoder::Video, file: &[u8]) -> Result<(decoder::Video, 
     if picture.is_corrupt() || picture.has_decode_errors() {
         return Err(invalid("it is damaged".to_owned()));
     }
-    Ok((decoder, picture))
+    Ok(picture)
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::error::VideoError;
-use super::jpeg::JpegDecoder;
+use super::jpeg::decode_jpeg;
 use crate::picture::RgbPicture;
 
 /// Most pictures: their counts are numbers of 16 bits.
@@ -93,7 +93,7 @@ pub fn median_of_jpegs<E>(
     }
     let threads = limits.threads.clamp(1, 64);
     let mut decoding = Decoding {
-        decoders: (0..threads).map(|_| JpegDecoder::default()).collect(),
+        threads,
         size: None,
         stop,
     };
@@ -160,7 +160,7 @@ fn share(done: usize, of: usize) -> f64 {
 
 /// Decoded pictures' values, all of one size.
 struct Decoding<'a> {
-    decoders: Vec<JpegDecoder>,
+    threads: usize,
     size: Option<(u32, u32)>,
     stop: &'a AtomicBool,
 }
@@ -180,13 +180,13 @@ impl Decoding<'_> {
         let decoded: Mutex<Vec<Option<Result<RgbPicture, VideoError>>>> =
             Mutex::new(jpegs.iter().map(|_| None).collect());
         thread::scope(|scope| {
-            for decoder in self.decoders.iter_mut().take(jpegs.len()) {
+            for _ in 0..self.threads.min(jpegs.len()) {
                 let (next, decoded, jpegs) = (&next, &decoded, &jpegs);
                 scope.spawn(move || {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(jpeg) = jpegs.get(at) else { return };
-                        let picture = decoder.decode(jpeg);
+                        let picture = decode_jpeg(jpeg);
                         decoded.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(picture);
                     }
                 });
