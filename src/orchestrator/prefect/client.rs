@@ -26,7 +26,7 @@ use crate::orchestrator::delivery::CallFault;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
 pub use super::segment::segment;
-use super::turns::Turns;
+use super::turns::{Hurry, Turns};
 
 /// The version of the REST API that this client speaks (that of Prefect 3.9.1).
 pub const API_VERSION: &str = "0.8.4";
@@ -139,6 +139,13 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct PrefectClient {
     shared: Arc<Shared>,
+}
+
+/// See [`PrefectClient::one_create`].
+#[derive(Debug)]
+pub struct Alone<'a> {
+    _create: tokio::sync::MutexGuard<'a, ()>,
+    _hurry: Hurry<'a>,
 }
 
 #[derive(Debug)]
@@ -280,9 +287,13 @@ impl PrefectClient {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds off other creates of this client until it is dropped.
-    pub async fn one_create(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.shared.creates.lock().await
+    /// Holds off other creates of this client until it is dropped, and what other processes of the home tell the server.
+    pub async fn one_create(&self) -> Alone<'_> {
+        let hurry = self.shared.turns.hurry().await;
+        Alone {
+            _create: self.shared.creates.lock().await,
+            _hurry: hurry,
+        }
     }
 
     /// Makes a call and reads its answer as `T`.

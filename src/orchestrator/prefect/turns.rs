@@ -3,15 +3,17 @@
 //! Prefect's SQLite refuses a call that has read before another one wrote ("database is locked", 503), and does so after most of the
 //! call's work: beside a worker at short runs two of three queue calls were refused, and the server had time for little else. So calls
 //! that write take turns, in the order of arrival within a process, and alternately between processes: whoever waits stands in a door
-//! that everybody passes before. It is a courtesy, not a lock: who has waited for a second goes, and who has gone for a second is
-//! no longer waited for. Other machines know nothing of it; a server that several machines write to is one on PostgreSQL.
+//! that everybody passes before. For a queue call somebody waits, who may give up; what a worker tells can wait: while there are queue
+//! calls, other calls let them go first. All of it is a courtesy, not a lock: who has waited for a second goes, and who has gone for a
+//! second is no longer waited for. Other machines know nothing of it; a server that several machines write to is one on PostgreSQL.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// Longest that one waits for its turn, and that a turn lasts.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -22,8 +24,32 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Turns {
     queue: Mutex<()>,
-    /// The door and the turn, where processes share a folder.
-    files: Option<[PathBuf; 2]>,
+    /// How many calls of this process are in a hurry.
+    hurrying: AtomicUsize,
+    /// Where processes share a folder.
+    files: Option<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    door: PathBuf,
+    turn: PathBuf,
+    /// Shared by all that are in a hurry.
+    hurry: PathBuf,
+}
+
+/// Somebody waits for a call: other calls let it go first, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hurry<'a> {
+    turns: &'a Turns,
+    file: Option<File>,
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.file = None;
+        self.turns.hurrying.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A turn, until it is dropped.
@@ -38,19 +64,52 @@ impl Turns {
     pub(super) fn new(folder: Option<&Path>) -> Self {
         Self {
             queue: Mutex::new(()),
-            files: folder.map(|folder| ["door", "turn"].map(|name| folder.join(format!("{name}.lock")))),
+            hurrying: AtomicUsize::new(0),
+            files: folder.map(|folder| {
+                let path = |name: &str| folder.join(format!("{name}.lock"));
+                Files {
+                    door: path("door"),
+                    turn: path("turn"),
+                    hurry: path("hurry"),
+                }
+            }),
+        }
+    }
+
+    /// Says that the calls of this process are waited for.
+    pub(super) async fn hurry(&self) -> Hurry<'_> {
+        self.hurrying.fetch_add(1, Ordering::Relaxed);
+        let mut hurry = Hurry {
+            turns: self,
+            file: None,
+        };
+        if let Some(files) = &self.files {
+            // Who looks whether there are such calls has it for a moment.
+            let shared = locked(&files.hurry, File::try_lock_shared);
+            hurry.file = timeout(LONGEST, shared).await.ok().flatten();
+        }
+        hurry
+    }
+
+    /// Waits until no call of another process is in a hurry.
+    async fn let_go_first(&self, files: &Files) {
+        if self.hurrying.load(Ordering::Relaxed) == 0 {
+            drop(locked(&files.hurry, File::try_lock).await);
         }
     }
 
     /// Waits for a turn, or for as long as one waits.
     pub(super) async fn take(&self) -> Turn<'_> {
+        if let Some(files) = &self.files {
+            let _ = timeout(LONGEST, self.let_go_first(files)).await;
+        }
         let deadline = Instant::now() + LONGEST;
         let queue = timeout_at(deadline, self.queue.lock()).await.ok();
         let file = match &self.files {
-            Some([door, turn]) if queue.is_some() => {
+            Some(files) if queue.is_some() => {
                 let waiting = async {
-                    let door = locked(door).await?;
-                    let turn = locked(turn).await;
+                    let door = locked(&files.door, File::try_lock).await?;
+                    let turn = locked(&files.turn, File::try_lock).await;
                     drop(door);
                     turn
                 };
@@ -77,14 +136,14 @@ impl Turns {
     }
 }
 
-/// The file, once nobody else holds its lock; none where there can be none.
-async fn locked(path: &Path) -> Option<File> {
+/// The file, once nobody else's lock is in the way; none where there can be none.
+async fn locked(path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Option<File> {
     let file = OpenOptions::new().create(true).append(true).open(path).ok()?;
     loop {
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => return Some(file),
-            Err(std::fs::TryLockError::WouldBlock) => sleep(LOOK).await,
-            Err(std::fs::TryLockError::Error(_)) => return None,
+            Err(TryLockError::WouldBlock) => sleep(LOOK).await,
+            Err(TryLockError::Error(_)) => return None,
         }
     }
 }
@@ -122,6 +181,38 @@ mod tests {
         assert_eq!(order.len(), 10);
         let changes = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert!(changes >= 8, "{order:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_can_wait_lets_the_queue_calls_of_another_process_go_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [callers, worker] = [0, 1].map(|_| Turns::new(Some(folder.path())));
+        let order = std::sync::Mutex::new(Vec::new());
+        let note = |what: &'static str| order.lock().expect("whole").push(what);
+        let first = callers.hurry().await;
+        let second = callers.hurry().await;
+        let queueing = async {
+            for hurry in [first, second] {
+                // The process that is in a hurry waits for none of its own.
+                callers.within(async { sleep(LOOK * 20).await }).await;
+                note("queued");
+                drop(hurry);
+            }
+        };
+        let telling = async {
+            worker.within(async {}).await;
+            note("told");
+        };
+        tokio::join!(telling, queueing);
+        assert_eq!(*order.lock().expect("whole"), ["queued", "queued", "told"]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn nobody_lets_others_go_first_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [callers, worker] = [0, 1].map(|_| Turns::new(Some(folder.path())));
+        let _hurry = callers.hurry().await;
+        worker.within(async {}).await;
     }
 
     #[tokio::test(flavor = "current_thread")]
