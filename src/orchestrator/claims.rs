@@ -314,6 +314,9 @@ pub struct StatusRowDue {
     pub known_pids: BTreeMap<u32, bool>,
     /// Captions of the run that a newer run has taken: their rows are that one's to write.
     pub taken_captions: BTreeSet<i64>,
+    /// Of a run whose machine is lost, and that was no run of this queue's: when it was to begin. Its row is written in place of
+    /// that machine, if it still says that it waits or is at work.
+    pub left_since: Option<Timestamp>,
 }
 
 /// A log line of now.
