@@ -319,6 +319,9 @@ pub struct StatusRowDue {
     pub left_since: Option<Timestamp>,
 }
 
+/// What a message ends with that says that an attempt, and not its run, has ended: another worker has the run.
+pub const ATTEMPT_STOPPED: &str = "this attempt is stopped";
+
 /// A log line of now.
 pub fn log_line(attempt: u32, level: LogLevel, message: impl Into<String>) -> LogLine {
     LogLine {

@@ -32,7 +32,7 @@ pub(super) const LOST_PID: &str = "captionacc.lost-pid";
 /// A run that takes three machines with it is not given to a fourth.
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
-const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
+pub(super) const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
 /// How long the server may hear late who has a run.
 const JUST_NOW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// How long after its end a run that was taken for lost is looked for.

@@ -573,7 +573,9 @@ impl Claims for PrefectOrchestrator {
         if Owed::is_meant(state_sequence) {
             return self.working.owed.is_due(id).await;
         }
-        self.journal.local.status_row_is_due(id, state_sequence).await
+        // What can not be asked now is as this home knows it.
+        let has_passed_on = self.working.owed.has_passed_on(id).await.unwrap_or(false);
+        Ok(!has_passed_on && self.journal.local.status_row_is_due(id, state_sequence).await?)
     }
 
     async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {

@@ -27,6 +27,7 @@ use crate::domain::flow::{FlowDefinition, flow_meant_by};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 use crate::orchestrator::claims::StatusRowDue;
+use crate::orchestrator::queue::Queue;
 
 /// How long ago a run may have ended whose row is looked at by a worker that starts.
 const LOOKED_BACK: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -304,6 +305,20 @@ impl Owed {
             return Ok(false);
         }
         Ok(matches!(taken, Some(Taken::Captions(captions)) if captions.is_subset(&due.taken_captions)))
+    }
+
+    /// Whether a run of this home's that has ended left its row to another one, which has begun since: on another machine, while
+    /// this one was away.
+    pub(super) async fn has_passed_on(&self, id: FlowRunId) -> Result<bool, OrchestratorError> {
+        let own = self.journal.local.read_flow_run(id).await?;
+        if own.attempt == 0 || !own.state.state_type.is_final() {
+            return Ok(false);
+        }
+        let run = self.server.client().read_flow_run(id.as_uuid()).await?;
+        let Some((flow, run)) = self.of_a_flow(&run).await? else {
+            return Ok(false);
+        };
+        Ok(self.taken(&flow, &run, own.video_id.as_deref()).await?.is_none())
     }
 
     /// It is written, or not to be.

@@ -23,6 +23,8 @@ use crate::domain::state::StateType;
 /// Longest pause of chance before a run is given on: of several workers that see it, one is first.
 const LONGEST_PAUSE_MS: u64 = 1000;
 
+/// After an outage every worker has said within this time that it is there.
+const WORKERS_HEARD: Duration = Duration::from_secs(30);
 /// An event comes out of the transaction that it tells of. And many come at a time.
 const AFTER_AN_EVENT: Duration = Duration::from_millis(300);
 
@@ -70,9 +72,9 @@ impl Rescue {
         self.server.settings().lost_after / 3
     }
 
-    fn is_settled(&self) -> bool {
+    fn is_settled(&self, time: Duration) -> bool {
         let unbroken_since = *self.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
-        unbroken_since.is_some_and(|at| is_past(at, Timestamp::now(), self.hearing_time()))
+        unbroken_since.is_some_and(|at| is_past(at, Timestamp::now(), time))
     }
 
     async fn look(&self) -> Result<(), OrchestratorError> {
@@ -87,9 +89,11 @@ impl Rescue {
         let mut alarmed = alarmed_runs(client, names.iter().copied()).await?;
         alarmed.retain(|run| !own.contains(&run.id));
         let is_owed = self.owed.look().await?;
-        if held.is_empty() && alarmed.is_empty() && !is_owed || !self.is_settled() {
+        let are_workers_heard = self.is_settled(self.hearing_time().min(WORKERS_HEARD));
+        if held.is_empty() && alarmed.is_empty() && !is_owed || !are_workers_heard {
             return Ok(());
         }
+        let are_runs_heard = self.is_settled(self.hearing_time());
         let workers = self.workers().await?;
         let mut is_online_by_name: HashMap<String, bool> = HashMap::new();
         let mut is_heard = |run: &ApiFlowRun| {
@@ -99,7 +103,7 @@ impl Rescue {
                     .or_insert_with_key(|name| is_online(client, &workers, name))
             })
         };
-        for run in alarmed {
+        for run in alarmed.into_iter().filter(|_| are_runs_heard) {
             // One that lives says so, and goes on.
             if !is_heard(&run) || is_past(since(&run), client.server_now(), self.hearing_time()) {
                 self.give_on(&run).await?;
@@ -117,7 +121,7 @@ impl Rescue {
             if is_vouched_for && (is_heard(&run) || client.settings().runner_mode && !speaks(&run)) {
                 continue;
             }
-            if is_silent(client, &run).await? {
+            if are_runs_heard && is_silent(client, &run).await? {
                 self.give_on(&run).await?;
             }
         }
