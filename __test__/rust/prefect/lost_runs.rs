@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::machines::{Machine, is, queue_by_prefect, read, runs_on, set_state, until};
-use super::proxy::{Fault, Plan, Proxy};
+use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::Server;
 use crate::studio::Studio;
 
@@ -70,10 +70,12 @@ fn lose_at_work(world: &mut PrefectWorld, proxy: &Proxy) -> Vec<(Kind, Studio, S
         runs.push((kind, studio, id));
     }
     for (_, _, id) in &runs {
-        proxy.wait_for("its result is asked for", |exchanges| {
-            exchanges
-                .iter()
-                .any(|exchange| exchange.method == "GET" && exchange.path.contains(id.as_str()))
+        proxy.wait_for("who has it is known, and its result is asked for", |exchanges| {
+            let has_come = |method: &str, path: &str| {
+                let is_it = |exchange: &Exchange| exchange.method == method && exchange.path.ends_with(path);
+                exchanges.iter().any(is_it)
+            };
+            has_come("GET", id) && has_come("PATCH", &format!("{id}/labels"))
         });
         assert!(is(&read(world, id), "RUNNING"));
     }
@@ -114,12 +116,6 @@ fn a_lost_run_that_is_cancelled_ends_and_its_status_row_says_so_by_another_machi
         let details: Value = serde_json::from_str(&details).expect("JSON");
         assert_eq!(details["flow_run_id"], json!(id));
         assert_eq!(details["attempt"], 1);
-        let everything = world.everything(id);
-        let tasks = everything["task_runs"].as_array().expect("task runs");
-        assert!(!tasks.is_empty());
-        for task in tasks {
-            assert!(!is(task, "RUNNING") && !is(task, "PENDING"), "{task}");
-        }
     }
     assert_eq!(world.slots(), 0);
     second.stop();
