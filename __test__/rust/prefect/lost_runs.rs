@@ -81,9 +81,9 @@ fn lose_at_work(world: &mut PrefectWorld, proxy: &Proxy) -> Vec<(Kind, Studio, S
     }
     machine.lose();
     for (kind, studio, _) in &runs {
-        let (word, process, _) = kind.row(studio);
-        assert!(["analyzing_layout", "processing"].contains(&word.as_str()), "{word}");
-        assert!(process.is_some());
+        let row = kind.row(studio);
+        assert!(["analyzing_layout", "processing"].contains(&row.0.as_str()), "{row:?}");
+        assert!(row.1.is_some());
     }
     runs
 }
@@ -283,18 +283,29 @@ fn a_worker_that_was_stopped_before_its_pool_was_there_leaves_no_record() {
 }
 
 #[test]
-fn a_state_by_hand_of_a_lost_run_reaches_its_status_row() {
+fn a_lost_run_that_ends_by_hand_or_while_it_waits_anew_reaches_its_status_row() {
     let server = Server::shared();
     let mut world = PrefectWorld::new(&server, "");
     let proxy = Proxy::to(server.address());
     let runs = lose_at_work(&mut world, &proxy);
+    let [(Kind::Full, film, failed), (Kind::Crop, strips, waiting)] = &runs[..] else {
+        panic!("both flows");
+    };
+    until("its worker is known to be lost", || {
+        let _ = world
+            .command(&["runs", "take-over", waiting])
+            .output()
+            .expect("it starts");
+        is(&read(&mut world, waiting), "SCHEDULED")
+    });
+    cancel(&world, waiting);
     let second = Machine::start_with(&world, "b", &PATIENT);
-    for (_, _, id) in &runs {
-        set_state(&mut world, id, "FAILED");
-    }
-    for (kind, studio, _) in &runs {
-        until("its row says so", || kind.row(studio).0 == "error");
-        assert_eq!(kind.row(studio), ("error".to_owned(), None, Some("by hand".to_owned())));
-    }
+    set_state(&mut world, failed, "FAILED");
+    until("its row says so", || Kind::Full.row(film).0 == "error");
+    assert_eq!(
+        Kind::Full.row(film),
+        ("error".to_owned(), None, Some("by hand".to_owned()))
+    );
+    until("its row says so", || says_cancelled(&Kind::Crop.row(strips)));
     second.stop();
 }
