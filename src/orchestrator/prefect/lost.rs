@@ -247,14 +247,12 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
         }
         _ => return Ok(Fate::Untouched),
     };
-    if fate != Fate::Cancelled {
-        let mut labels = json!({ TIMES_LOST: times });
-        if let Some(pid) = run.infrastructure_pid.as_deref().filter(|_| fate == Fate::Scheduled) {
-            labels[LOST_PID] = json!(pid);
-        }
-        let labels = labels.as_object().expect("an object");
-        client.label_flow_run(run.id, labels, DEFAULT_PATIENCE).await?;
+    let mut labels = json!({ TIMES_LOST: times });
+    if let Some(pid) = run.infrastructure_pid.as_deref().filter(|_| fate == Fate::Scheduled) {
+        labels[LOST_PID] = json!(pid);
     }
+    let labels = labels.as_object().expect("an object");
+    client.label_flow_run(run.id, labels, DEFAULT_PATIENCE).await?;
     if fate == Fate::Scheduled {
         // A run with a process would not be cancelled while it waits.
         let changes = json!({ "infrastructure_pid": null });

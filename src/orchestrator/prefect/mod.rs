@@ -573,8 +573,13 @@ impl Claims for PrefectOrchestrator {
         if Owed::is_meant(state_sequence) {
             return self.working.owed.is_due(id).await;
         }
+        if !self.journal.local.status_row_is_due(id, state_sequence).await? {
+            return Ok(false);
+        }
         // What can not be asked now is as this home knows it.
-        let has_passed_on = self.working.owed.has_passed_on(id).await.unwrap_or(false);
+        let asked = tokio::time::timeout(READ_PATIENCE, self.working.owed.has_passed_on(id)).await;
+        let has_passed_on = matches!(asked, Ok(Ok(true)));
+        // Once more, and last: its answer is from here, and the newest.
         Ok(!has_passed_on && self.journal.local.status_row_is_due(id, state_sequence).await?)
     }
 

@@ -18,7 +18,7 @@ use super::conversion;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{CLAIM, ClaimMark};
-use super::lost::{LOST_PID, end_task_runs, goes_on, is_online, of_ours, worker_of};
+use super::lost::{LOST_PID, TIMES_LOST, end_task_runs, goes_on, is_online, of_ours, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::server::Server;
 use super::steering::Steering;
@@ -37,6 +37,8 @@ const MOST_PAGES: u32 = 10;
 const NOTED_LATE: SignedDuration = SignedDuration::from_mins(1);
 /// How long a worker that lives needs at most to write the row of a run that has ended.
 const WRITTEN_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// Runs that are asked about in one look: others wait for what it finds.
+const MOST_ASKED: usize = 20;
 /// What tells a row that is owed from one of the journal, whose numbers are positive.
 const SEQUENCE: i64 = -1;
 
@@ -109,9 +111,19 @@ impl Owed {
 
     /// Decides what can be decided. `workers`: who reports to the pool, if there is one.
     pub(super) async fn decide(&self, workers: &[ApiWorker]) -> Result<(), OrchestratorError> {
-        let undecided: Vec<ApiFlowRun> = self.known().undecided.values().cloned().collect();
+        let mut undecided: Vec<ApiFlowRun> = self.known().undecided.values().cloned().collect();
+        // Everybody's turn comes, whoever waits for another run.
+        fastrand::shuffle(&mut undecided);
+        let mut asked = 0;
         for run in undecided {
-            let verdict = self.judge(&run, workers).await?;
+            let verdict = match self.known_verdict(&run, workers).await? {
+                Some(verdict) => verdict,
+                None if asked == MOST_ASKED => continue,
+                None => {
+                    asked += 1;
+                    self.judge(&run).await?
+                }
+            };
             let mut known = self.known();
             if matches!(verdict, Verdict::Undecided) {
                 continue;
@@ -138,7 +150,7 @@ impl Owed {
             let runs = self.server.client().filter_flow_runs(&filter).await?;
             let is_last = runs.len() < PAGE as usize;
             // What no worker ever had has a row of nobody's.
-            found.extend(runs.into_iter().filter(|run| attempt(run) > 0 && !goes_on(run)));
+            found.extend(runs.into_iter().filter(|run| was_begun(run) && !goes_on(run)));
             if is_last {
                 break;
             }
@@ -146,11 +158,16 @@ impl Owed {
         Ok(found)
     }
 
-    async fn judge(&self, run: &ApiFlowRun, workers: &[ApiWorker]) -> Result<Verdict, OrchestratorError> {
+    /// What is known without a further question; nothing: that nobody else is to be expected to write the row.
+    async fn known_verdict(
+        &self,
+        run: &ApiFlowRun,
+        workers: &[ApiWorker],
+    ) -> Result<Option<Verdict>, OrchestratorError> {
         let client = self.server.client();
         let id = FlowRunId::from_uuid(run.id);
         if self.is_own(id, attempt(run)).await? {
-            return Ok(Verdict::Settled);
+            return Ok(Some(Verdict::Settled));
         }
         let ended = run.end_time.unwrap_or(run.created);
         let worker = worker_of(run);
@@ -158,23 +175,27 @@ impl Owed {
             .iter()
             .filter(|known| worker.as_ref() == Some(&known.name))
             .collect();
-        // One that withdrew has written what it owed before.
+        // One that withdrew has written before what it owed, and one that has lived long enough after that, too: if it is the one that
+        // told of the end. A machine that came back with an empty home knows nothing of it.
         let has_withdrawn = !client.settings().runner_mode && reports.is_empty();
         let has_lived_on = reports
             .iter()
             .any(|report| report.last_heartbeat_time.is_some_and(|at| at > ended + WRITTEN_AFTER));
-        if has_withdrawn && is_told_by_its_worker(run) || has_lived_on {
-            return Ok(Verdict::Settled);
+        if (has_withdrawn || has_lived_on) && is_told_by_its_worker(run) {
+            return Ok(Some(Verdict::Settled));
         }
         let is_alive = if client.settings().runner_mode {
             // Nobody reports there: a worker that lives has written the row by then.
             client.server_now() < ended + WRITTEN_AFTER
         } else {
-            worker.as_deref().is_some_and(|name| is_online(client, workers, name))
+            !has_lived_on && worker.as_deref().is_some_and(|name| is_online(client, workers, name))
         };
-        if is_alive {
-            return Ok(Verdict::Undecided);
-        }
+        Ok(is_alive.then_some(Verdict::Undecided))
+    }
+
+    async fn judge(&self, run: &ApiFlowRun) -> Result<Verdict, OrchestratorError> {
+        let client = self.server.client();
+        let id = FlowRunId::from_uuid(run.id);
         let Some((flow, run)) = self.of_a_flow(run).await? else {
             return Ok(Verdict::Settled);
         };
@@ -190,7 +211,7 @@ impl Owed {
             Taken::Perhaps => return Ok(Verdict::Undecided),
         };
         if run.state.as_ref().map(ApiState::state_type) == Some(StateType::Crashed) {
-            let worker = worker.unwrap_or_else(|| "its worker".to_owned());
+            let worker = worker_of(&run).unwrap_or_else(|| "its worker".to_owned());
             end_task_runs(client, run.id, &format!("lost with {worker}")).await;
         }
         let ended_pid = run.infrastructure_pid.clone().or_else(|| run.label(LOST_PID));
@@ -222,7 +243,7 @@ impl Owed {
             .read(move |connection| {
                 Ok(connection
                     .prepare_cached("SELECT EXISTS (SELECT 1 FROM flow_run WHERE id = ?1 AND attempt >= ?2)")?
-                    .query_row((id.to_string(), attempt), |row| row.get(0))?)
+                    .query_row((id.to_string(), attempt.max(1)), |row| row.get(0))?)
             })
             .await
     }
@@ -311,7 +332,8 @@ impl Owed {
     /// this one was away.
     pub(super) async fn has_passed_on(&self, id: FlowRunId) -> Result<bool, OrchestratorError> {
         let own = self.journal.local.read_flow_run(id).await?;
-        if own.attempt == 0 || !own.state.state_type.is_final() {
+        // A server that is away is not waited for: the row is.
+        if self.server.client().away_since().is_some() || own.attempt == 0 || !own.state.state_type.is_final() {
             return Ok(false);
         }
         let run = self.server.client().read_flow_run(id.as_uuid()).await?;
@@ -342,6 +364,11 @@ fn is_told_by_its_worker(run: &ApiFlowRun) -> bool {
     claim
         .zip(told)
         .is_some_and(|(claim, told)| ClaimMark::of(claim).made(told))
+}
+
+/// Whether a worker had it; one that was lost right away may not have come to say so.
+fn was_begun(run: &ApiFlowRun) -> bool {
+    attempt(run) > 0 || run.label(TIMES_LOST).is_some()
 }
 
 /// Attempts that workers have begun.
