@@ -475,6 +475,51 @@ fn the_worker_writes_no_row_that_names_another_process() {
 }
 
 #[test]
+fn a_row_that_a_lost_machine_left_is_written_while_it_is_that_runs_and_says_that_it_is_at_work() {
+    let now = jiff::Timestamp::now();
+    let long_ago = now - jiff::SignedDuration::from_hours(2);
+    let later = now + jiff::SignedDuration::from_hours(2);
+    // Word, process of the row, process that the server knows, when the run was to begin; what it comes to.
+    let cases = [
+        ("running_ocr", Some(7), Some(7), long_ago, Some(true)),
+        ("running_ocr", Some(8), Some(7), long_ago, None),
+        // The machine did not come to say which process it was.
+        ("running_ocr", Some(8), None, long_ago, Some(true)),
+        ("running_ocr", Some(8), None, later, None),
+        ("upload_complete", None, Some(7), long_ago, Some(true)),
+        ("processing_complete", None, Some(7), long_ago, Some(false)),
+        ("error", None, None, long_ago, Some(false)),
+        ("pending_duplicate_resolution", None, Some(7), long_ago, Some(false)),
+    ];
+    for (word, process, known, since, expected) in cases {
+        let video = Video::new();
+        drop(video.begun(StatusTable::ProcessingStatus));
+        let process = process.map_or("NULL".to_owned(), |pid: u32| format!("'{pid}'"));
+        video.run(&format!(
+            "UPDATE processing_status SET status = '{word}', current_job_id = {process}"
+        ));
+        let before = dump(&video.app, "processing_status");
+        let path = video.path();
+        let written = StatusRow::new(&path, StatusTable::ProcessingStatus)
+            .with_ended_pid(known)
+            .with_left_since(Some(since))
+            .mark_cancelled(&failure());
+        let case = format!("{word} {process} {known:?}");
+        match expected {
+            None => assert_cancellation(written, "STATUS_ROW_TAKEN"),
+            Some(_) => written.expect(&case),
+        }
+        let is_written = dump(&video.app, "processing_status") != before;
+        assert_eq!(is_written, expected == Some(true), "{case}");
+        assert_eq!(
+            is_written && video.status() == "error",
+            expected == Some(true),
+            "{case}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_longer_due_is_not_written() {
     let video = Video::new();
     let path = video.path();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use captionacc::domain::flow::Flows;
@@ -202,7 +202,8 @@ impl Drop for World {
 pub struct Worker {
     child: Option<Child>,
     pub identity: ProcessIdentity,
-    log: Option<std::thread::JoinHandle<String>>,
+    log: Option<std::thread::JoinHandle<()>>,
+    said: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Worker {
@@ -215,17 +216,26 @@ impl Worker {
         let mut child = command.spawn().expect("the worker starts");
         let mut stderr = child.stderr.take().expect("piped");
         // The log is read as it comes: a full pipe would stop the worker.
+        let said: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let heard = said.clone();
         let log = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+            let mut some = [0; 8192];
+            while let Ok(read @ 1..) = stderr.read(&mut some) {
+                heard.lock().expect("whole").extend(&some[..read]);
+            }
         });
         let identity = ProcessIdentity::of(child.id()).expect("it runs");
         Self {
             child: Some(child),
             identity,
             log: Some(log),
+            said,
         }
+    }
+
+    /// Its log until now.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().expect("whole")).into_owned()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -245,7 +255,8 @@ impl Worker {
             let _ = child.kill();
             child.wait().expect("it is ours")
         });
-        let log = self.log.take().expect("read once").join().expect("the reader ends");
+        self.log.take().expect("read once").join().expect("the reader ends");
+        let log = self.said();
         assert!(ended.is_some(), "the worker does not end: {log}");
         (status, log)
     }

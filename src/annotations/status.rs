@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use serde_json::Value;
@@ -24,6 +25,8 @@ const WORKER_BUSY_TIMEOUT_MS: u64 = 10_000;
 const QUESTIONS: u32 = 5;
 /// What the row says of a film without any text.
 const WITHOUT_TEXT_MESSAGE: &str = "No text detected";
+/// By how much the clocks of two machines may differ.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(10);
 /// What the web app shows of a cancelled run.
 const CANCELLED_MESSAGE: &str = "Processing cancelled";
 
@@ -50,6 +53,7 @@ pub struct StatusRow<'a> {
     ended_pid: Option<u32>,
     known_pids: Option<&'a BTreeMap<u32, bool>>,
     still_due: Option<&'a dyn Fn() -> bool>,
+    left_since: Option<Timestamp>,
 }
 
 impl<'a> StatusRow<'a> {
@@ -62,6 +66,7 @@ impl<'a> StatusRow<'a> {
             ended_pid: None,
             known_pids: None,
             still_due: None,
+            left_since: None,
         }
     }
 
@@ -88,6 +93,14 @@ impl<'a> StatusRow<'a> {
     #[must_use]
     pub const fn with_ended_pid(mut self, ended_pid: Option<u32>) -> Self {
         self.ended_pid = ended_pid;
+        self
+    }
+
+    /// The row was left by a lost machine, whose run was to begin then: it is written only while it says that the run waits or is at
+    /// work. Of which process that machine may not have come to say; it is the run's, if it began after that.
+    #[must_use]
+    pub const fn with_left_since(mut self, left_since: Option<Timestamp>) -> Self {
+        self.left_since = left_since;
         self
     }
 
@@ -185,6 +198,14 @@ impl<'a> StatusRow<'a> {
             .is_some_and(|pid| self.known_pids.and_then(|known| known.get(&pid)) != Some(&true))
     }
 
+    /// Whether the row is of a lost machine's process of which nothing is known but when it can have begun.
+    fn is_left_by_unknown(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        match (self.left_since, self.ended_pid) {
+            (Some(since), None) => row.began_after(since - CLOCKS_DIFFER),
+            _ => Ok(false),
+        }
+    }
+
     fn is_at_work(&self, holder: &str) -> bool {
         let Ok(pid) = holder.parse() else { return false };
         let known = self.known_pids.and_then(|known| known.get(&pid).copied());
@@ -223,12 +244,17 @@ impl<'a> StatusRow<'a> {
                 if row.content()? != before {
                     return Ok(false);
                 }
+                if self.left_since.is_some() && !row.is_unfinished()? {
+                    return Ok(true);
+                }
                 match row.holder()? {
-                    Holder::Process(holder) if !may_write(&holder) => Err(AnnotationsError::Superseded {
-                        path: self.path.to_owned(),
-                        holder,
+                    Holder::Process(holder) if !may_write(&holder) && !self.is_left_by_unknown(&row)? => {
+                        Err(AnnotationsError::Superseded {
+                            path: self.path.to_owned(),
+                            holder,
+                        }
+                        .into())
                     }
-                    .into()),
                     _ => write(&row).map(|()| true),
                 }
             })?;
@@ -421,6 +447,41 @@ impl<'a> Row<'a> {
             .optional()?;
         let (started_at, count) = found.unwrap_or_default();
         Ok(Holding { pid, started_at, count })
+    }
+
+    /// Whether it says that a run waits or is at work; so it is also where there is no row yet.
+    fn is_unfinished(&self) -> rusqlite::Result<bool> {
+        let sql = format!(
+            "SELECT status FROM {} WHERE id = 1",
+            schema::status_table_name(self.table)
+        );
+        let word: Option<String> = self.sqlite.query_row(&sql, [], |row| row.get(0)).optional()?;
+        let words: &[&str] = match self.table {
+            StatusTable::ProcessingStatus => &[
+                "upload_complete",
+                "extracting_frames",
+                "running_ocr",
+                "analyzing_layout",
+            ],
+            StatusTable::CropFramesStatus => &["queued", "processing"],
+        };
+        Ok(word.is_none_or(|word| words.contains(&word.as_str())))
+    }
+
+    /// Whether the run that it speaks of began after that.
+    fn began_after(&self, time: Timestamp) -> rusqlite::Result<bool> {
+        if !self.columns.has("processing_started_at") {
+            return Ok(false);
+        }
+        let sql = format!(
+            "SELECT processing_started_at >= datetime(?1, 'unixepoch') FROM {} WHERE id = 1",
+            schema::status_table_name(self.table)
+        );
+        let began: Option<Option<bool>> = self
+            .sqlite
+            .query_row(&sql, [time.as_second()], |row| row.get(0))
+            .optional()?;
+        Ok(began.flatten().unwrap_or(false))
     }
 
     /// All that the row says.

@@ -115,10 +115,13 @@ fn text(pool: &WorkPool) -> String {
     text.push_str(&table(
         ["WORKER", "PID", "VERSION", "STARTED", "ALIVE"],
         pool.workers.iter().map(|worker| {
+            // Of one on another machine the server knows when it came, and that it lives.
+            let is_here = worker.process.pid != 0;
+            let known = |text: String| if is_here { text } else { "-".to_owned() };
             [
                 worker.name.clone(),
-                worker.process.pid.to_string(),
-                worker.version.clone(),
+                known(worker.process.pid.to_string()),
+                known(worker.version.clone()),
                 time(worker.started_at),
                 if worker.is_alive { "yes" } else { "no" }.to_owned(),
             ]

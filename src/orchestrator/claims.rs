@@ -314,7 +314,13 @@ pub struct StatusRowDue {
     pub known_pids: BTreeMap<u32, bool>,
     /// Captions of the run that a newer run has taken: their rows are that one's to write.
     pub taken_captions: BTreeSet<i64>,
+    /// Of a run whose machine is lost, and that was no run of this queue's: when it was to begin. Its row is written in place of
+    /// that machine, if it still says that it waits or is at work.
+    pub left_since: Option<Timestamp>,
 }
+
+/// What a message ends with that says that an attempt, and not its run, has ended: another worker has the run.
+pub const ATTEMPT_STOPPED: &str = "this attempt is stopped";
 
 /// A log line of now.
 pub fn log_line(attempt: u32, level: LogLevel, message: impl Into<String>) -> LogLine {

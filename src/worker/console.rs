@@ -20,6 +20,7 @@ use crate::domain::flow_run::{FlowRun, Progress};
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
 use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::ATTEMPT_STOPPED;
 
 /// How often progress is a line where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -131,6 +132,9 @@ impl Console {
             }
             (StateType::Scheduled, _) => {
                 info!(flow_run_id = %id, flow = run.flow_name, "Flow run given back to the queue: {message}");
+            }
+            (StateType::Cancelled, _) if message.ends_with(ATTEMPT_STOPPED) => {
+                info!(flow_run_id = %id, flow = run.flow_name, attempt = run.attempt, "Attempt stopped: {message}.");
             }
             (StateType::Cancelled, _) => {
                 info!(flow_run_id = %id, flow = run.flow_name, "Flow run cancelled: {message}");

@@ -668,18 +668,22 @@ async fn register(
     signals: &mut Signals,
     watchdog: &mut Watchdog,
 ) -> Result<bool, OrchestratorError> {
+    let name = record.name.clone();
     let registering = orchestrator.register_worker(record, limits);
     tokio::pin!(registering);
     loop {
         tokio::select! {
             registered = &mut registering => return registered.map(|()| true),
-            name = signals.next() => {
-                info!("Stopped because of {name} before Prefect's API answered.");
-                return Ok(false);
+            signal = signals.next() => {
+                info!("Stopped because of {signal} before Prefect's API answered.");
+                break;
             }
             () = tokio::time::sleep(TICK.min(watchdog.interval.unwrap_or(TICK))) => watchdog.feed(),
         }
     }
+    // It has announced itself on this machine; an API that does not answer is not waited for.
+    let _ = tokio::time::timeout(TICK, orchestrator.deregister_worker(&name)).await;
+    Ok(false)
 }
 
 /// Whether a worker that holds no lock here lives all the same. One that is just dying is gone in a moment.

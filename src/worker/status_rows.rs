@@ -179,6 +179,7 @@ fn write(due: &StatusRowDue, place: Place, still_due: &dyn Fn() -> bool) -> bool
                 .with_identity(due.database)
                 .with_ended_pid(due.ended_pid)
                 .with_known_pids(&due.known_pids)
+                .with_left_since(due.left_since)
                 .with_still_due(still_due);
             match (run.state.state_type, run.state.name) {
                 (StateType::Scheduled, StateName::AwaitingRetry) => row.mark_retry_due(&failure),
@@ -209,7 +210,18 @@ fn write(due: &StatusRowDue, place: Place, still_due: &dyn Fn() -> bool) -> bool
     };
     let id = run.flow_run_id;
     match outcome {
-        Ok(()) => true,
+        Ok(()) => {
+            if due.left_since.is_some() {
+                debug!(flow_run_id = %id, "The status row of a lost machine's run is as it should be.");
+            }
+            true
+        }
+        Err(error @ (AnnotationsError::NotFound { .. } | AnnotationsError::FolderNotFound { .. }))
+            if due.left_since.is_some() =>
+        {
+            info!(flow_run_id = %id, "The machine of a run that has ended is lost, and its status row can not be written here: {error}.");
+            true
+        }
         Err(error) if is_passing(&error) => {
             debug!(flow_run_id = %id, %error, "The status row can not be written yet.");
             false

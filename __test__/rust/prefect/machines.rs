@@ -113,6 +113,13 @@ impl Machine {
         }
     }
 
+    /// Stops it once its log says this.
+    pub fn stop_after(self, text: &str) -> String {
+        let container = self.container.as_ref().expect("not lost");
+        until("its log says so", || container.said().contains(text));
+        self.stop()
+    }
+
     pub fn stop(mut self) -> String {
         let worker = self.worker().expect("it runs");
         let container = self.container.take().expect("not lost");
@@ -269,7 +276,10 @@ fn a_machine_that_comes_back_after_its_run_was_taken_over_stops_and_tells_nothin
     assert_eq!(told_after(&mut world), 0);
     fs::write(world.path("go"), "").expect("written");
     assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
-    first.stop();
+    let said = first.stop();
+    let what_happened = "taken over by worker worker-b (attempt 2); this attempt is stopped";
+    assert!(said.contains(&format!("Attempt stopped: {what_happened}")), "{said}");
+    assert!(!said.contains("Flow run cancelled"), "{said}");
     second.stop();
     assert_eq!(world.state_types(&id), AT_THE_SECOND_ATTEMPT);
     assert_eq!(told_after(&mut world), 0);

@@ -632,6 +632,7 @@ pub(super) fn status_rows_due(connection: &mut Connection) -> Result<Vec<StatusR
                     None => BTreeSet::new(),
                 },
                 ended_pid: run.child_process.map(|child| child.pid),
+                left_since: None,
                 database: run.database,
                 flow_run: run.flow_run,
             });

@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
-use super::conversion::{self, FAILED_ATTEMPTS, refuse_instructions};
+use super::conversion::{self, ATTEMPT, FAILED_ATTEMPTS, refuse_instructions};
 use super::elsewhere;
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
-use super::lost::{TIMES_LOST, give_on, is_alarm, worker_of};
-use super::model::{ApiArtifact, ApiFlowRun, ApiState, TRACEPARENT};
+use super::lost::{KEPT_LATE, TIMES_LOST, give_on, is_alarm, is_online, since, worker_of};
+use super::model::{ApiArtifact, ApiFlowRun, ApiState, ApiTaskRun, TRACEPARENT};
 use super::names::{SERVED_TAG, flow_meant};
 use super::server::Server;
 use super::steering::Steering;
 use super::stranded::{self, Roll};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue, flow_meant_by, legacy_names};
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State, TaskRun};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -418,11 +418,34 @@ impl Caller {
         let mut states: Vec<State> = states.iter().map(conversion::state).collect();
         states.sort_by_key(|state| state.timestamp);
         Ok(FlowRunDetails {
+            task_runs: self.task_runs(&run, &task_runs),
             flow_run: self.own_run(&run, &artifacts).await?,
             states,
-            task_runs: task_runs.iter().map(conversion::task_run).collect(),
             artifacts: artifacts.iter().filter_map(conversion::artifact).collect(),
         })
+    }
+
+    /// The task runs; one that did not end has ended with its attempt. A server hears of ends some seconds late.
+    fn task_runs(&self, run: &ApiFlowRun, found: &[ApiTaskRun]) -> Vec<TaskRun> {
+        let since = since(run);
+        let is_settled = self.server.client().server_now() > since + KEPT_LATE;
+        let is_at_work = run.state.as_ref().is_some_and(|state| state.state_type().holds_slot());
+        let current = run.label(ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0);
+        let has_ended = |task_run: &TaskRun| !is_at_work || task_run.attempt < current;
+        let mut shown: Vec<TaskRun> = found.iter().map(conversion::task_run).collect();
+        for task_run in shown.iter_mut().filter(|_| is_settled) {
+            if !task_run.state.state_type.is_final() && has_ended(task_run) {
+                let name = StateName::Crashed;
+                task_run.state = State {
+                    state_type: name.state_type(),
+                    name,
+                    message: Some("it ended with its attempt".to_owned()),
+                    timestamp: since,
+                };
+                task_run.ended_at = Some(since);
+            }
+        }
+        shown
     }
 
     /// See [`crate::orchestrator::queue::Queue::list_flow_runs`].
@@ -783,10 +806,12 @@ impl Caller {
         });
         let active = self.server.client().count_flow_runs(&filter).await?;
         let mut workers = journal.workers;
-        for worker in self.server.client().read_workers(&pool.name).await? {
+        let known = self.server.client().read_workers(&pool.name).await?;
+        let is_heard = |name: &str| is_online(self.server.client(), &known, name);
+        let heard: Vec<bool> = known.iter().map(|worker| is_heard(&worker.name)).collect();
+        for (worker, is_heard) in known.into_iter().zip(heard) {
             // Of others only those that live: their processes are not of this machine.
-            let is_online = worker.status.as_deref() == Some("ONLINE");
-            if is_online && workers.iter().all(|known| known.name != worker.name) {
+            if is_heard && workers.iter().all(|known| known.name != worker.name) {
                 workers.push(WorkerRecord {
                     process: ProcessIdentity {
                         pid: 0,

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::automation;
 use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
+use super::lost::is_online;
 use super::stranded::attention;
 use crate::domain::finding::Findings;
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
@@ -33,11 +34,15 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows, backgr
         }
     };
     let local = known_workers(home, prefect).await;
+    let mut silent = Vec::new();
     match answers(&client, &mut findings).await {
-        Ok(()) => at_server(&client, flows, background_limit, &local, &mut findings).await,
+        Ok(()) => {
+            at_server(&client, flows, background_limit, &local, &mut findings).await;
+            silent = silent_workers(&client, &local, &mut findings).await;
+        }
         Err(error) => fault(&client, "prefect", &error, &mut findings),
     }
-    the_journal(home, prefect, &mut findings).await;
+    the_journal(home, prefect, &silent, &mut findings).await;
     findings
 }
 
@@ -271,9 +276,11 @@ async fn pool_at_server(
     } else {
         findings.ok(CHECK, summary);
     }
-    let online: Vec<String> = client
-        .read_workers(&pool.name)
-        .await?
+    let reports = client.read_workers(&pool.name).await?;
+    let is_reported = reports
+        .iter()
+        .any(|report| local.iter().any(|worker| worker.is_alive && worker.name == report.name));
+    let online: Vec<String> = reports
         .into_iter()
         .filter(|worker| worker.status.as_deref() == Some("ONLINE"))
         .map(|worker| worker.name)
@@ -284,7 +291,9 @@ async fn pool_at_server(
         })
         .collect();
     let alive_here = local.iter().any(|worker| worker.is_alive);
-    if online.is_empty() && alive_here {
+    if online.is_empty() && alive_here && is_reported {
+        // `silent_workers` says more.
+    } else if online.is_empty() && alive_here {
         findings.warning(
             "worker",
             "a worker of this machine is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
@@ -296,6 +305,41 @@ async fn pool_at_server(
         findings.ok("worker", format!("{} online at the server", online.join(", ")));
     }
     Ok(())
+}
+
+/// Workers of this machine whose process lives and of which the server no longer hears: they hang, or are cut off.
+async fn silent_workers(client: &PrefectClient, local: &[WorkerRecord], findings: &mut Findings) -> Vec<String> {
+    if client.settings().runner_mode {
+        return Vec::new();
+    }
+    // That it can not be asked is said above.
+    let known = client
+        .read_workers(&client.settings().work_pool)
+        .await
+        .unwrap_or_default();
+    let mut silent = Vec::new();
+    for worker in local.iter().filter(|worker| worker.is_alive) {
+        let report = known.iter().find(|known| known.name == worker.name);
+        let Some(heard_at) = report.and_then(|report| report.last_heartbeat_time) else {
+            continue;
+        };
+        if is_online(client, &known, &worker.name) {
+            continue;
+        }
+        let silence = client.server_now().duration_since(heard_at);
+        findings.warning(
+            "worker",
+            format!(
+                "{} lives, and has not been heard for {} s (pid {}): it hangs, stands still, or cannot reach the server",
+                worker.name,
+                silence.as_secs(),
+                worker.process.pid
+            ),
+            "look into its log; start it anew if it says nothing: its flow runs go on after it",
+        );
+        silent.push(worker.name.clone());
+    }
+    silent
 }
 
 async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Result<(), PrefectError> {
@@ -395,7 +439,7 @@ async fn deployments(client: &PrefectClient, flows: &Flows, findings: &mut Findi
 }
 
 /// What this machine keeps of the server's runs, once it does.
-async fn the_journal(home: &Path, prefect: &PrefectSettings, findings: &mut Findings) {
+async fn the_journal(home: &Path, prefect: &PrefectSettings, silent: &[String], findings: &mut Findings) {
     let home = journal_home(home, prefect);
     if !home.join("queue.db").exists() {
         findings.ok("queue", "no run of this server was worked on or queued here yet");
@@ -413,10 +457,13 @@ async fn the_journal(home: &Path, prefect: &PrefectSettings, findings: &mut Find
             }
             findings.extend(check_workers(&pool.workers));
         }
-        Ok(pool) if pool.workers.iter().any(|worker| worker.is_alive) => {
-            findings.extend(check_workers(&pool.workers));
+        Ok(pool) => {
+            let heard = |worker: &&WorkerRecord| worker.is_alive && !silent.contains(&worker.name);
+            let heard: Vec<WorkerRecord> = pool.workers.iter().filter(heard).cloned().collect();
+            if !heard.is_empty() {
+                findings.extend(check_workers(&heard));
+            }
         }
-        Ok(_) => {}
         Err(error) => findings.error("queue", line(&error), "do as the message says"),
     }
 }

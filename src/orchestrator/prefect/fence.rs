@@ -12,16 +12,18 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::conversion::ATTEMPT;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{ClaimMark, RunContext};
-use super::lost::{is_alarm, tell_left};
+use super::lost::{is_alarm, tell_left, worker_of};
 use super::model::{ApiFlowRun, ApiState, Proposal};
 use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
+use crate::orchestrator::claims::ATTEMPT_STOPPED;
 
 /// A run that nobody has asked about for so long is not kept in mind.
 const FORGOTTEN_AFTER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -98,6 +100,37 @@ impl Fence {
         Ok(standing)
     }
 
+    /// Who has the run by now, as far as the server has heard it: a worker says so a moment after its claim.
+    async fn successor(&self, run: &ApiFlowRun) -> Option<String> {
+        let own = self.journal.forwarding.run(FlowRunId::from_uuid(run.id)).await.ok()??;
+        let attempt: u32 = run.label(ATTEMPT)?.parse().ok()?;
+        let worker = worker_of(run)?;
+        (attempt > own.flow_run.attempt).then(|| format!("worker {worker} (attempt {attempt})"))
+    }
+
+    async fn gone(&self, run: &ApiFlowRun, state: &ApiState) -> Standing {
+        let successor = self.successor(run).await;
+        let state_type = state.state_type();
+        let why = match (state_type, successor) {
+            (StateType::Scheduled, _) => {
+                let message = state.message.as_deref().unwrap_or("by another's doing");
+                format!("it waits for another worker ({message}); {ATTEMPT_STOPPED}")
+            }
+            (StateType::Pending | StateType::Running | StateType::Cancelling, successor) => {
+                let successor = successor.unwrap_or_else(|| "another worker".to_owned());
+                format!("taken over by {successor}; {ATTEMPT_STOPPED}")
+            }
+            (StateType::Completed, Some(successor)) => {
+                format!("taken over by {successor}, which completed it; {ATTEMPT_STOPPED}")
+            }
+            _ => format!("its state was set to {} at the server", state_type.as_str()),
+        };
+        Standing::Gone {
+            why,
+            is_taken: !state_type.is_final(),
+        }
+    }
+
     async fn judge(&self, run: &ApiFlowRun, context: &RunContext) -> Result<Standing, PrefectError> {
         // A paused run is neither waiting nor ended: whoever paused it lets it go on.
         let Some(state) = run.state.as_ref().filter(|state| state.state_type != "PAUSED") else {
@@ -108,7 +141,7 @@ impl Fence {
             return Ok(match state_type {
                 StateType::Pending | StateType::Running => Standing::Ours,
                 StateType::Cancelling => Standing::Cancelling(state.message.clone()),
-                _ => gone(state),
+                _ => self.gone(run, state).await,
             });
         };
         let is_own = state.state_details.transition_id.is_some_and(|id| claim.made(id));
@@ -117,7 +150,7 @@ impl Fence {
             StateType::Pending if claim.is_handed_over => Standing::Ours,
             StateType::Cancelling if self.was_ours(run.id, claim).await? => Standing::Cancelling(state.message.clone()),
             StateType::Crashed if is_alarm(state) && self.was_ours(run.id, claim).await? => Standing::TakenForDead,
-            _ => gone(state),
+            _ => self.gone(run, state).await,
         })
     }
 
@@ -136,7 +169,12 @@ impl Fence {
 
     /// The run is no longer ours: what is at work here stops, and nothing more is told.
     pub(super) async fn let_go(&self, id: FlowRunId, why: String, is_taken: bool) -> Result<(), OrchestratorError> {
-        warn!(flow_run_id = %id, "The run is no longer this worker's: {why}. Its attempt here stops, and tells nothing.");
+        if is_taken {
+            warn!(flow_run_id = %id, "The run is no longer this worker's: {why}, and tells nothing.");
+        } else {
+            // Its work was done elsewhere, or somebody has decided so.
+            info!(flow_run_id = %id, "The run has ended without this worker: {why}.");
+        }
         if self.journal.forwarding.let_go(id, why, is_taken).await? {
             self.hints.wake();
         }
@@ -164,18 +202,5 @@ impl Fence {
             .await?;
         info!(flow_run_id = %id, "The run was taken for lost, and goes on.");
         Ok(())
-    }
-}
-
-fn gone(state: &ApiState) -> Standing {
-    let state_type = state.state_type();
-    let is_taken = !state_type.is_final();
-    Standing::Gone {
-        why: if is_taken {
-            format!("it is {} by another's doing", state_type.as_str())
-        } else {
-            format!("its state was set to {} at the server", state_type.as_str())
-        },
-        is_taken,
     }
 }

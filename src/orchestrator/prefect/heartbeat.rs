@@ -1,4 +1,4 @@
-//! What says that this worker and its runs live: told by a task of its own, so that nothing that is slow to be told holds it up.
+//! What says that the runs of this worker live (that it lives itself: `presence.rs`): told by a task of its own, so that nothing that is slow to be told holds it up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const CONCURRENCY_LEASE_SECONDS: u32 = 300;
 /// How long a start takes, as a rule.
 const AFTER_ITS_START: Duration = Duration::from_millis(300);
 
-/// Says that runs and their worker live.
+/// Says that runs live.
 pub(super) struct Heart {
     pub(super) server: Arc<Server>,
     pub(super) journal: Journal,
@@ -33,21 +33,12 @@ fn interval(heart: &Heart) -> Duration {
 }
 
 /// Beats until it is dropped.
-pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
+pub(super) async fn run(heart: Arc<Heart>) {
     let interval = interval(&heart);
     let mut beats = tokio::time::interval(interval);
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beats.tick().await;
-        let settings = heart.server.settings();
-        if !settings.runner_mode {
-            let beat = heart
-                .server
-                .client()
-                .worker_heartbeat(&settings.work_pool, &worker_name, interval)
-                .await;
-            heart.server.note(&beat);
-        }
         let beat = heart.beat().await;
         heart.server.note(&beat);
     }

@@ -14,6 +14,8 @@ pub(super) struct Hints {
     poll: AtomicBool,
     /// One of our runs may be in another state at the server.
     check: AtomicBool,
+    /// A run may have ended, or be to end, whose worker is lost.
+    look: Notify,
     /// Runs that events told of, less those that were claimed since.
     announced: AtomicU32,
     /// Ends that are being told.
@@ -27,6 +29,7 @@ impl Default for Hints {
             wake: Notify::new(),
             poll: AtomicBool::new(true),
             check: AtomicBool::new(false),
+            look: Notify::new(),
             announced: AtomicU32::new(0),
             finishing: AtomicU32::new(0),
         }
@@ -59,6 +62,16 @@ impl Hints {
     /// Whether one may be.
     pub(super) fn take_check(&self) -> bool {
         self.check.swap(false, Ordering::Relaxed)
+    }
+
+    /// A run has ended or is to end that may be of a lost machine.
+    pub(super) fn want_look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Returns once one has.
+    pub(super) async fn look_wanted(&self) {
+        self.look.notified().await;
     }
 
     /// Whoever waits for work looks again.

@@ -265,6 +265,7 @@ fn hear(listener: &Listener, text: &str) -> bool {
         "Pending" | "Running" | "Retrying" | "heartbeat" | "Submitting" | "InfrastructurePending" | "" => false,
         "Cancelling" => {
             listener.hints.want_check();
+            listener.hints.want_look();
             false
         }
         "Scheduled" | "Late" | "AwaitingRetry" | "AwaitingConcurrencySlot" | "Resuming" => {
@@ -275,7 +276,10 @@ fn hear(listener: &Listener, text: &str) -> bool {
             false
         }
         // An end: a slot is free, or one of ours was ended from elsewhere.
-        _ => {
+        end => {
+            if end != "Completed" {
+                listener.hints.want_look();
+            }
             listener.hints.want_check();
             listener.hints.want_poll();
             false

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::api::PAGE;
@@ -26,10 +27,14 @@ pub(super) const LOST: &str = "lost: no sign of life for ";
 pub(super) const TIMES_LOST: &str = "captionacc.lost";
 /// That the worker of a run says that it lives: earlier versions of this program do not, and are no worse for it.
 const SPEAKS: &str = "captionacc.speaks";
+/// The process of an attempt that was lost with its machine, once the run itself no longer names it: its video's status row may.
+pub(super) const LOST_PID: &str = "captionacc.lost-pid";
 /// A run that takes three machines with it is not given to a fourth.
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
-const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
+pub(super) const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
+/// How long the server may hear late who has a run.
+const JUST_NOW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// How long after its end a run that was taken for lost is looked for.
 const LOOKED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
@@ -140,8 +145,13 @@ pub(super) async fn alarmed_runs<'a>(
         "end_time": { "after_": client.server_now() - LOOKED_FOR },
     });
     let mut runs = client.filter_flow_runs(&filter).await?;
-    runs.retain(|run| run.state.as_ref().is_some_and(is_alarm) && times_lost(run) < MOST_TIMES_LOST && is_ours(run));
+    runs.retain(|run| goes_on(run) && is_ours(run));
     Ok(runs)
+}
+
+/// Whether the run was taken for lost, and another worker is to have it.
+pub(super) fn goes_on(run: &ApiFlowRun) -> bool {
+    run.state.as_ref().is_some_and(is_alarm) && times_lost(run) + 1 < MOST_TIMES_LOST
 }
 
 fn times_lost(run: &ApiFlowRun) -> u32 {
@@ -158,7 +168,19 @@ pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Resul
     let Some(state) = &run.state else { return Ok(false) };
     let now = client.server_now();
     let since = now - signed(client.settings().lost_after) - KEPT_LATE;
-    if state.timestamp > since {
+    // That it is to be stopped is no sign of its worker's: what it was before is.
+    let spoke_at = if state.state_type() == StateType::Cancelling {
+        client
+            .read_flow_run_states(run.id)
+            .await?
+            .iter()
+            .filter(|state| is_held(state))
+            .map(|state| state.timestamp)
+            .max()
+    } else {
+        Some(state.timestamp)
+    };
+    if spoke_at.is_some_and(|at| at > since) {
         return Ok(false);
     }
     let filter = json!({
@@ -173,7 +195,19 @@ pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Resul
     Ok(page["events"].as_array().is_none_or(Vec::is_empty))
 }
 
-/// Whether a worker has reported to the pool within the time.
+fn is_held(state: &ApiState) -> bool {
+    matches!(state.state_type(), StateType::Pending | StateType::Running)
+}
+
+/// Whether a worker has begun or claimed the run just now: its name stands there a moment later, and until then an older one's.
+pub(super) fn is_fresh(client: &PrefectClient, run: &ApiFlowRun) -> bool {
+    let since = client.server_now() - JUST_NOW;
+    run.state
+        .as_ref()
+        .is_some_and(|state| is_held(state) && state.timestamp > since)
+}
+
+/// Whether a worker has reported to the pool within the time: the server counts three beats of the worker's own pace.
 pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &str) -> bool {
     let since = client.server_now() - signed(client.settings().lost_after);
     workers
@@ -198,6 +232,7 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
         return Ok(Fate::Untouched);
     }
     let times = times_lost(&run) + 1;
+    let worker = worker_of(&run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"));
     let (name, message, fate) = match now.state_type() {
         StateType::Cancelling => {
             let message = now.message.clone().unwrap_or_else(|| "cancelled on request".to_owned());
@@ -212,10 +247,13 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
         }
         _ => return Ok(Fate::Untouched),
     };
-    if fate != Fate::Cancelled {
-        let labels = json!({ TIMES_LOST: times });
-        let labels = labels.as_object().expect("an object");
-        client.label_flow_run(run.id, labels, DEFAULT_PATIENCE).await?;
+    let mut labels = json!({ TIMES_LOST: times });
+    if let Some(pid) = run.infrastructure_pid.as_deref().filter(|_| fate == Fate::Scheduled) {
+        labels[LOST_PID] = json!(pid);
+    }
+    let labels = labels.as_object().expect("an object");
+    client.label_flow_run(run.id, labels, DEFAULT_PATIENCE).await?;
+    if fate == Fate::Scheduled {
         // A run with a process would not be cancelled while it waits.
         let changes = json!({ "infrastructure_pid": null });
         client.update_flow_run(run.id, &changes, DEFAULT_PATIENCE).await?;
@@ -226,7 +264,30 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
     }
     client.set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE).await?;
     tell_left(client, run.id).await?;
+    end_task_runs(client, run.id, &format!("lost with {worker}")).await;
     Ok(fate)
+}
+
+/// The task runs of a lost attempt end with it: nobody else says so. Those of a further one begin later. What can not be told is
+/// for people to read only.
+pub(super) async fn end_task_runs(client: &PrefectClient, run: Uuid, why: &str) {
+    if let Err(error) = try_end_task_runs(client, run, why).await {
+        debug!(flow_run_id = %run, "The task runs of a lost attempt could not be ended at the server: {error}.");
+    }
+}
+
+async fn try_end_task_runs(client: &PrefectClient, run: Uuid, why: &str) -> Result<(), PrefectError> {
+    let filter = json!({
+        "flow_runs": { "id": { "any_": [run] } },
+        "task_runs": { "state": { "type": { "any_": [StateType::Pending, StateType::Running] } } },
+        "limit": PAGE,
+    });
+    for task_run in client.filter_task_runs(&filter).await? {
+        let proposal = Proposal::new(StateName::Crashed, Some(why.to_owned()), Uuid::new_v4()).force();
+        let path = format!("/task_runs/{}/set_state", task_run.id);
+        client.answer(Call::post(path, &proposal)).await?;
+    }
+    Ok(())
 }
 
 /// Since when the run is in its state, for people.

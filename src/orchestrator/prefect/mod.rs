@@ -84,7 +84,11 @@ mod listener;
 #[cfg(feature = "worker")]
 mod notifications;
 #[cfg(feature = "worker")]
+mod owed;
+#[cfg(feature = "worker")]
 mod poller;
+#[cfg(feature = "worker")]
+mod presence;
 #[cfg(feature = "worker")]
 mod program;
 #[cfg(feature = "worker")]
@@ -148,6 +152,8 @@ use feed::Feed;
 use journal::Journal;
 pub use journal::place::journal_home;
 use lineage::Lineage;
+#[cfg(feature = "worker")]
+use owed::Owed;
 use server::Server;
 #[cfg(feature = "worker")]
 use working::Working;
@@ -556,15 +562,32 @@ impl Claims for PrefectOrchestrator {
         self.journal.local.orphaned_runs().await
     }
 
+    /// This home's, and those that lost machines owe.
     async fn status_rows_due(&self) -> Result<Vec<StatusRowDue>, OrchestratorError> {
-        self.journal.local.status_rows_due().await
+        let mut due = self.journal.local.status_rows_due().await?;
+        due.extend(self.working.owed.due());
+        Ok(due)
     }
 
     async fn status_row_is_due(&self, id: FlowRunId, state_sequence: i64) -> Result<bool, OrchestratorError> {
-        self.journal.local.status_row_is_due(id, state_sequence).await
+        if Owed::is_meant(state_sequence) {
+            return self.working.owed.is_due(id).await;
+        }
+        if !self.journal.local.status_row_is_due(id, state_sequence).await? {
+            return Ok(false);
+        }
+        // What can not be asked now is as this home knows it.
+        let asked = tokio::time::timeout(READ_PATIENCE, self.working.owed.has_passed_on(id)).await;
+        let has_passed_on = matches!(asked, Ok(Ok(true)));
+        // Once more, and last: its answer is from here, and the newest.
+        Ok(!has_passed_on && self.journal.local.status_row_is_due(id, state_sequence).await?)
     }
 
     async fn status_row_written(&self, id: FlowRunId, state_sequence: i64) -> Result<(), OrchestratorError> {
+        if Owed::is_meant(state_sequence) {
+            self.working.owed.settle(id);
+            return Ok(());
+        }
         self.journal.local.status_row_written(id, state_sequence).await
     }
 

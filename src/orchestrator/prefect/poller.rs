@@ -469,8 +469,14 @@ impl Poller {
         info!(flow_run_id = %run.id, attempt = claim.lease.attempt, "Flow run claimed.");
         self.fence.confirm(claim.lease.flow_run_id);
         let (heart, id) = (self.heart.clone(), claim.lease.flow_run_id);
-        // Beside: a start is waited for.
-        tokio::spawn(async move { heart.begin(id).await });
+        // Beside: a start is waited for. Who has the run is told by then, so that people and other workers know whose loss is its.
+        let courier = self.courier.clone();
+        tokio::spawn(async move {
+            heart.begin(id).await;
+            if let Err(error) = courier.deliver(id, Scope::Everything, DEFAULT_PATIENCE).await {
+                debug!(flow_run_id = %id, "It is told with the next round who has the run: {}.", error.to_line());
+            }
+        });
         match checked {
             Ok(_) => Ok(Offer::Claimed(Claimed::Own(Box::new(claim)))),
             Err(error) => {

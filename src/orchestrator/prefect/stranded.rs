@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::api::PAGE;
 use super::client::PrefectClient;
-use super::lost::{held_runs, is_online, is_silent, since, worker_of};
+use super::lost::{held_runs, is_fresh, is_online, is_silent, since, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::names::is_of_this_program;
 use crate::domain::flow::Flows;
@@ -48,6 +48,9 @@ impl<'a> Roll<'a> {
             // What died here is known to be dead before the server sees it.
             if of_that_name().next().is_some() {
                 return Ok(true);
+            }
+            if is_fresh(self.client, run) {
+                return Ok(false);
             }
             if !self.client.settings().runner_mode {
                 return Ok(!is_online(self.client, &self.remote, &name));

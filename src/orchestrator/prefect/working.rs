@@ -17,7 +17,9 @@ use super::hints::Hints;
 use super::housekeeping::{self, Housekeeping};
 use super::journal::Journal;
 use super::listener::{self, ExpectedEnds, Listener};
+use super::owed::Owed;
 use super::poller::{Poller, PollerParts};
+use super::presence;
 use super::proposals::Proposals;
 use super::rescue::{self, Rescue};
 use super::server::Server;
@@ -39,6 +41,7 @@ pub(super) struct Working {
     pub(super) courier: Arc<Courier>,
     heart: Arc<Heart>,
     rescue: Arc<Rescue>,
+    pub(super) owed: Arc<Owed>,
     pub(super) foreign: Arc<ForeignRuns>,
     pub(super) housekeeping: Arc<Housekeeping>,
     pub(super) ends: Arc<ExpectedEnds>,
@@ -67,6 +70,7 @@ impl Working {
             fence.clone(),
             voices.clone(),
         ));
+        let owed = Arc::new(Owed::new(server.clone(), journal.clone(), hints.clone()));
         let heart = Arc::new(Heart {
             server: server.clone(),
             journal: journal.clone(),
@@ -85,7 +89,13 @@ impl Working {
                 heart: heart.clone(),
             }),
             heart,
-            rescue: Arc::new(Rescue::new(server.clone(), journal.clone(), hints.clone())),
+            rescue: Arc::new(Rescue::new(
+                server.clone(),
+                journal.clone(),
+                hints.clone(),
+                owed.clone(),
+            )),
+            owed,
             housekeeping: Arc::new(Housekeeping {
                 server: server.clone(),
                 journal: journal.clone(),
@@ -115,7 +125,8 @@ impl Working {
 
     /// Begins what is done beside the runs.
     pub(super) fn keep_house(&self, worker_name: &str) {
-        self.start(heartbeat::run(self.heart.clone(), worker_name.to_owned()));
+        self.start(presence::run(self.server.clone(), worker_name.to_owned()));
+        self.start(heartbeat::run(self.heart.clone()));
         self.start(housekeeping::run(self.housekeeping.clone()));
     }
 

@@ -65,10 +65,22 @@ pub(in crate::orchestrator) struct ClaimMark {
 /// The label of a run that says which receiver of notifications is told of it by the home that works on it.
 pub(in crate::orchestrator) const TOLD_TO: &str = "captionacc.told-to";
 
+/// The label of a run that names the claim by which its worker has it, for those who are to know what that worker has told.
+pub(in crate::orchestrator) const CLAIM: &str = "captionacc.claim";
+
 /// The transition of an attempt that was taken for dead and goes on.
 const REVIVAL: &str = "Revived";
 
 impl ClaimMark {
+    /// A claim of which only the transition is known.
+    pub(in crate::orchestrator) const fn of(transition_id: Uuid) -> Self {
+        Self {
+            transition_id,
+            is_handed_over: false,
+            at: None,
+        }
+    }
+
     /// The id of this claim's transition to a state of that name.
     pub(in crate::orchestrator) fn transition_to(&self, name: StateName) -> Uuid {
         Uuid::new_v5(&self.transition_id, name.as_str().as_bytes())
@@ -271,6 +283,9 @@ impl Forwarding {
                     "captionacc.attempt": claim.flow_run.attempt,
                     "captionacc.speaks": 1,
                 });
+                if let Some(claim) = &context.claim {
+                    labels[CLAIM] = serde_json::json!(claim.transition_id);
+                }
                 if let Some(receiver) = &receiver {
                     labels[TOLD_TO] = serde_json::json!(receiver);
                 }
