@@ -87,27 +87,41 @@ async fn at_server(
 async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
     const CHECK: &str = "lost machines";
     let name = automation::name(client);
+    let own_s = automation::silence_s(client);
     let after_s = client.settings().lost_after.as_secs_f64();
+    let set_up = client.settings().setup_command();
     match automation::find(client).await {
         Ok(Some(found)) if !found.is_enabled => {
-            findings.warning(CHECK, format!("the automation {name:?} is switched off"), "captionacc setup");
+            findings.warning(CHECK, format!("the automation {name:?} is switched off"), set_up);
         }
         Ok(Some(found)) if !found.is_right => findings.warning(
             CHECK,
-            format!("the automation {name:?} does not do what {after_s} s of silence need (CAPTIONACC_LOST_AFTER_MS)"),
-            "captionacc setup",
+            format!("the automation {name:?} does not do what captionacc setup made it for"),
+            set_up,
+        ),
+        Ok(Some(found)) if found.silence_s != own_s => findings.warning(
+            CHECK,
+            format!(
+                "automation {name:?}: {} s without a sign of life, and a run is another worker's; all workers hold to that, and \
+                 CAPTIONACC_LOST_AFTER_MS of this machine says {own_s} s",
+                found.silence_s
+            ),
+            format!(
+                "set CAPTIONACC_LOST_AFTER_MS={} ([prefect] lost-after-ms) here as well; or, to make it {own_s} s for all machines: {set_up}",
+                found.silence_s * 1000
+            ),
         ),
         Ok(Some(_)) => findings.ok(
             CHECK,
             format!(
                 "automation {name:?}: {} s without a sign of life, and a run is another worker's",
-                automation::silence_s(client)
+                own_s
             ),
         ),
         // The workers do it alone.
         Ok(None) => findings.ok(
             CHECK,
-            format!("workers take over runs after {after_s} s of silence; the server has no automation for it (captionacc setup makes it)"),
+            format!("workers take over runs after {after_s} s of silence; the server has no automation for it ({set_up} makes it)"),
         ),
         Err(_) => findings.ok(
             CHECK,
@@ -248,7 +262,7 @@ async fn pool_at_server(
     // A server does not know of it: each machine holds its own runs to it.
     let background_limit = background_limit.or_else(|| pool.concurrency_limit.map(default_background_limit));
     let background = background_limit.map_or(String::new(), |limit| {
-        format!(" (at most {limit} by background runs of this machine)")
+        format!(" (at most {limit} by background runs of this home)")
     });
     let summary = format!(
         "{}: {active} of {limit} slots taken{background}, {waiting} waiting",
@@ -266,7 +280,7 @@ async fn pool_at_server(
         findings.warning(
             CHECK,
             format!("{summary}: runs are not held back"),
-            "captionacc setup --limit 2, or captionacc worker --limit 2",
+            "captionacc worker --limit 2",
         );
     } else {
         findings.ok(CHECK, summary);
@@ -313,7 +327,7 @@ async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Re
             None => findings.error(
                 CHECK,
                 format!("{pool} has no work queue {name}: its runs are not queued where they should be"),
-                "captionacc setup",
+                client.settings().setup_command(),
             ),
             Some(found) if found.is_paused => findings.warning(
                 CHECK,
@@ -329,7 +343,7 @@ async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Re
                         .map_or("none".to_owned(), |priority| priority.to_string()),
                     queue.priority()
                 ),
-                "captionacc setup",
+                client.settings().setup_command(),
             ),
             Some(_) => sound.push(format!("{name} (priority {})", queue.priority())),
         }

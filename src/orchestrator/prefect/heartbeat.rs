@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::debug;
 
+use super::automation;
 use super::events::heartbeat_events;
 use super::journal::Journal;
 use super::lost::alive_event;
@@ -27,18 +28,14 @@ pub(super) struct Heart {
     pub(super) voices: Arc<Voices>,
 }
 
-/// Thrice in the time after which silence is taken for death.
-fn interval(heart: &Heart) -> Duration {
-    (heart.server.settings().lost_after / 3).max(Duration::from_secs(1))
-}
-
 /// Beats until it is dropped.
 pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
-    let interval = interval(&heart);
-    let mut beats = tokio::time::interval(interval);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        beats.tick().await;
+        let began = tokio::time::Instant::now();
+        // Whoever made the limit shorter waits until it is told that this worker beats for it.
+        let learned = automation::learn_limit(heart.server.client()).await;
+        heart.server.note(&learned);
+        let interval = heart.server.client().pace();
         let settings = heart.server.settings();
         if !settings.runner_mode {
             let beat = heart
@@ -50,6 +47,7 @@ pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
         }
         let beat = heart.beat().await;
         heart.server.note(&beat);
+        tokio::time::sleep_until(began + interval).await;
     }
 }
 

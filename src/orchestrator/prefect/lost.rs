@@ -157,7 +157,7 @@ pub(super) fn speaks(run: &ApiFlowRun) -> bool {
 pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Result<bool, PrefectError> {
     let Some(state) = &run.state else { return Ok(false) };
     let now = client.server_now();
-    let since = now - signed(client.settings().lost_after) - KEPT_LATE;
+    let since = now - signed(client.lost_after()) - KEPT_LATE;
     if state.timestamp > since {
         return Ok(false);
     }
@@ -175,7 +175,7 @@ pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Resul
 
 /// Whether a worker has reported to the pool within the time.
 pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &str) -> bool {
-    let since = client.server_now() - signed(client.settings().lost_after);
+    let since = client.server_now() - signed(client.lost_after());
     workers
         .iter()
         .filter(|worker| worker.name == name && worker.status.as_deref() == Some("ONLINE"))

@@ -31,8 +31,9 @@ pub(super) struct Rescue {
 
 /// Looks until it is dropped.
 pub(super) async fn run(rescue: Arc<Rescue>) {
-    let interval = (rescue.server.settings().lost_after / 9).clamp(Duration::from_millis(500), Duration::from_secs(10));
     loop {
+        let interval =
+            (rescue.server.client().lost_after() / 9).clamp(Duration::from_millis(500), Duration::from_secs(10));
         tokio::time::sleep(interval).await;
         let looked = rescue.look().await;
         rescue.server.note(&looked);
@@ -56,10 +57,14 @@ impl Rescue {
 
     /// A part of the time after which silence is death: what a living worker needs to be heard again.
     fn hearing_time(&self) -> Duration {
-        self.server.settings().lost_after / 3
+        self.server.client().lost_after() / 3
     }
 
+    /// By a limit that nobody else may hold to, nobody is judged.
     fn is_settled(&self) -> bool {
+        if !self.server.client().knows_limit() {
+            return false;
+        }
         let unbroken_since = *self.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
         unbroken_since.is_some_and(|at| is_past(at, Timestamp::now(), self.hearing_time()))
     }
@@ -117,7 +122,7 @@ impl Rescue {
     async fn give_on(&self, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=LONGEST_PAUSE_MS))).await;
         let worker = worker_of(run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"));
-        let why = format!("{worker} was {}", alarm_message(self.server.settings().lost_after));
+        let why = format!("{worker} was {}", alarm_message(self.server.client().lost_after()));
         let fate = give_on(self.server.client(), run, &why).await?;
         if fate == Fate::Untouched {
             debug!(flow_run_id = %run.id, "Somebody else was faster with a run whose machine is lost.");

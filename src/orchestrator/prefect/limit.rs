@@ -1,0 +1,63 @@
+//! How long a run may be silent: what the server's automation says holds for every worker, and this machine's setting where there is
+//! none.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// What is known of the server's limit.
+#[derive(Debug, Default)]
+pub(super) struct Limit {
+    /// `None` before the server has said anything; inside, what its automation says, if there is one.
+    known: Mutex<Option<Option<Duration>>>,
+}
+
+impl Limit {
+    /// The server has said it.
+    pub(super) fn learn(&self, at_server: Option<Duration>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_server);
+    }
+
+    /// Whether the server has ever said it: before, nobody is to be judged.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What holds for everybody.
+    pub(super) fn holds(&self, own: Duration) -> Duration {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.flatten().unwrap_or(own)
+    }
+
+    /// How often a worker says that it and its runs live: a third of the shorter one, so that it is in time for both.
+    pub(super) fn pace(&self, own: Duration) -> Duration {
+        (self.holds(own).min(own) / 3).max(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_limit_holds_and_the_pace_is_in_time_for_the_shorter_one() {
+        let seconds = Duration::from_secs;
+        let limit = Limit::default();
+        assert!(!limit.is_known());
+        assert_eq!(
+            (limit.holds(seconds(90)), limit.pace(seconds(90))),
+            (seconds(90), seconds(30))
+        );
+        limit.learn(Some(seconds(30)));
+        assert!(limit.is_known());
+        assert_eq!(
+            (limit.holds(seconds(90)), limit.pace(seconds(90))),
+            (seconds(30), seconds(10))
+        );
+        assert_eq!(
+            (limit.holds(seconds(15)), limit.pace(seconds(15))),
+            (seconds(30), seconds(5))
+        );
+        limit.learn(None);
+        assert_eq!(limit.holds(seconds(90)), seconds(90));
+    }
+}
