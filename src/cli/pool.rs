@@ -45,22 +45,23 @@ enum Action {
 /// Does what was asked with the pool, and shows it.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
-    let (pool, attention) = with_orchestrator(&settings, async |orchestrator| {
+    let (orchestrator, pool, attention) = with_orchestrator(&settings, async |orchestrator| {
         match options.action {
             Some(Action::Pause) => orchestrator.set_paused(true).await?,
             Some(Action::Resume) => orchestrator.set_paused(false).await?,
             Some(Action::Show) | None => {}
         }
         let pool = orchestrator.read_work_pool().await?;
-        Ok((pool, orchestrator.read_attention().await?))
+        Ok((orchestrator.description(), pool, orchestrator.read_attention().await?))
     })?;
     print(&if options.json {
         json_line(&Shown {
+            orchestrator: &orchestrator,
             pool: &pool,
             attention: &attention,
         })
     } else {
-        text(&pool) + &attention_text(&pool.name, &attention)
+        format!("Orchestrator: {}\n", plain(&orchestrator)) + &text(&pool) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
 }
@@ -68,6 +69,8 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Shown<'a> {
+    /// Which it is, and where.
+    orchestrator: &'a str,
     #[serde(flatten)]
     pool: &'a WorkPool,
     #[serde(flatten)]

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::machines::{Machine, is, read, runs_on, until};
-use super::proxy::Proxy;
 use super::server::Server;
 
 /// A command on the home of a machine.

@@ -14,7 +14,9 @@ use crate::domain::finding::Findings;
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
-use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool};
+use crate::orchestrator::local::check::{
+    NO_WORKER, START_WORKER, check_queue, check_workers, counted, line, read_pool, untold,
+};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
@@ -33,11 +35,13 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows, backgr
         }
     };
     let local = known_workers(home, prefect).await;
-    match answers(&client, &mut findings).await {
+    let answered = answers(&client, &mut findings).await;
+    let is_away = answered.is_err();
+    match answered {
         Ok(()) => at_server(&client, flows, background_limit, &local, &mut findings).await,
         Err(error) => fault(&client, "prefect", &error, &mut findings),
     }
-    the_journal(home, prefect, &mut findings).await;
+    the_journal(home, prefect, is_away, &mut findings).await;
     findings
 }
 
@@ -79,6 +83,8 @@ async fn at_server(
                 findings.warning("flows", flow.line(), flow.remedy());
             }
         }
+        // The pool was missed already.
+        Err(PrefectError::NotFound { what, .. }) if what.starts_with("work pool") => {}
         Err(error) => fault(client, "flow runs", &error, findings),
     }
 }
@@ -154,8 +160,8 @@ fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, find
             "update this program: the server no longer takes what it speaks".to_owned()
         }
         PrefectError::Unreachable { .. } => format!(
-            "start the server (prefect server start), or correct the address, which comes from {}",
-            settings.reason
+            "start the server (prefect server start), or correct the address: {}",
+            settings.setup_command()
         ),
         PrefectError::Unauthorized { .. } if settings.is_cloud => {
             "captionacc setup --orchestrator cloud --api-key-file FILE, with a key that is valid".to_owned()
@@ -165,6 +171,7 @@ fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, find
             settings.api_url
         ),
         PrefectError::Forbidden { .. } => "take a key that may do this, or another plan".to_owned(),
+        PrefectError::NotFound { what, .. } if what.starts_with("work pool") => settings.setup_command(),
         PrefectError::NotFound { hint, .. } => hint.clone(),
         PrefectError::RateLimited { .. } => "wait a minute; fewer followers and workers call less often".to_owned(),
         _ => "look into the server's own log".to_owned(),
@@ -272,7 +279,10 @@ async fn pool_at_server(
         findings.error(
             CHECK,
             format!("{summary}; its type is {:?}", pool.pool_type),
-            "set CAPTIONACC_WORK_POOL to another name and run captionacc setup: a pool of type process is needed",
+            format!(
+                "a pool of type process is needed: set CAPTIONACC_WORK_POOL to another name, then {}",
+                client.settings().setup_command()
+            ),
         );
     } else if pool.is_paused {
         findings.warning(CHECK, format!("{summary}, paused"), "captionacc pool resume");
@@ -301,7 +311,7 @@ async fn pool_at_server(
     if online.is_empty() && alive_here {
         findings.warning(
             "worker",
-            "a worker of this machine is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
+            "a worker of this home is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
             "wait half a minute, then look into the worker's own log",
         );
     } else if online.is_empty() {
@@ -409,26 +419,34 @@ async fn deployments(client: &PrefectClient, flows: &Flows, findings: &mut Findi
 }
 
 /// What this machine keeps of the server's runs, once it does.
-async fn the_journal(home: &Path, prefect: &PrefectSettings, findings: &mut Findings) {
+async fn the_journal(home: &Path, prefect: &PrefectSettings, is_away: bool, findings: &mut Findings) {
     let home = journal_home(home, prefect);
     if !home.join("queue.db").exists() {
         findings.ok("queue", "no run of this server was worked on or queued here yet");
         return;
     }
     findings.extend(check_queue(&home).await);
+    let untold = untold(&home).await;
+    // What is on its way while the server answers is no fault.
+    if is_away && untold > 0 {
+        findings.warning(
+            "outbox",
+            format!(
+                "{} here for the server to answer: states, log lines, artifacts of this home's runs",
+                counted(untold, "message waits", "messages wait")
+            ),
+            "keep a worker of this home running, and the home: all of it is told as soon as the API answers",
+        );
+    }
     match read_pool(&home).await {
         Ok(pool) if prefect.runner_mode => {
             if pool.is_paused {
-                findings.warning(
-                    "work pool",
-                    "this machine's workers are paused",
-                    "captionacc pool resume",
-                );
+                findings.warning("work pool", "this home's workers are paused", "captionacc pool resume");
             }
-            findings.extend(check_workers(&pool.workers));
+            findings.extend(check_workers("worker", &pool.workers));
         }
         Ok(pool) if pool.workers.iter().any(|worker| worker.is_alive) => {
-            findings.extend(check_workers(&pool.workers));
+            findings.extend(check_workers("own worker", &pool.workers));
         }
         Ok(_) => {}
         Err(error) => findings.error("queue", line(&error), "do as the message says"),

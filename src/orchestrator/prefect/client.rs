@@ -594,6 +594,7 @@ impl PrefectClient {
         PrefectError::Unreachable {
             address: self.address().to_owned(),
             problem,
+            origin: self.settings().reason.clone(),
         }
     }
 
