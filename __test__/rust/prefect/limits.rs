@@ -3,11 +3,13 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::machines::{Machine, is, read, runs_on, until};
+use super::proxy::Proxy;
 use super::server::Server;
+use super::setup::User;
 
 /// A command on the home of a machine.
 fn command(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> Command {
@@ -100,4 +102,67 @@ fn a_run_is_judged_by_the_servers_limit_whatever_a_machine_has_set() {
     machine.stop();
     hasty.stop();
     say(&world, "a", &["setup", "--remove"], &[]);
+}
+
+#[test]
+fn with_the_server_away_it_is_said_what_waits_here_and_where_its_address_is_from() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let url = proxy.api_url();
+    let more = [("PREFECT_API_URL", url.as_str())];
+    let machine = Machine::start_with(&world, "a", &more);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    proxy.refuse();
+    fs::write(world.path("go"), "").expect("written");
+    until("its end waits here", || {
+        say(&world, "a", &["doctor"], &more).contains("for the server to answer")
+    });
+    let pool = say(&world, "a", &["pool"], &more);
+    assert!(
+        pool.contains("cannot be reached") && pool.contains("PREFECT_API_URL is set"),
+        "{pool}"
+    );
+    let lineage = say(&world, "a", &["lineage"], &more);
+    assert!(!lineage.contains("no flow run has completed"), "{lineage}");
+    assert!(lineage.contains("could not be asked"), "{lineage}");
+    proxy.accept();
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    machine.stop();
+}
+
+#[test]
+fn setup_names_what_it_wrote_and_an_address_is_told_by_its_origin() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let user = User::new();
+    let url = proxy.api_url();
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", &url];
+    // An address alone is not all that it takes.
+    let output = user
+        .captionacc(&["doctor", "--json"])
+        .env("PREFECT_API_URL", &url)
+        .output()
+        .expect("it starts");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings");
+    let wrong: Vec<&Value> = findings.iter().filter(|finding| finding["level"] != "ok").collect();
+    assert!(wrong.iter().all(|finding| finding["fix"].is_string()), "{wrong:?}");
+    let remedy = format!("captionacc {}", set_up.join(" "));
+    assert!(wrong.iter().any(|finding| finding["fix"] == remedy), "{wrong:?}");
+    let said = user.succeed(&set_up);
+    assert!(
+        said.contains("captionacc.toml") && said.contains("profiles.toml"),
+        "{said}"
+    );
+    assert!(!said.contains("npm run"), "{said}");
+    let pool = user.succeed(&["pool"]);
+    assert!(pool.starts_with(&format!("Orchestrator: Prefect ({url})")), "{pool}");
+    proxy.refuse();
+    let message = user.fail(&["pool"])["message"].to_string();
+    assert!(
+        message.contains("profile") && !message.contains("PREFECT_API_URL"),
+        "{message}"
+    );
 }
