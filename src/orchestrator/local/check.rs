@@ -177,7 +177,11 @@ pub(in crate::orchestrator) async fn check_notifications(home: &Path, receiver: 
     match delivery {
         Ok(None) => findings.ok(CHECK, "nobody was told anything yet: a worker begins with it"),
         Ok(Some(delivery)) => {
-            let waiting = counted(u64::try_from(delivery.waiting).unwrap_or(0), "notification waits", "notifications wait");
+            let waiting = counted(
+                u64::try_from(delivery.waiting).unwrap_or(0),
+                "notification waits",
+                "notifications wait",
+            );
             let last = delivery.problem.map_or(String::new(), |(problem, at)| {
                 format!("; the last failure, at {at}: {problem}")
             });

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::client::{Call, PrefectClient};
+use super::client::{Call, DEFAULT_PATIENCE, PrefectClient};
 use super::lost::{alarm_message, alive_event, left_event, place};
 use crate::domain::prefect_error::PrefectError;
 
 /// The shortest time that the server watches for silence.
 const SHORTEST_S: u64 = 10;
+/// How long a beat waits to learn of another limit: what it says of runs that live is not to be late.
+const LEARNING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The automation as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +94,14 @@ fn wanted(client: &PrefectClient, silence_s: u64) -> Value {
 /// # Errors
 /// What the API says.
 pub async fn find(client: &PrefectClient) -> Result<Option<Found>, PrefectError> {
+    find_within(client, DEFAULT_PATIENCE).await
+}
+
+async fn find_within(client: &PrefectClient, patience: Duration) -> Result<Option<Found>, PrefectError> {
     let filter = json!({ "automations": { "name": { "any_": [name(client)] } } });
-    let found: Vec<Value> = client.call(Call::post("/automations/filter", &filter)).await?;
+    let found: Vec<Value> = client
+        .call(Call::post("/automations/filter", &filter).patience(patience))
+        .await?;
     Ok(found.into_iter().find_map(|automation| {
         let silence_s = whole_seconds(automation.pointer("/trigger/within")?)?;
         let wanted = wanted(client, silence_s);
@@ -114,7 +122,7 @@ pub async fn find(client: &PrefectClient) -> Result<Option<Found>, PrefectError>
 /// # Errors
 /// What the API says, of a server that is away or at fault.
 pub async fn learn_limit(client: &PrefectClient) -> Result<(), PrefectError> {
-    match find(client).await {
+    match find_within(client, LEARNING_PATIENCE).await {
         // One that is switched off can be switched on at any time.
         Ok(found) => client.learn_limit(found.map(|found| Duration::from_secs(found.silence_s))),
         Err(PrefectError::Forbidden { .. } | PrefectError::NotFound { .. } | PrefectError::Rejected { .. }) => {
