@@ -61,7 +61,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             attention: &attention,
         })
     } else {
-        format!("Orchestrator: {}\n", plain(&orchestrator)) + &text(&pool) + &attention_text(&pool.name, &attention)
+        text(&pool, &orchestrator) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
 }
@@ -94,15 +94,19 @@ fn attention_text(pool: &str, attention: &Attention) -> String {
     text
 }
 
-fn text(pool: &WorkPool) -> String {
+fn text(pool: &WorkPool, orchestrator: &str) -> String {
     let standing = if pool.is_paused {
         "paused (captionacc pool resume goes on)"
     } else {
         "ready"
     };
     let mut text = format!(
-        "{}: {standing}, {} of {} slots taken, at most {} by background runs\n\n",
-        pool.name, pool.active, pool.concurrency_limit, pool.background_limit
+        "{}: {standing}, {} of {} slots taken, at most {} by background runs\nQueued at: {}\n\n",
+        pool.name,
+        pool.active,
+        pool.concurrency_limit,
+        pool.background_limit,
+        plain(orchestrator)
     );
     text.push_str(&table(
         ["WORK QUEUE", "WAITING"],

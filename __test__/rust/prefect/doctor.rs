@@ -198,8 +198,8 @@ fn an_api_that_is_away_refuses_or_is_not_its_own_is_named() {
         &user,
         "queue",
         "warning",
-        "1 flow runs wait here",
-        "keep a worker running",
+        "1 flow run waits here",
+        "keep a worker of this home running",
     );
 }
 

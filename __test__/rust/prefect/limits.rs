@@ -158,7 +158,7 @@ fn setup_names_what_it_wrote_and_an_address_is_told_by_its_origin() {
     );
     assert!(!said.contains("npm run"), "{said}");
     let pool = user.succeed(&["pool"]);
-    assert!(pool.starts_with(&format!("Orchestrator: Prefect ({url})")), "{pool}");
+    assert!(pool.contains(&format!("Queued at: Prefect ({url})")), "{pool}");
     proxy.refuse();
     let message = user.fail(&["pool"])["message"].to_string();
     assert!(

@@ -120,8 +120,7 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
         Ok(Some(_)) => findings.ok(
             CHECK,
             format!(
-                "automation {name:?}: {} s without a sign of life, and a run is another worker's",
-                own_s
+                "automation {name:?}: {own_s} s without a sign of life, and a run is another worker's"
             ),
         ),
         // The workers do it alone.

@@ -7,25 +7,42 @@ use std::time::Duration;
 /// What is known of the server's limit.
 #[derive(Debug, Default)]
 pub(super) struct Limit {
-    /// `None` before the server has said anything; inside, what its automation says, if there is one.
-    known: Mutex<Option<Option<Duration>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Known {
+    /// The server has said nothing yet.
+    #[default]
+    Nothing,
+    /// It has no automation.
+    NoAutomation,
+    /// Its automation says this.
+    AtServer(Duration),
 }
 
 impl Limit {
     /// The server has said it.
     pub(super) fn learn(&self, at_server: Option<Duration>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_server);
+        let known = at_server.map_or(Known::NoAutomation, Known::AtServer);
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
     /// Whether the server has ever said it: before, nobody is to be judged.
     pub(super) fn is_known(&self) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.known() != Known::Nothing
     }
 
     /// What holds for everybody.
     pub(super) fn holds(&self, own: Duration) -> Duration {
-        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.flatten().unwrap_or(own)
+        match self.known() {
+            Known::AtServer(limit) => limit,
+            Known::Nothing | Known::NoAutomation => own,
+        }
+    }
+
+    fn known(&self) -> Known {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often a worker says that it and its runs live: a third of the shorter one, so that it is in time for both.
