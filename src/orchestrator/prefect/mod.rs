@@ -28,12 +28,12 @@ mod feed;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod journal;
+mod limit;
+mod lineage;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
 )]
-mod limit;
-mod lineage;
 mod lost;
 #[cfg(feature = "worker")]
 pub mod lowering;
