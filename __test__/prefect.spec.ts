@@ -234,7 +234,7 @@ describe('a server that refuses', () => {
     await captionacc('setup', '--orchestrator', 'server', '--api-url', server.apiUrl);
     const error = await failureOf(queuePrefectFlow('full-frames', someArguments()), 'ERR_CAPTIONACC_PREFECT_NOT_FOUND');
     expect(error.message).toContain(`full-frames/${name}`);
-    expect(error.message).toContain('npm run deploy');
+    expect(error.message).toContain('captionacc deploy');
     expect(error.retryable).toBe(false);
   });
 

@@ -66,7 +66,8 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let (OrchestratorChoice::Prefect, Some(prefect)) = (settings.orchestrator, settings.prefect.clone()) else {
         return Err(OrchestratorError::Config {
             origin: settings.orchestrator_reason,
-            problem: "the embedded orchestrator needs no deployments; for Prefect, run npm run setup first".to_owned(),
+            problem: "the embedded orchestrator needs no deployments; for Prefect, run captionacc setup first"
+                .to_owned(),
         }
         .into());
     };
@@ -308,6 +309,6 @@ fn text(settings: &PrefectSettings, deployed: &[Deployed]) -> String {
         )));
         text.push('\n');
     }
-    text.push_str("Next: npm run worker\n");
+    text.push_str("Next: captionacc worker\n");
     text
 }

@@ -119,6 +119,9 @@ fn text(lineage: &AssetLineage, shown: &BTreeSet<String>, options: &Options) -> 
             stale
         };
     }
+    if shown.is_empty() && lineage.notice.is_some() {
+        return "No assets are known here; whether there are any elsewhere could not be asked.\n".to_owned();
+    }
     if shown.is_empty() {
         return "No assets: no flow run has completed yet.\n".to_owned();
     }

@@ -45,22 +45,23 @@ enum Action {
 /// Does what was asked with the pool, and shows it.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
-    let (pool, attention) = with_orchestrator(&settings, async |orchestrator| {
+    let (orchestrator, pool, attention) = with_orchestrator(&settings, async |orchestrator| {
         match options.action {
             Some(Action::Pause) => orchestrator.set_paused(true).await?,
             Some(Action::Resume) => orchestrator.set_paused(false).await?,
             Some(Action::Show) | None => {}
         }
         let pool = orchestrator.read_work_pool().await?;
-        Ok((pool, orchestrator.read_attention().await?))
+        Ok((orchestrator.description(), pool, orchestrator.read_attention().await?))
     })?;
     print(&if options.json {
         json_line(&Shown {
+            orchestrator: &orchestrator,
             pool: &pool,
             attention: &attention,
         })
     } else {
-        text(&pool) + &attention_text(&pool.name, &attention)
+        text(&pool, &orchestrator) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
 }
@@ -68,6 +69,8 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Shown<'a> {
+    /// Which it is, and where.
+    orchestrator: &'a str,
     #[serde(flatten)]
     pool: &'a WorkPool,
     #[serde(flatten)]
@@ -91,15 +94,19 @@ fn attention_text(pool: &str, attention: &Attention) -> String {
     text
 }
 
-fn text(pool: &WorkPool) -> String {
+fn text(pool: &WorkPool, orchestrator: &str) -> String {
     let standing = if pool.is_paused {
         "paused (captionacc pool resume goes on)"
     } else {
         "ready"
     };
     let mut text = format!(
-        "{}: {standing}, {} of {} slots taken, at most {} by background runs\n\n",
-        pool.name, pool.active, pool.concurrency_limit, pool.background_limit
+        "{}: {standing}, {} of {} slots taken, at most {} by background runs\nQueued at: {}\n\n",
+        pool.name,
+        pool.active,
+        pool.concurrency_limit,
+        pool.background_limit,
+        plain(orchestrator)
     );
     text.push_str(&table(
         ["WORK QUEUE", "WAITING"],

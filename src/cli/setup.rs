@@ -4,6 +4,7 @@
 //! API. Every question is an option too; without a terminal nothing is asked. Nothing is written before the API has
 //! answered with the credentials given.
 
+use std::fmt::Write;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,9 +24,9 @@ use super::toml_file::{TomlFile, set};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{DEFAULT_CONCURRENCY_LIMIT, WORK_POOL, WorkQueue};
 use crate::domain::prefect_error::PrefectError;
-use crate::orchestrator::prefect::automation;
 use crate::orchestrator::prefect::client::{Call, PrefectClient};
 use crate::orchestrator::prefect::model::{ApiWorkPool, ApiWorkQueue};
+use crate::orchestrator::prefect::{automation, lowering};
 use crate::settings::Settings;
 use crate::settings::prefect::{Credentials, PrefectSettings, Secret};
 
@@ -128,7 +129,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         choose(&config_path, "embedded", false)?;
         warn_of_environment(Place::Embedded);
         print(&format!(
-            "Flow runs are queued in {}: orchestrator = \"embedded\" in {}\nNext: npm run worker\n",
+            "Flow runs are queued in {}: orchestrator = \"embedded\" is written to {}\nNext: captionacc worker\n",
             plain(&settings.home.join("queue.db").display().to_string()),
             plain(&config_path.display().to_string()),
         ))?;
@@ -173,12 +174,13 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         ),
     };
     print(&format!(
-        "Prefect at {}: {checked}\n{}\n{}\nProfile {:?} is written to {} and active\nNext: npm run deploy, then npm run worker\n",
+        "Prefect at {}: {checked}\n{}\n{}\nProfile {:?} is written to {} and active\norchestrator = \"prefect\" is written to {}\nNext: captionacc deploy, then captionacc worker\n",
         plain(client.address()),
         plain(&mode),
         plain(&watched),
         options.profile,
         plain(&profiles.display().to_string()),
+        plain(&config_path.display().to_string()),
     ))?;
     Ok(exit::DONE)
 }
@@ -186,13 +188,28 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
 /// Makes the automation that notices lost machines; what is said of it. Without one the workers notice them alone.
 async fn watch_for_lost_machines(client: &PrefectClient) -> String {
     let name = automation::name(client);
-    match automation::ensure(client).await {
-        Ok(outcome) => format!(
-            "Automation {name:?} is {}: a run that gives no sign of life for {} s is another worker's (captionacc setup --remove \
-             removes it)",
-            outcome.as_str(),
-            automation::silence_s(client)
-        ),
+    let mut say = |line: String| eprintln!("{}", plain(&line));
+    match lowering::ensure(client, &mut say).await {
+        Ok(lowered) => {
+            let mut said = format!(
+                "Automation {name:?} is {}: a run that gives no sign of life for {} s is another worker's, on every machine \
+                 (captionacc setup --remove removes it)",
+                lowered.outcome.as_str(),
+                lowered.now_s,
+            );
+            if !lowered.kept_by.is_empty() {
+                write!(
+                    said,
+                    "\nIt is not {} s yet, so that no living run is taken for lost: {} beats too slowly for it and does not follow. \
+                     Restart or stop it, then: {}",
+                    automation::silence_s(client),
+                    lowered.kept_by.join(", "),
+                    client.settings().setup_command(),
+                )
+                .expect("writing to a String cannot fail");
+            }
+            said
+        }
         Err(error) => {
             format!("No automation for runs whose machine is lost ({error}): the workers look for them alone")
         }

@@ -6,13 +6,15 @@
 pub enum PrefectError {
     /// `ERR_CAPTIONACC_PREFECT_UNREACHABLE`: no answer from the API.
     #[error(
-        "Prefect's API at {address} cannot be reached ({problem}): check that it runs and that PREFECT_API_URL is right"
+        "Prefect's API at {address} cannot be reached ({problem}): check that it runs, and that its address is right ({origin})"
     )]
     Unreachable {
         /// Its address.
         address: String,
         /// What the last try ended with.
         problem: String,
+        /// Where the address was found.
+        origin: String,
     },
     /// `ERR_CAPTIONACC_PREFECT_UNAUTHORIZED`: the API key or auth string was refused.
     #[error(

@@ -80,7 +80,7 @@ impl UnservedFlow {
     pub fn line(&self) -> String {
         let runs = if self.waiting == 1 { "run waits" } else { "runs wait" };
         format!(
-            "{} {runs} for a worker that knows flow {}: the captionacc.toml of this machine does not declare it",
+            "{} {runs} for a worker that knows flow {}; the captionacc.toml here does not declare it, and workers of other homes may",
             self.waiting, self.flow_name
         )
     }

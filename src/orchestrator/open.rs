@@ -36,7 +36,7 @@ pub async fn claims(settings: &Settings) -> Result<Arc<dyn Claims>, Orchestrator
 async fn prefect(settings: &Settings) -> Result<PrefectOrchestrator, OrchestratorError> {
     let prefect = settings.prefect.clone().ok_or_else(|| OrchestratorError::Config {
         origin: settings.orchestrator_reason.clone(),
-        problem: "no Prefect API is configured: run npm run setup, or set PREFECT_API_URL".to_owned(),
+        problem: "no Prefect API is configured: run captionacc setup, or set PREFECT_API_URL".to_owned(),
     })?;
     PrefectOrchestrator::open(prefect, &settings.home, settings.flows.clone()).await
 }

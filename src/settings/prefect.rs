@@ -22,7 +22,7 @@ const PREFECT_CLOUD: &str = "https://api.prefect.cloud/api";
 const RESERVED_HEADERS: [&str; 3] = ["user-agent", "prefect-csrf-token", "prefect-csrf-client"];
 
 /// What [`LOST_AFTER_MS`] is unless set.
-const LOST_AFTER: Duration = Duration::from_secs(90);
+pub const LOST_AFTER: Duration = Duration::from_secs(90);
 
 /// A text that is never shown: an API key, a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,6 +118,29 @@ impl PrefectSettings {
             when_unreachable: WhenUnreachable::Reject,
             lost_after: LOST_AFTER,
         })
+    }
+
+    /// The command that sets up what these settings say, where nobody can be asked.
+    pub fn setup_command(&self) -> String {
+        let mut command = "captionacc setup --orchestrator ".to_owned();
+        if self.is_cloud {
+            command.push_str("cloud --api-key-file FILE");
+            // The address of a workspace ends with its id.
+            if let Some((_, workspace)) = self.api_url.split_once("/workspaces/") {
+                command.push_str(" --workspace ");
+                command.push_str(workspace);
+            }
+        } else {
+            command.push_str("server --api-url ");
+            command.push_str(&self.api_url);
+            if self.credentials != Credentials::None {
+                command.push_str(" --auth-string-file FILE");
+            }
+        }
+        if self.runner_mode {
+            command.push_str(" --runner-mode");
+        }
+        command
     }
 
     /// Settings as Prefect's own client would find them here; `None` if no API is configured.

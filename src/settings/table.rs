@@ -190,8 +190,9 @@ pub const LOST_AFTER_MS: Setting = Setting {
         most: DAY_MS,
     },
     default: Some("90000"),
-    doc: "a run at Prefect that gives no sign of life for so long is lost with its machine, and another worker takes it over; the \
-          same on every machine, and `captionacc setup` again after a change",
+    doc: "a run at Prefect that gives no sign of life for so long is lost with its machine, and another worker takes it over; \
+          `captionacc setup` makes the server's automation from it (10000 at least), which then holds for every worker; where there \
+          is none, this holds, and is to be the same on every machine",
 };
 /// Whether there is no work pool.
 pub const RUNNER_MODE: Setting = Setting {

@@ -14,9 +14,13 @@ pub fn check_takeovers(ended: &[FlowRun]) -> Findings {
         findings.warning(
             "status rows",
             format!(
-                "{} runs of late were ended because a process that is not this program's took over the status row of their \
+                "{} of late ended because a process that is not this program's took over the status row of their \
                  video; the last one is {} of video {}, at {}: {}",
-                runs.len(),
+                if runs.len() == 1 {
+                    "1 run".to_owned()
+                } else {
+                    format!("{} runs", runs.len())
+                },
                 newest.flow_run_id,
                 newest.video_id.as_deref().unwrap_or("none"),
                 newest.state.timestamp,

@@ -236,7 +236,10 @@ fn a_pool_that_was_made_anew_is_told_of_and_its_worker_goes_on() {
     let path = format!("/work_pools/{}", world.name);
     request(&mut world, "DELETE", &path, Value::Null);
     let doctor = say(&world, "a", &["doctor"], &[]);
-    assert!(doctor.contains(&world.name) && doctor.contains("run setup"), "{doctor}");
+    assert!(
+        doctor.contains(&world.name) && doctor.contains("run captionacc setup"),
+        "{doctor}"
+    );
     // As a person makes it in the UI: without our queues.
     let template: Value =
         serde_json::from_str(include_str!("../../../src/cli/process_job_template.json")).expect("JSON");

@@ -59,7 +59,7 @@ fn after_setup_and_deploy_all_is_well_and_nothing_is_made_by_looking() {
         ("clock", "this machine's"),
         (
             "work pool",
-            "0 of 2 slots taken (at most 1 by background runs of this machine), 0 waiting",
+            "0 of 2 slots taken (at most 1 by background runs of this home), 0 waiting",
         ),
         ("work queues", "user-initiated (priority 1), background (priority 2)"),
         ("deployments", &format!("full-frames/{}", user.name)),
@@ -198,8 +198,8 @@ fn an_api_that_is_away_refuses_or_is_not_its_own_is_named() {
         &user,
         "queue",
         "warning",
-        "1 flow runs wait here",
-        "keep a worker running",
+        "1 flow run waits here",
+        "keep a worker of this home running",
     );
 }
 

@@ -55,6 +55,8 @@ impl PrefectWorld {
     pub fn at(judge_url: &str, api_url: &str, config: &str) -> Self {
         let world = Self::bare(judge_url, ("PREFECT_API_URL", api_url.to_owned()), config);
         world.succeed(&["setup", "--orchestrator", "server", "--api-url", judge_url]);
+        // Its 90 s would hold for every worker: without it each test says how long a run may be silent.
+        world.succeed(&["setup", "--remove"]);
         world.succeed(&["deploy"]);
         world
     }

@@ -10,6 +10,7 @@ mod foreign;
 mod interop;
 pub mod judge;
 mod legacy;
+mod limits;
 mod lost_runs;
 mod machines;
 mod notifying;

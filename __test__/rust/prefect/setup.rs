@@ -58,7 +58,7 @@ impl User {
     }
 
     /// The error of a command that fails.
-    fn fail(&self, arguments: &[&str]) -> Value {
+    pub fn fail(&self, arguments: &[&str]) -> Value {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
         let mut said: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("JSON: {output:?}"));

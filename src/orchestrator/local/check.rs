@@ -94,7 +94,7 @@ pub async fn check(home: &Path) -> Findings {
     match read_pool(home).await {
         Ok(pool) => {
             work_pool(&pool, &mut findings);
-            findings.extend(check_workers(&pool.workers));
+            findings.extend(check_workers("worker", &pool.workers));
         }
         Err(error) => findings.error(
             "work pool",
@@ -115,6 +115,17 @@ pub(in crate::orchestrator) fn line(error: &OrchestratorError) -> String {
     format!("{} ({})", error.to_line(), error.code())
 }
 
+/// A number of things, in the word for one or for several.
+pub(in crate::orchestrator) fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+/// What a server must still hear of the runs in `home`, if it can be read.
+pub(in crate::orchestrator) async fn untold(home: &Path) -> u64 {
+    let inspected = async { LocalOrchestrator::open(home).await?.inspect().await }.await;
+    inspected.map_or(0, |found| found.untold)
+}
+
 /// Whether the queue in `home` is sound, and what stands in it for another place.
 pub(in crate::orchestrator) async fn check_queue(home: &Path) -> Findings {
     const CHECK: &str = "queue";
@@ -132,17 +143,17 @@ pub(in crate::orchestrator) async fn check_queue(home: &Path) -> Findings {
         Ok(found) if found.stored_flow_runs > 0 => findings.warning(
             CHECK,
             format!(
-                "{} flow runs wait here until Prefect's API answers",
-                found.stored_flow_runs
+                "{} here until Prefect's API answers",
+                counted(found.stored_flow_runs, "flow run waits", "flow runs wait")
             ),
-            "keep a worker running on this machine: it queues them as soon as the API answers",
+            "keep a worker of this home running: it queues them as soon as the API answers",
         ),
         Ok(found) => findings.ok(
             CHECK,
             format!(
-                "sound: schema version {}, {} flow runs, {}",
+                "sound: schema version {}, {}, {}",
                 found.schema_version,
-                found.flow_runs,
+                counted(found.flow_runs, "flow run", "flow runs"),
                 bytes_text(found.bytes)
             ),
         ),
@@ -166,7 +177,11 @@ pub(in crate::orchestrator) async fn check_notifications(home: &Path, receiver: 
     match delivery {
         Ok(None) => findings.ok(CHECK, "nobody was told anything yet: a worker begins with it"),
         Ok(Some(delivery)) => {
-            let waiting = format!("{} notifications wait", delivery.waiting);
+            let waiting = counted(
+                u64::try_from(delivery.waiting).unwrap_or(0),
+                "notification waits",
+                "notifications wait",
+            );
             let last = delivery.problem.map_or(String::new(), |(problem, at)| {
                 format!("; the last failure, at {at}: {problem}")
             });
@@ -199,11 +214,11 @@ fn work_pool(pool: &WorkPool, findings: &mut Findings) {
 }
 
 /// Workers of this machine.
-pub(in crate::orchestrator) fn check_workers(known: &[WorkerRecord]) -> Findings {
+pub(in crate::orchestrator) fn check_workers(check: &'static str, known: &[WorkerRecord]) -> Findings {
     let mut findings = Findings::default();
     let alive: Vec<_> = known.iter().filter(|worker| worker.is_alive).collect();
     if alive.is_empty() {
-        findings.warning("worker", NO_WORKER, START_WORKER);
+        findings.warning(check, NO_WORKER, START_WORKER);
     }
     for worker in alive {
         let summary = format!(
@@ -211,11 +226,11 @@ pub(in crate::orchestrator) fn check_workers(known: &[WorkerRecord]) -> Findings
             worker.name, worker.process.pid, worker.version
         );
         if worker.version == env!("CARGO_PKG_VERSION") {
-            findings.ok("worker", summary);
+            findings.ok(check, summary);
         } else {
             let fix = "start that worker anew: its flow runs go on after it";
             findings.warning(
-                "worker",
+                check,
                 format!("{summary}, this program is {}", env!("CARGO_PKG_VERSION")),
                 fix,
             );

@@ -20,6 +20,8 @@ pub struct StoreInspection {
     pub flow_runs: u64,
     /// Flow runs that wait for a Prefect server to come back.
     pub stored_flow_runs: u64,
+    /// Messages that a server must still hear.
+    pub untold: u64,
 }
 
 /// `PRAGMA quick_check` and `foreign_key_check` find nothing, or this is an error.
@@ -45,6 +47,7 @@ pub(super) fn inspect(connection: &Connection, path: PathBuf) -> Result<StoreIns
         journal_mode: connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?,
         bytes: whole(pages.saturating_mul(page_bytes)),
         flow_runs: whole(count("SELECT count(*) FROM flow_run")?),
+        untold: whole(count("SELECT count(*) FROM outbox")?),
         stored_flow_runs: whole(count(
             "SELECT count(*) FROM stored_flow_run WHERE prefect_id IS NULL AND problem IS NULL",
         )?),

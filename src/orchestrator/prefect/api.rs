@@ -36,7 +36,7 @@ impl PrefectClient {
     /// The work pool of that name.
     pub async fn read_work_pool(&self, name: &str) -> Result<ApiWorkPool, PrefectError> {
         let found = self.call(Call::get(format!("/work_pools/{}", segment(name)))).await;
-        self.or_missing(found, || format!("work pool {name:?}"), "run npm run setup")
+        self.or_missing(found, || format!("work pool {name:?}"), "run captionacc setup")
     }
 
     /// Makes a work pool. [`PrefectError::Forbidden`]: the plan allows none of that type.
@@ -49,7 +49,7 @@ impl PrefectClient {
         let found = self
             .answer(Call::patch(format!("/work_pools/{}", segment(name)), changes))
             .await;
-        self.or_missing(found, || format!("work pool {name:?}"), "run npm run setup")
+        self.or_missing(found, || format!("work pool {name:?}"), "run captionacc setup")
             .map(drop)
     }
 
@@ -94,7 +94,7 @@ impl PrefectClient {
     /// Reports that a worker lives.
     pub async fn worker_heartbeat(&self, pool: &str, name: &str, interval: Duration) -> Result<(), PrefectError> {
         let path = format!("/work_pools/{}/workers/heartbeat", segment(pool));
-        let body = json!({ "name": name, "heartbeat_interval_seconds": interval.as_secs() });
+        let body = json!({ "name": name, "heartbeat_interval_seconds": whole_seconds(interval) });
         self.answer(Call::post(path, &body)).await.map(drop)
     }
 
@@ -102,7 +102,7 @@ impl PrefectClient {
     pub async fn read_deployment_by_name(&self, flow: &str, name: &str) -> Result<ApiDeployment, PrefectError> {
         let path = format!("/deployments/name/{}/{}", segment(flow), segment(name));
         let found = self.call(Call::get(path)).await;
-        self.or_missing(found, || format!("deployment {flow}/{name}"), "run npm run deploy")
+        self.or_missing(found, || format!("deployment {flow}/{name}"), "run captionacc deploy")
     }
 
     /// A deployment.
@@ -203,7 +203,7 @@ impl PrefectClient {
         let before = self.server_now() + POLL_AHEAD;
         let body = json!({ "work_queue_names": [], "scheduled_before": before, "limit": limit });
         let found = self.call(Call::post(path, &body)).await;
-        self.or_missing(found, || format!("work pool {pool:?}"), "run npm run setup")
+        self.or_missing(found, || format!("work pool {pool:?}"), "run captionacc setup")
     }
 
     /// Runs of deployments without a pool that are due within 5 s.
@@ -278,4 +278,9 @@ impl PrefectClient {
             error => error,
         })
     }
+}
+
+/// One that is told to be quicker than it is would be taken for offline.
+fn whole_seconds(time: std::time::Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }

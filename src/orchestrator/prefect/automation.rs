@@ -1,14 +1,18 @@
 //! Prefect's own automation for runs whose machine is lost: a run that was alive, and has said nothing for a while, is set to
 //! CRASHED by the server itself. Workers of ours give it on from there.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use super::client::{Call, PrefectClient};
+use super::client::{Call, DEFAULT_PATIENCE, PrefectClient};
 use super::lost::{alarm_message, alive_event, left_event, place};
 use crate::domain::prefect_error::PrefectError;
 
 /// The shortest time that the server watches for silence.
 const SHORTEST_S: u64 = 10;
+/// How long a beat waits to learn of another limit: what it says of runs that live is not to be late.
+const LEARNING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The automation as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +20,10 @@ pub struct Found {
     id: String,
     /// Whether it is switched on.
     pub is_enabled: bool,
-    /// Whether it does what it should.
+    /// Whether it does what it should, after whatever time.
     pub is_right: bool,
+    /// How long it lets a run be silent, in seconds.
+    pub silence_s: u64,
 }
 
 /// What became of it.
@@ -47,14 +53,14 @@ pub fn name(client: &PrefectClient) -> String {
     format!("captionacc: runs of {} whose machine is lost", place(client.settings()))
 }
 
-/// How long it lets a run be silent, in seconds.
+/// How long it lets a run be silent if `captionacc setup` makes it with these settings, in seconds.
 pub fn silence_s(client: &PrefectClient) -> u64 {
     let wanted = client.settings().lost_after;
     let whole = wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0);
     whole.max(SHORTEST_S)
 }
 
-fn wanted(client: &PrefectClient) -> Value {
+fn wanted(client: &PrefectClient, silence_s: u64) -> Value {
     let alive = alive_event(client.settings());
     // Events of our own alone: the server's of a run's states would cost it a write for every run of every pool.
     let expected = [alive.clone(), left_event(client.settings())];
@@ -72,13 +78,13 @@ fn wanted(client: &PrefectClient) -> Value {
             "expect": expected,
             "for_each": ["prefect.resource.id"],
             "threshold": 1,
-            "within": silence_s(client),
+            "within": silence_s,
         },
         "actions": [{
             "type": "change-flow-run-state",
             "state": "CRASHED",
             "name": "Crashed",
-            "message": alarm_message(client.settings().lost_after),
+            "message": alarm_message(Duration::from_secs(silence_s)),
         }],
     })
 }
@@ -88,47 +94,69 @@ fn wanted(client: &PrefectClient) -> Value {
 /// # Errors
 /// What the API says.
 pub async fn find(client: &PrefectClient) -> Result<Option<Found>, PrefectError> {
+    find_within(client, DEFAULT_PATIENCE).await
+}
+
+async fn find_within(client: &PrefectClient, patience: Duration) -> Result<Option<Found>, PrefectError> {
     let filter = json!({ "automations": { "name": { "any_": [name(client)] } } });
-    let found: Vec<Value> = client.call(Call::post("/automations/filter", &filter)).await?;
-    let wanted = wanted(client);
+    let found: Vec<Value> = client
+        .call(Call::post("/automations/filter", &filter).patience(patience))
+        .await?;
     Ok(found.into_iter().find_map(|automation| {
-        let is_same = |path: &str| {
-            let (found, wanted) = (automation.pointer(path), wanted.pointer(path));
-            match (found.and_then(Value::as_f64), wanted.and_then(Value::as_f64)) {
-                (Some(found), Some(wanted)) => (found - wanted).abs() < 0.001,
-                _ => found == wanted,
-            }
-        };
+        let silence_s = whole_seconds(automation.pointer("/trigger/within")?)?;
+        let wanted = wanted(client, silence_s);
+        let is_same = |path: &str| automation.pointer(path) == wanted.pointer(path);
         Some(Found {
             id: automation["id"].as_str()?.to_owned(),
             is_enabled: automation["enabled"].as_bool().unwrap_or(true),
-            is_right: [
-                "/trigger/within",
-                "/trigger/after",
-                "/actions/0/state",
-                "/actions/0/message",
-            ]
-            .into_iter()
-            .all(is_same),
+            is_right: ["/trigger/after", "/actions/0/state", "/actions/0/message"]
+                .into_iter()
+                .all(is_same),
+            silence_s,
         })
     }))
 }
 
-/// Makes it, or makes it right.
+/// Reads what holds for every worker. Where the server or the plan has none, or does not say it, what was known last holds.
+///
+/// # Errors
+/// What the API says, of a server that is away or at fault.
+pub async fn learn_limit(client: &PrefectClient) -> Result<(), PrefectError> {
+    match find_within(client, LEARNING_PATIENCE).await {
+        // One that is switched off can be switched on at any time.
+        Ok(found) => client.learn_limit(found.map(|found| Duration::from_secs(found.silence_s))),
+        Err(PrefectError::Forbidden { .. } | PrefectError::NotFound { .. } | PrefectError::Rejected { .. }) => {
+            if !client.knows_limit() {
+                client.learn_limit(None);
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Prefect writes them as a number with a point.
+fn whole_seconds(value: &Value) -> Option<u64> {
+    let seconds = value.as_f64()?;
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    Some((time.as_secs() + u64::from(time.subsec_millis() > 0)).max(SHORTEST_S))
+}
+
+/// Makes it with this time, or makes it right.
 ///
 /// # Errors
 /// What the API says; [`PrefectError::Forbidden`], [`PrefectError::NotFound`] where the server or the plan has none.
-pub async fn ensure(client: &PrefectClient) -> Result<Outcome, PrefectError> {
+pub async fn ensure(client: &PrefectClient, silence_s: u64) -> Result<Outcome, PrefectError> {
     match find(client).await? {
-        Some(found) if found.is_right && found.is_enabled => Ok(Outcome::There),
+        Some(found) if found.is_right && found.is_enabled && found.silence_s == silence_s => Ok(Outcome::There),
         Some(found) => {
             let path = format!("/automations/{}", found.id);
-            client.answer(Call::put(path, &wanted(client))).await?;
+            client.answer(Call::put(path, &wanted(client, silence_s))).await?;
             Ok(Outcome::Changed)
         }
         None => {
             client
-                .answer(Call::post("/automations/", &wanted(client)).once())
+                .answer(Call::post("/automations/", &wanted(client, silence_s)).once())
                 .await?;
             Ok(Outcome::Made)
         }

@@ -15,7 +15,9 @@ use crate::domain::finding::Findings;
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
-use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool};
+use crate::orchestrator::local::check::{
+    NO_WORKER, START_WORKER, check_queue, check_workers, counted, line, read_pool, untold,
+};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
@@ -35,14 +37,16 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows, backgr
     };
     let local = known_workers(home, prefect).await;
     let mut silent = Vec::new();
-    match answers(&client, &mut findings).await {
+    let answered = answers(&client, &mut findings).await;
+    let is_away = answered.is_err();
+    match answered {
         Ok(()) => {
             at_server(&client, flows, background_limit, &local, &mut findings).await;
             silent = silent_workers(&client, &local, &mut findings).await;
         }
         Err(error) => fault(&client, "prefect", &error, &mut findings),
     }
-    the_journal(home, prefect, &silent, &mut findings).await;
+    the_journal(home, prefect, is_away, &silent, &mut findings).await;
     findings
 }
 
@@ -84,6 +88,8 @@ async fn at_server(
                 findings.warning("flows", flow.line(), flow.remedy());
             }
         }
+        // The pool was missed already.
+        Err(PrefectError::NotFound { what, .. }) if what.starts_with("work pool") => {}
         Err(error) => fault(client, "flow runs", &error, findings),
     }
 }
@@ -92,27 +98,40 @@ async fn at_server(
 async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
     const CHECK: &str = "lost machines";
     let name = automation::name(client);
+    let own_s = automation::silence_s(client);
     let after_s = client.settings().lost_after.as_secs_f64();
+    let set_up = client.settings().setup_command();
     match automation::find(client).await {
         Ok(Some(found)) if !found.is_enabled => {
-            findings.warning(CHECK, format!("the automation {name:?} is switched off"), "captionacc setup");
+            findings.warning(CHECK, format!("the automation {name:?} is switched off"), set_up);
         }
         Ok(Some(found)) if !found.is_right => findings.warning(
             CHECK,
-            format!("the automation {name:?} does not do what {after_s} s of silence need (CAPTIONACC_LOST_AFTER_MS)"),
-            "captionacc setup",
+            format!("the automation {name:?} does not do what captionacc setup made it for"),
+            set_up,
+        ),
+        Ok(Some(found)) if found.silence_s != own_s => findings.warning(
+            CHECK,
+            format!(
+                "automation {name:?}: {} s without a sign of life, and a run is another worker's; all workers hold to that, and \
+                 CAPTIONACC_LOST_AFTER_MS of this machine says {own_s} s",
+                found.silence_s
+            ),
+            format!(
+                "set CAPTIONACC_LOST_AFTER_MS={} ([prefect] lost-after-ms) here as well; or, to make it {own_s} s for all machines: {set_up}",
+                found.silence_s * 1000
+            ),
         ),
         Ok(Some(_)) => findings.ok(
             CHECK,
             format!(
-                "automation {name:?}: {} s without a sign of life, and a run is another worker's",
-                automation::silence_s(client)
+                "automation {name:?}: {own_s} s without a sign of life, and a run is another worker's"
             ),
         ),
         // The workers do it alone.
         Ok(None) => findings.ok(
             CHECK,
-            format!("workers take over runs after {after_s} s of silence; the server has no automation for it (captionacc setup makes it)"),
+            format!("workers take over runs after {after_s} s of silence; the server has no automation for it ({set_up} makes it)"),
         ),
         Err(_) => findings.ok(
             CHECK,
@@ -145,8 +164,8 @@ fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, find
             "update this program: the server no longer takes what it speaks".to_owned()
         }
         PrefectError::Unreachable { .. } => format!(
-            "start the server (prefect server start), or correct the address, which comes from {}",
-            settings.reason
+            "start the server (prefect server start), or correct the address: {}",
+            settings.setup_command()
         ),
         PrefectError::Unauthorized { .. } if settings.is_cloud => {
             "captionacc setup --orchestrator cloud --api-key-file FILE, with a key that is valid".to_owned()
@@ -156,6 +175,7 @@ fn fault(client: &PrefectClient, check: &'static str, error: &PrefectError, find
             settings.api_url
         ),
         PrefectError::Forbidden { .. } => "take a key that may do this, or another plan".to_owned(),
+        PrefectError::NotFound { what, .. } if what.starts_with("work pool") => settings.setup_command(),
         PrefectError::NotFound { hint, .. } => hint.clone(),
         PrefectError::RateLimited { .. } => "wait a minute; fewer followers and workers call less often".to_owned(),
         _ => "look into the server's own log".to_owned(),
@@ -253,7 +273,7 @@ async fn pool_at_server(
     // A server does not know of it: each machine holds its own runs to it.
     let background_limit = background_limit.or_else(|| pool.concurrency_limit.map(default_background_limit));
     let background = background_limit.map_or(String::new(), |limit| {
-        format!(" (at most {limit} by background runs of this machine)")
+        format!(" (at most {limit} by background runs of this home)")
     });
     let summary = format!(
         "{}: {active} of {limit} slots taken{background}, {waiting} waiting",
@@ -263,7 +283,10 @@ async fn pool_at_server(
         findings.error(
             CHECK,
             format!("{summary}; its type is {:?}", pool.pool_type),
-            "set CAPTIONACC_WORK_POOL to another name and run captionacc setup: a pool of type process is needed",
+            format!(
+                "a pool of type process is needed: set CAPTIONACC_WORK_POOL to another name, then {}",
+                client.settings().setup_command()
+            ),
         );
     } else if pool.is_paused {
         findings.warning(CHECK, format!("{summary}, paused"), "captionacc pool resume");
@@ -271,7 +294,7 @@ async fn pool_at_server(
         findings.warning(
             CHECK,
             format!("{summary}: runs are not held back"),
-            "captionacc setup --limit 2, or captionacc worker --limit 2",
+            "captionacc worker --limit 2",
         );
     } else {
         findings.ok(CHECK, summary);
@@ -296,7 +319,7 @@ async fn pool_at_server(
     } else if online.is_empty() && alive_here {
         findings.warning(
             "worker",
-            "a worker of this machine is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
+            "a worker of this home is alive, and the server has not heard of it: the pool was made anew, or it cannot reach the server",
             "wait half a minute, then look into the worker's own log",
         );
     } else if online.is_empty() {
@@ -357,7 +380,7 @@ async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Re
             None => findings.error(
                 CHECK,
                 format!("{pool} has no work queue {name}: its runs are not queued where they should be"),
-                "captionacc setup",
+                client.settings().setup_command(),
             ),
             Some(found) if found.is_paused => findings.warning(
                 CHECK,
@@ -373,7 +396,7 @@ async fn queues_at_server(client: &PrefectClient, findings: &mut Findings) -> Re
                         .map_or("none".to_owned(), |priority| priority.to_string()),
                     queue.priority()
                 ),
-                "captionacc setup",
+                client.settings().setup_command(),
             ),
             Some(_) => sound.push(format!("{name} (priority {})", queue.priority())),
         }
@@ -439,29 +462,43 @@ async fn deployments(client: &PrefectClient, flows: &Flows, findings: &mut Findi
 }
 
 /// What this machine keeps of the server's runs, once it does.
-async fn the_journal(home: &Path, prefect: &PrefectSettings, silent: &[String], findings: &mut Findings) {
+async fn the_journal(
+    home: &Path,
+    prefect: &PrefectSettings,
+    is_away: bool,
+    silent: &[String],
+    findings: &mut Findings,
+) {
     let home = journal_home(home, prefect);
     if !home.join("queue.db").exists() {
         findings.ok("queue", "no run of this server was worked on or queued here yet");
         return;
     }
     findings.extend(check_queue(&home).await);
+    let untold = untold(&home).await;
+    // What is on its way while the server answers is no fault.
+    if is_away && untold > 0 {
+        findings.warning(
+            "outbox",
+            format!(
+                "{} here for the server to answer: states, log lines, artifacts of this home's runs",
+                counted(untold, "message waits", "messages wait")
+            ),
+            "keep a worker of this home running, and the home: all of it is told as soon as the API answers",
+        );
+    }
     match read_pool(&home).await {
         Ok(pool) if prefect.runner_mode => {
             if pool.is_paused {
-                findings.warning(
-                    "work pool",
-                    "this machine's workers are paused",
-                    "captionacc pool resume",
-                );
+                findings.warning("work pool", "this home's workers are paused", "captionacc pool resume");
             }
-            findings.extend(check_workers(&pool.workers));
+            findings.extend(check_workers("worker", &pool.workers));
         }
         Ok(pool) => {
             let heard = |worker: &&WorkerRecord| worker.is_alive && !silent.contains(&worker.name);
             let heard: Vec<WorkerRecord> = pool.workers.iter().filter(heard).cloned().collect();
             if !heard.is_empty() {
-                findings.extend(check_workers(&heard));
+                findings.extend(check_workers("own worker", &heard));
             }
         }
         Err(error) => findings.error("queue", line(&error), "do as the message says"),

@@ -25,6 +25,7 @@ use crate::domain::prefect_error::PrefectError;
 use crate::orchestrator::delivery::CallFault;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
+use super::limit::Limit;
 pub use super::segment::segment;
 use super::turns::{Hurry, Turns};
 
@@ -168,6 +169,8 @@ struct Shared {
     creates: tokio::sync::Mutex<()>,
     /// Writing calls of all processes of a home, one at a time.
     turns: Turns,
+    /// How long a run may be silent.
+    limit: Limit,
 }
 
 /// How one try ended short of an answer.
@@ -246,6 +249,7 @@ impl PrefectClient {
                 csrf_client: uuid::Uuid::new_v4().to_string(),
                 creates: tokio::sync::Mutex::new(()),
                 turns: Turns::new(None),
+                limit: Limit::default(),
             }),
         })
     }
@@ -263,6 +267,27 @@ impl PrefectClient {
     /// The settings that it was made with.
     pub fn settings(&self) -> &PrefectSettings {
         &self.shared.settings
+    }
+
+    /// How long a run may be silent for everybody: what the server's automation says, as far as it was read; else what is set here.
+    pub fn lost_after(&self) -> Duration {
+        self.shared.limit.holds(self.shared.settings.lost_after)
+    }
+
+    /// How often a worker here says that it and its runs live.
+    pub fn pace(&self) -> Duration {
+        let settings = &self.shared.settings;
+        self.shared.limit.pace(settings.lost_after, settings.is_cloud)
+    }
+
+    /// Whether the server has been asked for its limit.
+    pub fn knows_limit(&self) -> bool {
+        self.shared.limit.is_known()
+    }
+
+    /// What the server's automation says, if it has one.
+    pub fn learn_limit(&self, at_server: Option<Duration>) {
+        self.shared.limit.learn(at_server);
     }
 
     /// The API's address, for people.
@@ -581,6 +606,7 @@ impl PrefectClient {
         PrefectError::Unreachable {
             address: self.address().to_owned(),
             problem,
+            origin: self.settings().reason.clone(),
         }
     }
 

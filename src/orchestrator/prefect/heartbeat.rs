@@ -1,4 +1,6 @@
-//! What says that the runs of this worker live (that it lives itself: `presence.rs`): told by a task of its own, so that nothing that is slow to be told holds it up.
+//! What says that this worker and its runs live: told by a task of its own, so that nothing that is slow to be told holds it up. A server
+//! calls a worker offline that has missed three beats of the pace that it announced, so the pace is also how soon people and other
+//! workers hear that a machine is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::debug;
 
+use super::automation;
 use super::events::heartbeat_events;
 use super::journal::Journal;
 use super::lost::alive_event;
@@ -27,20 +30,26 @@ pub(super) struct Heart {
     pub(super) voices: Arc<Voices>,
 }
 
-/// Thrice in the time after which silence is taken for death.
-fn interval(heart: &Heart) -> Duration {
-    (heart.server.settings().lost_after / 3).max(Duration::from_secs(1))
-}
-
 /// Beats until it is dropped.
-pub(super) async fn run(heart: Arc<Heart>) {
-    let interval = interval(&heart);
-    let mut beats = tokio::time::interval(interval);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
     loop {
-        beats.tick().await;
+        let began = tokio::time::Instant::now();
+        // Whoever made the limit shorter waits until it is told that this worker beats for it.
+        let learned = automation::learn_limit(heart.server.client()).await;
+        heart.server.note(&learned);
+        let interval = heart.server.client().pace();
+        let settings = heart.server.settings();
+        if !settings.runner_mode {
+            let beat = heart
+                .server
+                .client()
+                .worker_heartbeat(&settings.work_pool, &worker_name, interval)
+                .await;
+            heart.server.note(&beat);
+        }
         let beat = heart.beat().await;
         heart.server.note(&beat);
+        tokio::time::sleep_until(began + interval).await;
     }
 }
 

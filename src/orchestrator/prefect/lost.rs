@@ -167,7 +167,7 @@ pub(super) fn speaks(run: &ApiFlowRun) -> bool {
 pub(super) async fn is_silent(client: &PrefectClient, run: &ApiFlowRun) -> Result<bool, PrefectError> {
     let Some(state) = &run.state else { return Ok(false) };
     let now = client.server_now();
-    let since = now - signed(client.settings().lost_after) - KEPT_LATE;
+    let since = now - signed(client.lost_after()) - KEPT_LATE;
     // That it is to be stopped is no sign of its worker's: what it was before is.
     let spoke_at = if state.state_type() == StateType::Cancelling {
         client
@@ -209,7 +209,7 @@ pub(super) fn is_fresh(client: &PrefectClient, run: &ApiFlowRun) -> bool {
 
 /// Whether a worker has reported to the pool within the time: the server counts three beats of the worker's own pace.
 pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &str) -> bool {
-    let since = client.server_now() - signed(client.settings().lost_after);
+    let since = client.server_now() - signed(client.lost_after());
     workers
         .iter()
         .filter(|worker| worker.name == name && worker.status.as_deref() == Some("ONLINE"))

@@ -8,6 +8,7 @@
 //! claimed from, or told to, another.
 
 pub mod api;
+pub mod automation;
 #[cfg(feature = "worker")]
 pub mod check;
 pub mod client;
@@ -27,12 +28,15 @@ mod feed;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod journal;
+mod limit;
 mod lineage;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod lost;
+#[cfg(feature = "worker")]
+pub mod lowering;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
@@ -57,8 +61,6 @@ mod turns;
 
 #[cfg(feature = "worker")]
 mod arrivals;
-#[cfg(feature = "worker")]
-pub mod automation;
 #[cfg(feature = "worker")]
 mod control;
 #[cfg(feature = "worker")]
@@ -88,7 +90,6 @@ mod owed;
 #[cfg(feature = "worker")]
 mod poller;
 #[cfg(feature = "worker")]
-mod presence;
 #[cfg(feature = "worker")]
 mod program;
 #[cfg(feature = "worker")]

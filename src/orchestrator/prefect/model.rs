@@ -258,6 +258,8 @@ pub struct ApiWorker {
     pub created: Option<Timestamp>,
     /// Last seen.
     pub last_heartbeat_time: Option<Timestamp>,
+    /// How often it says that it lives.
+    pub heartbeat_interval_seconds: Option<u64>,
 }
 
 /// A run that a poll of a pool offers.

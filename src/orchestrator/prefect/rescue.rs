@@ -40,8 +40,9 @@ pub(super) struct Rescue {
 
 /// Looks until it is dropped.
 pub(super) async fn run(rescue: Arc<Rescue>) {
-    let interval = (rescue.server.settings().lost_after / 9).clamp(Duration::from_millis(500), Duration::from_secs(10));
     loop {
+        let interval =
+            (rescue.server.client().lost_after() / 9).clamp(Duration::from_millis(500), Duration::from_secs(10));
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = rescue.hints.look_wanted() => tokio::time::sleep(AFTER_AN_EVENT).await,
@@ -69,10 +70,14 @@ impl Rescue {
 
     /// A part of the time after which silence is death: what a living worker needs to be heard again.
     fn hearing_time(&self) -> Duration {
-        self.server.settings().lost_after / 3
+        self.server.client().lost_after() / 3
     }
 
+    /// By a limit that nobody else may hold to, nobody is judged.
     fn is_settled(&self, time: Duration) -> bool {
+        if !self.server.client().knows_limit() {
+            return false;
+        }
         let unbroken_since = *self.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
         unbroken_since.is_some_and(|at| is_past(at, Timestamp::now(), time))
     }
@@ -143,7 +148,7 @@ impl Rescue {
         let why = if is_to_stop(run) {
             format!("{worker} is offline")
         } else {
-            format!("{worker} was {}", alarm_message(self.server.settings().lost_after))
+            format!("{worker} was {}", alarm_message(self.server.client().lost_after()))
         };
         let fate = give_on(self.server.client(), run, &why).await?;
         if fate == Fate::Untouched {

@@ -7,6 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::api::PAGE;
+use super::automation;
 use super::client::PrefectClient;
 use super::lost::{held_runs, is_fresh, is_online, is_silent, since, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
@@ -29,6 +30,7 @@ pub(super) struct Roll<'a> {
 impl<'a> Roll<'a> {
     /// Asks the server.
     pub(super) async fn call(client: &'a PrefectClient, local: &'a [WorkerRecord]) -> Result<Self, PrefectError> {
+        automation::learn_limit(client).await?;
         let settings = client.settings();
         let remote = if settings.runner_mode {
             Vec::new()

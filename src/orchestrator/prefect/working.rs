@@ -19,7 +19,6 @@ use super::journal::Journal;
 use super::listener::{self, ExpectedEnds, Listener};
 use super::owed::Owed;
 use super::poller::{Poller, PollerParts};
-use super::presence;
 use super::proposals::Proposals;
 use super::rescue::{self, Rescue};
 use super::server::Server;
@@ -125,8 +124,7 @@ impl Working {
 
     /// Begins what is done beside the runs.
     pub(super) fn keep_house(&self, worker_name: &str) {
-        self.start(presence::run(self.server.clone(), worker_name.to_owned()));
-        self.start(heartbeat::run(self.heart.clone()));
+        self.start(heartbeat::run(self.heart.clone(), worker_name.to_owned()));
         self.start(housekeeping::run(self.housekeeping.clone()));
     }
 

@@ -1,0 +1,168 @@
+//! How long a run may be silent: one truth for all machines, and what is said of it.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
+use super::machines::{Machine, is, read, runs_on, until};
+use super::proxy::Proxy;
+use super::server::Server;
+use super::setup::User;
+
+/// A command on the home of a machine.
+fn command(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> Command {
+    let mut command = world.command(arguments);
+    command
+        .env("CAPTIONACC_HOME", world.path(home))
+        .envs(more.iter().copied());
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// What it says.
+fn say(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> String {
+    text(&command(world, home, arguments, more).output().expect("it starts"))
+}
+
+/// How often the run has said that it lives.
+fn beats(world: &mut PrefectWorld, id: &str) -> usize {
+    let question = json!({ "id": id, "prefix": "captionacc.flow-run.alive" });
+    let events = world.judge.ask("events", question);
+    events.as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn a_limit_that_setup_makes_shorter_crashes_no_healthy_run_of_a_running_worker() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let (long, short) = (
+        [("CAPTIONACC_LOST_AFTER_MS", "24000")],
+        [("CAPTIONACC_LOST_AFTER_MS", "10000")],
+    );
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", server.api_url()];
+    assert!(say(&world, "a", &set_up, &long).contains("no sign of life for 24 s"));
+    let machine = Machine::start_with(&world, "a", &long);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    until("it was heard", || beats(&mut world, &id) > 0);
+    let said = say(&world, "b", &set_up, &short);
+    assert!(said.contains("no sign of life for 10 s"), "{said}");
+    // Above twice the pace of a running worker at each step.
+    assert!(
+        said.contains("for 16 s now") && said.contains("worker-a (every 8 s)"),
+        "{said}"
+    );
+    // It lives for longer than the shorter limit, at the pace for that.
+    let before = beats(&mut world, &id);
+    until("it has beaten for longer than the limit", || {
+        beats(&mut world, &id) >= before + 5
+    });
+    let doctor = say(&world, "a", &["doctor"], &long);
+    assert!(doctor.contains("10 s without a sign of life"), "{doctor}");
+    assert!(
+        doctor.contains("CAPTIONACC_LOST_AFTER_MS of this machine says 24 s"),
+        "{doctor}"
+    );
+    assert!(doctor.contains("set CAPTIONACC_LOST_AFTER_MS=10000"), "{doctor}");
+    let remedy = format!("make it 24 s for all machines: captionacc {}", set_up.join(" "));
+    assert!(doctor.contains(&remedy), "{doctor}");
+    fs::write(world.path("go"), "").expect("written");
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    assert_eq!(world.state_types(&id), ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
+    machine.stop();
+    say(&world, "a", &["setup", "--remove"], &[]);
+}
+
+#[test]
+fn a_run_is_judged_by_the_servers_limit_whatever_a_machine_has_set() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let long = [("CAPTIONACC_LOST_AFTER_MS", "60000")];
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", server.api_url()];
+    say(&world, "a", &set_up, &long);
+    let machine = Machine::start_with(&world, "a", &long);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    // Its owner is heard every 20 s, and this one would have taken it over after 9.
+    let hasty = Machine::start_with(&world, "b", &[("CAPTIONACC_LOST_AFTER_MS", "3000")]);
+    let other = world.queue("wait", &world.video(1));
+    until("another one is at work", || is(&read(&mut world, &other), "RUNNING"));
+    until("a has beaten again", || beats(&mut world, &id) >= 3);
+    assert!(runs_on(&read(&mut world, &id), "a"));
+    fs::write(world.path("go"), "").expect("written");
+    for id in [&id, &other] {
+        assert!(is(&world.wait(id, &FINAL), "COMPLETED"));
+    }
+    assert_eq!(world.state_types(&id), ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
+    machine.stop();
+    hasty.stop();
+    say(&world, "a", &["setup", "--remove"], &[]);
+}
+
+#[test]
+fn with_the_server_away_it_is_said_what_waits_here_and_where_its_address_is_from() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let url = proxy.api_url();
+    let more = [("PREFECT_API_URL", url.as_str())];
+    let machine = Machine::start_with(&world, "a", &more);
+    let id = world.queue("wait", &world.video(0));
+    until("a runs it", || runs_on(&read(&mut world, &id), "a"));
+    proxy.refuse();
+    fs::write(world.path("go"), "").expect("written");
+    until("its end waits here", || {
+        say(&world, "a", &["doctor"], &more).contains("for the server to answer")
+    });
+    let pool = say(&world, "a", &["pool"], &more);
+    assert!(
+        pool.contains("cannot be reached") && pool.contains("PREFECT_API_URL is set"),
+        "{pool}"
+    );
+    let lineage = say(&world, "a", &["lineage"], &more);
+    assert!(!lineage.contains("no flow run has completed"), "{lineage}");
+    assert!(lineage.contains("could not be asked"), "{lineage}");
+    proxy.accept();
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    machine.stop();
+}
+
+#[test]
+fn setup_names_what_it_wrote_and_an_address_is_told_by_its_origin() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let user = User::new();
+    let url = proxy.api_url();
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", &url];
+    // An address alone is not all that it takes.
+    let output = user
+        .captionacc(&["doctor", "--json"])
+        .env("PREFECT_API_URL", &url)
+        .output()
+        .expect("it starts");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings");
+    let wrong: Vec<&Value> = findings.iter().filter(|finding| finding["level"] != "ok").collect();
+    assert!(wrong.iter().all(|finding| finding["fix"].is_string()), "{wrong:?}");
+    let remedy = format!("captionacc {}", set_up.join(" "));
+    assert!(wrong.iter().any(|finding| finding["fix"] == remedy), "{wrong:?}");
+    let said = user.succeed(&set_up);
+    assert!(
+        said.contains("captionacc.toml") && said.contains("profiles.toml"),
+        "{said}"
+    );
+    assert!(!said.contains("npm run"), "{said}");
+    let pool = user.succeed(&["pool"]);
+    assert!(pool.contains(&format!("Queued at: Prefect ({url})")), "{pool}");
+    proxy.refuse();
+    let message = user.fail(&["pool"])["message"].to_string();
+    assert!(
+        message.contains("profile") && !message.contains("PREFECT_API_URL"),
+        "{message}"
+    );
+}
