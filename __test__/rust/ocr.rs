@@ -379,7 +379,7 @@ fn turned_text_is_read() {
 
 #[test]
 fn type_that_is_small_for_its_picture_is_read() {
-    // Halved, as the whole is looked at, the last letter is one with the grass: it was read "came fron".
+    // Halved, as the whole is looked at, the last letter, m, is one with the grass: it was read as n.
     let film = Path::new(&std::env::var_os("CAPTIONACC_FILMS").expect("scripts/fetch-films.sh says where"))
         .join("bigbuckbunny.mp4");
     let text = "Nobody knows where it came from";
