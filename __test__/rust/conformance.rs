@@ -564,7 +564,12 @@ fn watchers_of_all_runs_see_what_happens_to_each_in_order_and_go_on_from_any_eve
                 rest.extend(kept(&reading.events));
                 place = reading.place;
             }
-            assert_eq!(rest, expected);
+            // States in their order and lines in theirs; of one and the same moment either may be first.
+            let parts = |words: Vec<String>| -> (Vec<_>, Vec<_>) {
+                let is_state = |word: &String| word.split_once(' ').is_some_and(|(_, word)| is_state(&word.to_owned()));
+                words.into_iter().partition(is_state)
+            };
+            assert_eq!(parts(rest), parts(expected));
         }
         // Each sees what it asks for.
         let filter = WatchFilter {
@@ -831,7 +836,11 @@ fn a_run_that_is_always_interrupted_ends_some_day() {
     check(|subject| async move {
         let id = queue(&subject, "full-frames", "v1").await;
         let mut interruptions = 0;
-        while let Some(claim) = claim(&subject).await {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while state(&subject, id).await != StateName::Crashed {
+            assert!(Instant::now() < deadline, "after {interruptions} interruptions");
+            // A server that is busy may refuse a claim, which is then made again.
+            let Some(claim) = claim(&subject).await else { continue };
             subject
                 .finish(
                     claim.lease,
@@ -844,7 +853,6 @@ fn a_run_that_is_always_interrupted_ends_some_day() {
             interruptions += 1;
             assert!(interruptions < 100);
         }
-        assert_eq!(state(&subject, id).await, StateName::Crashed);
         assert!(interruptions > 10, "{interruptions}");
     });
 }

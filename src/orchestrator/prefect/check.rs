@@ -304,9 +304,9 @@ async fn pool_at_server(
         .iter()
         .any(|report| local.iter().any(|worker| worker.is_alive && worker.name == report.name));
     let online: Vec<String> = reports
-        .into_iter()
-        .filter(|worker| worker.status.as_deref() == Some("ONLINE"))
-        .map(|worker| worker.name)
+        .iter()
+        .filter(|worker| is_online(client, &reports, &worker.name))
+        .map(|worker| worker.name.clone())
         // What has died here is known here first.
         .filter(|name| {
             let mut known = local.iter().filter(|worker| worker.name == *name).peekable();

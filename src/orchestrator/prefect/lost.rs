@@ -33,6 +33,12 @@ pub(super) const LOST_PID: &str = "captionacc.lost-pid";
 const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
 pub(super) const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
+/// Beats that a worker may miss.
+const MISSED_BEATS: i64 = 3;
+/// No pace is slower.
+const LONGEST_PACE_S: i64 = 86_400;
+/// How late a beat may come, by a clock that is the server's to the second.
+const BEATS_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 /// How long the server may hear late who has a run.
 const JUST_NOW: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// How long after its end a run that was taken for lost is looked for.
@@ -207,13 +213,24 @@ pub(super) fn is_fresh(client: &PrefectClient, run: &ApiFlowRun) -> bool {
         .is_some_and(|state| is_held(state) && state.timestamp > since)
 }
 
-/// Whether a worker has reported to the pool within the time: the server counts three beats of the worker's own pace.
+/// Whether a worker has reported to the pool of late: it has not missed three beats of its own pace. The server judges alike, but looks
+/// every 15 s only.
 pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &str) -> bool {
-    let since = client.server_now() - signed(client.lost_after());
+    let lost_after = signed(client.lost_after());
+    let now = client.server_now();
+    let is_heard = |worker: &ApiWorker| {
+        let beats = worker.heartbeat_interval_seconds.map_or(lost_after, |pace_s| {
+            let pace_s = i64::try_from(pace_s).map_or(LONGEST_PACE_S, |pace_s| pace_s.min(LONGEST_PACE_S));
+            jiff::SignedDuration::from_secs(MISSED_BEATS * pace_s) + BEATS_LATE
+        });
+        worker
+            .last_heartbeat_time
+            .is_none_or(|at| at > now - beats.min(lost_after))
+    };
     workers
         .iter()
         .filter(|worker| worker.name == name && worker.status.as_deref() == Some("ONLINE"))
-        .any(|worker| worker.last_heartbeat_time.is_none_or(|at| at > since))
+        .any(is_heard)
 }
 
 /// The worker that has the run.
