@@ -29,6 +29,8 @@ pub const MAX_PICTURES: usize = u16::MAX as usize;
 const LANES: usize = 64;
 /// Pictures that one thread decodes before values are counted.
 const BATCH_OF_A_THREAD: usize = 4;
+/// The same where all pictures stay: threads wait for each other less often.
+const BATCH_THAT_STAYS: usize = 16;
 /// Bytes that counting takes a value: two times sixteen for the counts, and what is known of the median.
 const COUNTING_BYTES: usize = 37;
 
@@ -80,7 +82,7 @@ pub enum MedianError<E> {
 /// not fit into the memory, and then has to give the same. `progress` hears how much is done, 0..=1.
 ///
 /// # Errors
-/// [`MedianError`]. [`MedianError::Cancelled`] within a few pictures after `stop` is set.
+/// [`MedianError`]. [`MedianError::Cancelled`] within some pictures a thread after `stop` is set.
 pub fn median_of_jpegs<E>(
     count: usize,
     limits: MedianLimits,
@@ -107,7 +109,7 @@ pub fn median_of_jpegs<E>(
     };
     if median.data.len().saturating_mul(count) <= limits.memory_bytes {
         while first.len() < count {
-            let next = first.len()..(first.len() + threads * BATCH_OF_A_THREAD).min(count);
+            let next = first.len()..(first.len() + threads * BATCH_THAT_STAYS).min(count);
             first.extend(decoding.batch(next, fetch)?);
             progress(share(first.len(), count));
         }
