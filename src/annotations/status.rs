@@ -459,11 +459,11 @@ impl<'a> Row<'a> {
         let words: &[&str] = match self.table {
             StatusTable::ProcessingStatus => &[
                 "upload_complete",
-                "extracting_frames",
-                "running_ocr",
-                "analyzing_layout",
+                Stage::ExtractingFrames.word(),
+                Stage::RunningOcr.word(),
+                Stage::AnalyzingLayout.word(),
             ],
-            StatusTable::CropFramesStatus => &["queued", "processing"],
+            StatusTable::CropFramesStatus => &["queued", started_word(self.table)],
         };
         Ok(word.is_none_or(|word| words.contains(&word.as_str())))
     }
@@ -637,7 +637,7 @@ impl<'a> Row<'a> {
 
 const fn started_word(table: StatusTable) -> &'static str {
     match table {
-        StatusTable::ProcessingStatus => "extracting_frames",
+        StatusTable::ProcessingStatus => Stage::ExtractingFrames.word(),
         StatusTable::CropFramesStatus => "processing",
     }
 }

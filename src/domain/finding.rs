@@ -89,6 +89,11 @@ impl Findings {
     }
 }
 
+/// A number of things, in the word for one or for several.
+pub fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// `1.5 GB`, in powers of 1024 as `df -h` has them.
 pub fn bytes_text(bytes: u64) -> String {
     let mut units = ["bytes", "KB", "MB", "GB", "TB"].into_iter();

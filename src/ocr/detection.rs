@@ -39,8 +39,8 @@ const MIN_CORE_SIDE: f32 = 3.0;
 const SMALL_CORE_SIDE: f32 = 7.0;
 /// A small core is at least so many times as long as it is thick: what is shorter is hardly a line.
 const SMALL_CORE_LENGTH: f32 = 3.0;
-/// What is around a small core is looked at with it, in times of its thickness across and along: its line is twice as high, and
-/// may go on.
+/// What is around a small core is looked at with it, in times of its thickness along its line and across: the line may go on, and is
+/// twice as high.
 const AROUND_SMALL_CORE: [f32; 2] = [8.0, 3.0];
 /// How much larger than in the whole picture a part is looked at, where the film has so many pixels.
 const CLOSER: f32 = 2.0;
@@ -192,19 +192,8 @@ impl DetectionInput {
     }
 
     /// These parts, those that share pixels as one, the largest first, as far as the time for them goes.
-    fn worth_a_look(&self, mut parts: Vec<Part>) -> Vec<Part> {
-        let mut place = 0;
-        while place < parts.len() {
-            let shared = (place + 1..parts.len()).find_map(|other| Some((other, parts[place].with(&parts[other])?)));
-            if let Some((other, both)) = shared {
-                parts.swap_remove(other);
-                parts[place] = both;
-                // What shared nothing with either may with both.
-                place = 0;
-            } else {
-                place += 1;
-            }
-        }
+    fn worth_a_look(&self, parts: Vec<Part>) -> Vec<Part> {
+        let mut parts = united(parts, Part::with);
         let pixels = |part: &Part| part.input_size(self.closer_scale()).iter().product::<usize>();
         parts.sort_by_key(|part| std::cmp::Reverse(pixels(part)));
         let mut left = MOST_PIXELS_CLOSER;
@@ -245,24 +234,28 @@ fn is_small(core: &RotatedRect) -> bool {
 }
 
 /// Puts regions together that are one line, parted where it has a wide gap: a space between two scripts, a comma.
-pub(super) fn joined(mut regions: Vec<Region>) -> Vec<Region> {
+pub(super) fn joined(regions: Vec<Region>) -> Vec<Region> {
+    // Either may be the piece of the other.
+    united(regions, |one, other| {
+        one_line(one, other).or_else(|| one_line(other, one))
+    })
+}
+
+/// Puts together what belongs together, as `both` says of two, until nothing does.
+fn united<T>(mut all: Vec<T>, both: impl Fn(&T, &T) -> Option<T>) -> Vec<T> {
     let mut place = 0;
-    while place < regions.len() {
-        let found = (place + 1..regions.len()).find_map(|other| {
-            let (one, another) = (&regions[place], &regions[other]);
-            // Either may be the piece of the other.
-            let whole = one_line(one, another).or_else(|| one_line(another, one))?;
-            Some((other, whole))
-        });
+    while place < all.len() {
+        let found = (place + 1..all.len()).find_map(|other| Some((other, both(&all[place], &all[other])?)));
         if let Some((other, whole)) = found {
-            regions.swap_remove(other);
-            // What reached neither may reach the whole.
-            regions[place] = whole;
+            all.swap_remove(other);
+            all[place] = whole;
+            // What belonged to neither may belong to the whole, also what came before.
+            place = 0;
         } else {
             place += 1;
         }
     }
-    regions
+    all
 }
 
 /// Both regions in one, if they are of a height, in one row, and end where the other begins.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::domain::finding::counted;
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateName;
 
@@ -78,10 +79,10 @@ impl StrandedRun {
 impl UnservedFlow {
     /// For people.
     pub fn line(&self) -> String {
-        let runs = if self.waiting == 1 { "run waits" } else { "runs wait" };
         format!(
-            "{} {runs} for a worker that knows flow {}; the captionacc.toml here does not declare it, and workers of other homes may",
-            self.waiting, self.flow_name
+            "{} for a worker that knows flow {}; the captionacc.toml here does not declare it, and workers of other homes may",
+            counted(self.waiting.into(), "run waits", "runs wait"),
+            self.flow_name
         )
     }
 

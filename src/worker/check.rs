@@ -1,7 +1,7 @@
 //! What `captionacc doctor` says of runs that lost their video to another program.
 
 use crate::annotations::tells_of_takeover;
-use crate::domain::finding::Findings;
+use crate::domain::finding::{Findings, counted};
 use crate::domain::flow_run::FlowRun;
 
 /// Runs that ended because another process took over the status row of their video: a program beside this one works on it, or
@@ -16,11 +16,7 @@ pub fn check_takeovers(ended: &[FlowRun]) -> Findings {
             format!(
                 "{} of late ended because a process that is not this program's took over the status row of their \
                  video; the last one is {} of video {}, at {}: {}",
-                if runs.len() == 1 {
-                    "1 run".to_owned()
-                } else {
-                    format!("{} runs", runs.len())
-                },
+                counted(runs.len() as u64, "run", "runs"),
                 newest.flow_run_id,
                 newest.video_id.as_deref().unwrap_or("none"),
                 newest.state.timestamp,

@@ -7,21 +7,10 @@ use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::interop::queue_python;
-use super::machines::{Machine, is, queue_by_prefect, read, runs_on, until};
+use super::machines::{Machine, is, queue_by_prefect, read, request, runs_on, say, until};
 use super::proxy::{Fault, Plan, Proxy};
 use super::server::{Server, prefect_command};
 use crate::studio::Studio;
-
-/// What a command says on the home of a machine.
-fn say(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> String {
-    let output = world
-        .command(arguments)
-        .env("CAPTIONACC_HOME", world.path(home))
-        .envs(more.iter().copied())
-        .output()
-        .expect("it starts");
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
 
 fn lineage(world: &PrefectWorld, home: &str, more: &[(&str, &str)]) -> Value {
     let said = say(world, home, &["lineage", "--json"], more);
@@ -38,13 +27,6 @@ fn prefect(world: &PrefectWorld, arguments: &[&str]) -> String {
         .expect("Prefect is there");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
-fn request(world: &mut PrefectWorld, method: &str, path: &str, body: Value) -> Value {
-    world
-        .judge
-        .ask("request", json!({"method": method, "path": path, "body": body}))
 }
 
 #[test]

@@ -1,33 +1,14 @@
 //! How long a run may be silent: one truth for all machines, and what is said of it.
 
 use std::fs;
-use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
-use super::machines::{Machine, is, read, runs_on, until};
+use super::machines::{Machine, is, read, runs_on, say, until};
 use super::proxy::Proxy;
 use super::server::Server;
 use super::setup::User;
-
-/// A command on the home of a machine.
-fn command(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> Command {
-    let mut command = world.command(arguments);
-    command
-        .env("CAPTIONACC_HOME", world.path(home))
-        .envs(more.iter().copied());
-    command
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// What it says.
-fn say(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> String {
-    text(&command(world, home, arguments, more).output().expect("it starts"))
-}
 
 /// How often the run has said that it lives.
 fn beats(world: &mut PrefectWorld, id: &str) -> usize {

@@ -7,7 +7,7 @@ use rusqlite::types::Value as SqlValue;
 use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
-use super::machines::{Machine, is, queue_by_prefect, read, runs_on, set_state, until};
+use super::machines::{Machine, is, queue_by_prefect, read, request, runs_on, say, set_state, until};
 use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::Server;
 use crate::studio::Studio;
@@ -59,14 +59,16 @@ fn start_behind(world: &PrefectWorld, proxy: &Proxy, name: &str) -> Machine {
 }
 
 /// Runs both flows for a video each until they would write their results, and loses their machine a there.
-fn lose_at_work(world: &mut PrefectWorld, proxy: &Proxy) -> Vec<(Kind, Studio, String)> {
+fn lose_at_work(server: &Server) -> (PrefectWorld, Proxy, Vec<(Kind, Studio, String)>) {
+    let mut world = PrefectWorld::new(server, "");
+    let proxy = Proxy::to(server.address());
     // Whether their results are wanted is asked, and never answered.
     proxy.plan(Plan::on("GET", "/flow_runs/", Fault::Stall));
-    let mut machine = start_behind(world, proxy, "a");
+    let mut machine = start_behind(&world, &proxy, "a");
     let mut runs = Vec::new();
     for (number, kind) in (0..).zip([Kind::Full, Kind::Crop]) {
         let studio = Studio::new(&world.path("videos"), &world.video(number));
-        let id = kind.queue(world, &studio);
+        let id = kind.queue(&mut world, &studio);
         runs.push((kind, studio, id));
     }
     for (_, _, id) in &runs {
@@ -80,7 +82,7 @@ fn lose_at_work(world: &mut PrefectWorld, proxy: &Proxy) -> Vec<(Kind, Studio, S
             };
             has_come("GET", id, None) && has_come("PATCH", &format!("{id}/labels"), Some(204))
         });
-        assert!(is(&read(world, id), "RUNNING"));
+        assert!(is(&read(&mut world, id), "RUNNING"));
     }
     machine.lose();
     for (kind, studio, _) in &runs {
@@ -88,7 +90,7 @@ fn lose_at_work(world: &mut PrefectWorld, proxy: &Proxy) -> Vec<(Kind, Studio, S
         assert!(["analyzing_layout", "processing"].contains(&row.0.as_str()), "{row:?}");
         assert!(row.1.is_some());
     }
-    runs
+    (world, proxy, runs)
 }
 
 fn says_cancelled(row: &Row) -> bool {
@@ -102,9 +104,7 @@ fn cancel(world: &PrefectWorld, id: &str) {
 #[test]
 fn a_lost_run_that_is_cancelled_ends_and_its_status_row_says_so_by_another_machine() {
     let server = Server::shared();
-    let mut world = PrefectWorld::new(&server, "");
-    let proxy = Proxy::to(server.address());
-    let runs = lose_at_work(&mut world, &proxy);
+    let (mut world, _proxy, runs) = lose_at_work(&server);
     let second = Machine::start_with(&world, "b", &PATIENT);
     for (_, _, id) in &runs {
         cancel(&world, id);
@@ -127,9 +127,7 @@ fn a_lost_run_that_is_cancelled_ends_and_its_status_row_says_so_by_another_machi
 #[test]
 fn what_a_lost_machine_owes_is_written_by_the_next_that_starts_unless_another_run_has_begun() {
     let server = Server::shared();
-    let mut world = PrefectWorld::new(&server, "");
-    let proxy = Proxy::to(server.address());
-    let runs = lose_at_work(&mut world, &proxy);
+    let (mut world, proxy, runs) = lose_at_work(&server);
     for (_, _, id) in &runs {
         // Nobody lives: it has ended once its worker is known to be lost.
         until("it is cancelled", || {
@@ -169,21 +167,12 @@ fn what_a_lost_machine_owes_is_written_by_the_next_that_starts_unless_another_ru
 #[test]
 fn a_run_that_took_three_machines_with_it_stays_crashed_and_its_row_says_so() {
     let server = Server::shared();
-    let mut world = PrefectWorld::new(&server, "");
-    let proxy = Proxy::to(server.address());
-    let runs = lose_at_work(&mut world, &proxy);
+    let (mut world, _proxy, runs) = lose_at_work(&server);
     for (_, _, id) in &runs {
-        let path = format!("/flow_runs/{id}/labels");
         let labels = json!({ "captionacc.lost": 2 });
-        world
-            .judge
-            .ask("request", json!({"method": "PATCH", "path": path, "body": labels}));
+        request(&mut world, "PATCH", &format!("/flow_runs/{id}/labels"), labels);
         // As the server's automation does.
-        let body = json!({ "state": { "type": "CRASHED", "message": "lost: no sign of life for 8 s" } });
-        let path = format!("/flow_runs/{id}/set_state");
-        world
-            .judge
-            .ask("request", json!({"method": "POST", "path": path, "body": body}));
+        set_state(&mut world, id, "CRASHED", "lost: no sign of life for 8 s");
     }
     let second = Machine::start(&world, "b");
     for (kind, studio, id) in &runs {
@@ -245,13 +234,7 @@ fn a_worker_of_this_machine_that_hangs_is_said_to_be_silent() {
     let server = Server::shared();
     let world = PrefectWorld::new(&server, "");
     let machine = Machine::start(&world, "a");
-    let doctor = || {
-        let output = world
-            .command(&["doctor"])
-            .env("CAPTIONACC_HOME", world.path("a"))
-            .output();
-        String::from_utf8_lossy(&output.expect("it starts").stdout).into_owned()
-    };
+    let doctor = || say(&world, "a", &["doctor"], &[]);
     until("it is online", || doctor().contains("worker-a online at the server"));
     machine.freeze();
     until("its silence is known", || {
@@ -288,9 +271,7 @@ fn a_worker_that_was_stopped_before_its_pool_was_there_leaves_no_record() {
 #[test]
 fn a_lost_run_that_ends_by_hand_or_while_it_waits_anew_reaches_its_status_row() {
     let server = Server::shared();
-    let mut world = PrefectWorld::new(&server, "");
-    let proxy = Proxy::to(server.address());
-    let runs = lose_at_work(&mut world, &proxy);
+    let (mut world, _proxy, runs) = lose_at_work(&server);
     let [(Kind::Full, film, failed), (Kind::Crop, strips, waiting)] = &runs[..] else {
         panic!("both flows");
     };
@@ -303,7 +284,7 @@ fn a_lost_run_that_ends_by_hand_or_while_it_waits_anew_reaches_its_status_row() 
     });
     cancel(&world, waiting);
     let second = Machine::start_with(&world, "b", &PATIENT);
-    set_state(&mut world, failed, "FAILED");
+    set_state(&mut world, failed, "FAILED", "by hand");
     until("its row says so", || Kind::Full.row(film).0 == "error");
     assert_eq!(
         Kind::Full.row(film),

@@ -150,12 +150,28 @@ pub fn runs_on(run: &Value, machine: &str) -> bool {
     is(run, "RUNNING") && run["labels"]["prefect.worker.name"] == format!("worker-{machine}")
 }
 
-pub fn set_state(world: &mut PrefectWorld, id: &str, state: &str) {
-    let body = json!({ "state": { "type": state, "message": "by hand" } });
-    let path = format!("/flow_runs/{id}/set_state");
+/// What a command says on the home of a machine.
+pub fn say(world: &PrefectWorld, home: &str, arguments: &[&str], more: &[(&str, &str)]) -> String {
+    let output = world
+        .command(arguments)
+        .env("CAPTIONACC_HOME", world.path(home))
+        .envs(more.iter().copied())
+        .output()
+        .expect("it starts");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A request of the judge's to the server.
+#[expect(clippy::needless_pass_by_value, reason = "written out with json! at every call")]
+pub fn request(world: &mut PrefectWorld, method: &str, path: &str, body: Value) -> Value {
     world
         .judge
-        .ask("request", json!({"method": "POST", "path": path, "body": body}));
+        .ask("request", json!({"method": method, "path": path, "body": body}))
+}
+
+pub fn set_state(world: &mut PrefectWorld, id: &str, state: &str, message: &str) {
+    let body = json!({ "state": { "type": state, "message": message } });
+    request(world, "POST", &format!("/flow_runs/{id}/set_state"), body);
 }
 
 /// Processes of any attempt of the run, on whatever machine.
@@ -294,7 +310,7 @@ fn a_state_that_a_person_sets_stays() {
     for (number, state) in ["FAILED", "CRASHED", "COMPLETED"].into_iter().enumerate() {
         let id = world.queue("wait", &world.video(number));
         until("it runs", || is(&read(&mut world, &id), "RUNNING"));
-        set_state(&mut world, &id, state);
+        set_state(&mut world, &id, state, "by hand");
         until("its processes have ended", || processes_of(&id).is_empty());
         // The worker has told of another one meanwhile, so that it has told of this one.
         let other = world.queue("wait", &world.video(100 + number));
@@ -318,14 +334,7 @@ fn a_run_whose_worker_is_offline_is_named_and_ended_or_taken_over_at_once() {
     for id in &ids {
         until("a runs it", || runs_on(&read(&mut world, id), "a"));
     }
-    let say = |world: &PrefectWorld, arguments: &[&str]| {
-        let output = world
-            .command(arguments)
-            .env("CAPTIONACC_HOME", world.path("a"))
-            .output()
-            .expect("it starts");
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-    };
+    let say = |world: &PrefectWorld, arguments: &[&str]| say(world, "a", arguments, &[]);
     let refusal = say(&world, &["runs", "take-over", &ids[0]]);
     assert!(refusal.contains("was heard not long ago"), "{refusal}");
     first.lose();

@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 
 use super::LocalOrchestrator;
 use crate::domain::error::OrchestratorError;
-use crate::domain::finding::{Findings, bytes_text};
+use crate::domain::finding::{Findings, bytes_text, counted};
 use crate::orchestrator::queue::{Queue, WorkPool, WorkerRecord};
 use crate::process::check::existing_ancestor;
 
@@ -113,11 +113,6 @@ pub(in crate::orchestrator) async fn read_pool(home: &Path) -> Result<WorkPool, 
 /// An error with its code.
 pub(in crate::orchestrator) fn line(error: &OrchestratorError) -> String {
     format!("{} ({})", error.to_line(), error.code())
-}
-
-/// A number of things, in the word for one or for several.
-pub(in crate::orchestrator) fn counted(number: u64, one: &str, several: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { several })
 }
 
 /// What a server must still hear of the runs in `home`, if it can be read.

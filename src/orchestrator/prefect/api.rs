@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::client::{Call, PrefectClient, segment};
+use super::limit::whole_seconds;
 use super::model::{
     ApiArtifact, ApiDeployment, ApiFlow, ApiFlowRun, ApiLog, ApiOffer, ApiState, ApiTaskRun, ApiWorkPool, ApiWorkQueue,
     ApiWorker, Orchestration, Proposal,
@@ -278,9 +279,4 @@ impl PrefectClient {
             error => error,
         })
     }
-}
-
-/// One that is told to be quicker than it is would be taken for offline.
-fn whole_seconds(time: std::time::Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::client::{Call, DEFAULT_PATIENCE, PrefectClient};
+use super::limit::whole_seconds;
 use super::lost::{alarm_message, alive_event, left_event, place};
 use crate::domain::prefect_error::PrefectError;
 
@@ -55,9 +56,7 @@ pub fn name(client: &PrefectClient) -> String {
 
 /// How long it lets a run be silent if `captionacc setup` makes it with these settings, in seconds.
 pub fn silence_s(client: &PrefectClient) -> u64 {
-    let wanted = client.settings().lost_after;
-    let whole = wanted.as_secs() + u64::from(wanted.subsec_nanos() > 0);
-    whole.max(SHORTEST_S)
+    whole_seconds(client.settings().lost_after).max(SHORTEST_S)
 }
 
 fn wanted(client: &PrefectClient, silence_s: u64) -> Value {
@@ -103,7 +102,7 @@ async fn find_within(client: &PrefectClient, patience: Duration) -> Result<Optio
         .call(Call::post("/automations/filter", &filter).patience(patience))
         .await?;
     Ok(found.into_iter().find_map(|automation| {
-        let silence_s = whole_seconds(automation.pointer("/trigger/within")?)?;
+        let silence_s = silence_in(automation.pointer("/trigger/within")?)?;
         let wanted = wanted(client, silence_s);
         let is_same = |path: &str| automation.pointer(path) == wanted.pointer(path);
         Some(Found {
@@ -135,11 +134,11 @@ pub async fn learn_limit(client: &PrefectClient) -> Result<(), PrefectError> {
     Ok(())
 }
 
-/// Prefect writes them as a number with a point.
-fn whole_seconds(value: &Value) -> Option<u64> {
-    let seconds = value.as_f64()?;
-    let time = Duration::try_from_secs_f64(seconds).ok()?;
-    Some((time.as_secs() + u64::from(time.subsec_millis() > 0)).max(SHORTEST_S))
+/// Prefect writes seconds as a number with a point.
+fn silence_in(value: &Value) -> Option<u64> {
+    let time = Duration::try_from_secs_f64(value.as_f64()?).ok()?;
+    let to_the_millisecond = Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000);
+    Some(whole_seconds(to_the_millisecond).max(SHORTEST_S))
 }
 
 /// Makes it with this time, or makes it right.

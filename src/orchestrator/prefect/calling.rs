@@ -807,10 +807,9 @@ impl Caller {
         let active = self.server.client().count_flow_runs(&filter).await?;
         let mut workers = journal.workers;
         let known = self.server.client().read_workers(&pool.name).await?;
-        let is_heard = |name: &str| is_online(self.server.client(), &known, name);
-        let heard: Vec<bool> = known.iter().map(|worker| is_heard(&worker.name)).collect();
-        for (worker, is_heard) in known.into_iter().zip(heard) {
+        for worker in &known {
             // Of others only those that live: their processes are not of this machine.
+            let is_heard = is_online(self.server.client(), &known, &worker.name);
             if is_heard && workers.iter().all(|known| known.name != worker.name) {
                 workers.push(WorkerRecord {
                     process: ProcessIdentity {
@@ -822,7 +821,7 @@ impl Caller {
                     version: String::new(),
                     started_at: worker.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
                     is_alive: true,
-                    name: worker.name,
+                    name: worker.name.clone(),
                 });
             }
         }

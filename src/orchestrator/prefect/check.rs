@@ -10,14 +10,13 @@ use super::automation;
 use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
 use super::lost::is_online;
+use super::model::ApiWorker;
 use super::stranded::attention;
-use crate::domain::finding::Findings;
+use crate::domain::finding::{Findings, counted};
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
-use crate::orchestrator::local::check::{
-    NO_WORKER, START_WORKER, check_queue, check_workers, counted, line, read_pool, untold,
-};
+use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool, untold};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::settings::prefect::{Credentials, PrefectSettings};
 
@@ -36,16 +35,15 @@ pub async fn check(home: &Path, prefect: &PrefectSettings, flows: &Flows, backgr
         }
     };
     let local = known_workers(home, prefect).await;
-    let mut silent = Vec::new();
     let answered = answers(&client, &mut findings).await;
     let is_away = answered.is_err();
-    match answered {
-        Ok(()) => {
-            at_server(&client, flows, background_limit, &local, &mut findings).await;
-            silent = silent_workers(&client, &local, &mut findings).await;
+    let silent = match answered {
+        Ok(()) => at_server(&client, flows, background_limit, &local, &mut findings).await,
+        Err(error) => {
+            fault(&client, "prefect", &error, &mut findings);
+            Vec::new()
         }
-        Err(error) => fault(&client, "prefect", &error, &mut findings),
-    }
+    };
     the_journal(home, prefect, is_away, &silent, &mut findings).await;
     findings
 }
@@ -59,17 +57,20 @@ async fn known_workers(home: &Path, prefect: &PrefectSettings) -> Vec<WorkerReco
     read_pool(&home).await.map(|pool| pool.workers).unwrap_or_default()
 }
 
+/// What is there at the server, and which workers of this machine live and are not heard.
 async fn at_server(
     client: &PrefectClient,
     flows: &Flows,
     background_limit: Option<u32>,
     local: &[WorkerRecord],
     findings: &mut Findings,
-) {
+) -> Vec<String> {
     clock(client, findings);
+    let mut reports = Vec::new();
     if !client.settings().runner_mode {
-        if let Err(error) = pool_at_server(client, background_limit, local, findings).await {
-            fault(client, "work pool", &error, findings);
+        match pool_at_server(client, background_limit, local, findings).await {
+            Ok(found) => reports = found,
+            Err(error) => fault(client, "work pool", &error, findings),
         }
         if let Err(error) = queues_at_server(client, findings).await {
             fault(client, "work queues", &error, findings);
@@ -92,6 +93,7 @@ async fn at_server(
         Err(PrefectError::NotFound { what, .. }) if what.starts_with("work pool") => {}
         Err(error) => fault(client, "flow runs", &error, findings),
     }
+    silent_workers(client, local, &reports, findings)
 }
 
 /// Who notices that a machine is lost.
@@ -250,12 +252,13 @@ fn clock(client: &PrefectClient, findings: &mut Findings) {
     }
 }
 
+/// The pool, and who reports to it.
 async fn pool_at_server(
     client: &PrefectClient,
     background_limit: Option<u32>,
     local: &[WorkerRecord],
     findings: &mut Findings,
-) -> Result<(), PrefectError> {
+) -> Result<Vec<ApiWorker>, PrefectError> {
     const CHECK: &str = "work pool";
     let pool = client.read_work_pool(&client.settings().work_pool).await?;
     let count = async |states: &[StateType]| {
@@ -327,26 +330,24 @@ async fn pool_at_server(
     } else {
         findings.ok("worker", format!("{} online at the server", online.join(", ")));
     }
-    Ok(())
+    Ok(reports)
 }
 
 /// Workers of this machine whose process lives and of which the server no longer hears: they hang, or are cut off.
-async fn silent_workers(client: &PrefectClient, local: &[WorkerRecord], findings: &mut Findings) -> Vec<String> {
-    if client.settings().runner_mode {
-        return Vec::new();
-    }
-    // That it can not be asked is said above.
-    let known = client
-        .read_workers(&client.settings().work_pool)
-        .await
-        .unwrap_or_default();
+/// `reports`: who reports to the pool.
+fn silent_workers(
+    client: &PrefectClient,
+    local: &[WorkerRecord],
+    reports: &[ApiWorker],
+    findings: &mut Findings,
+) -> Vec<String> {
     let mut silent = Vec::new();
     for worker in local.iter().filter(|worker| worker.is_alive) {
-        let report = known.iter().find(|known| known.name == worker.name);
+        let report = reports.iter().find(|report| report.name == worker.name);
         let Some(heard_at) = report.and_then(|report| report.last_heartbeat_time) else {
             continue;
         };
-        if is_online(client, &known, &worker.name) {
+        if is_online(client, reports, &worker.name) {
             continue;
         }
         let silence = client.server_now().duration_since(heard_at);

@@ -254,11 +254,11 @@ impl PrefectClient {
         })
     }
 
-    /// The same, whose writing calls take turns with those of other processes that share this folder. For a client that nobody
-    /// has a clone of yet.
+    /// The same, whose writing calls take turns with those of other processes that share this folder; not on Cloud, which needs none.
+    /// For a client that nobody has a clone of yet.
     #[must_use]
     pub fn taking_turns_in(mut self, folder: &Path) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared).filter(|shared| !shared.settings.is_cloud) {
             shared.turns = Turns::new(Some(folder));
         }
         self
@@ -272,6 +272,12 @@ impl PrefectClient {
     /// How long a run may be silent for everybody: what the server's automation says, as far as it was read; else what is set here.
     pub fn lost_after(&self) -> Duration {
         self.shared.limit.holds(self.shared.settings.lost_after)
+    }
+
+    /// A part of the time after which silence is death: what a living worker needs to be heard again, and for how long nobody else
+    /// has a run of one that was heard.
+    pub fn hearing_time(&self) -> Duration {
+        self.lost_after() / 3
     }
 
     /// How often a worker here says that it and its runs live.

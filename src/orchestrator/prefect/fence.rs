@@ -80,7 +80,7 @@ impl Fence {
     /// Whether it said so within a part of the time after which another worker may take it over.
     pub(super) fn is_fresh(&self, id: FlowRunId) -> bool {
         let age = self.confirmed().get(&id).map(|at| Timestamp::now().duration_since(*at));
-        let longest = self.server.client().pace();
+        let longest = self.server.client().hearing_time();
         age.is_some_and(|age| !age.is_negative() && age.unsigned_abs() < longest)
     }
 

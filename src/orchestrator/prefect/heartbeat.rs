@@ -23,7 +23,7 @@ const CONCURRENCY_LEASE_SECONDS: u32 = 300;
 /// How long a start takes, as a rule.
 const AFTER_ITS_START: Duration = Duration::from_millis(300);
 
-/// Says that runs live.
+/// Says that runs and their worker live.
 pub(super) struct Heart {
     pub(super) server: Arc<Server>,
     pub(super) journal: Journal,

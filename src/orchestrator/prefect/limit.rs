@@ -8,6 +8,11 @@ use std::time::Duration;
 const LONGEST_PACE: Duration = Duration::from_secs(10);
 const SHORTEST_PACE: Duration = Duration::from_secs(1);
 
+/// Seconds as the server has them, begun ones too: whoever is told to be quicker than it is would be taken for offline.
+pub(super) const fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + (time.subsec_nanos() > 0) as u64
+}
+
 /// What is known of the server's limit.
 #[derive(Debug, Default)]
 pub(super) struct Limit {

@@ -238,6 +238,11 @@ pub(super) fn worker_of(run: &ApiFlowRun) -> Option<String> {
     run.label(WORKER_NAME)
 }
 
+/// The same for people.
+pub(super) fn its_worker(run: &ApiFlowRun) -> String {
+    worker_of(run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"))
+}
+
 /// Gives on a run whose worker is gone, if it is still in the state in which it was seen: one that was to be stopped has stopped.
 /// The server knows no condition for a change of state: it is read again right before.
 pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str) -> Result<Fate, PrefectError> {
@@ -249,7 +254,6 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
         return Ok(Fate::Untouched);
     }
     let times = times_lost(&run) + 1;
-    let worker = worker_of(&run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"));
     let (name, message, fate) = match now.state_type() {
         StateType::Cancelling => {
             let message = now.message.clone().unwrap_or_else(|| "cancelled on request".to_owned());
@@ -281,7 +285,7 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
     }
     client.set_flow_run_state(run.id, &proposal, DEFAULT_PATIENCE).await?;
     tell_left(client, run.id).await?;
-    end_task_runs(client, run.id, &format!("lost with {worker}")).await;
+    end_task_runs(client, run.id, &format!("lost with {}", its_worker(&run))).await;
     Ok(fate)
 }
 

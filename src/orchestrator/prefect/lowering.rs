@@ -57,19 +57,14 @@ pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Resu
             }
             None => 0,
         };
-        let step_s = if wanted_s >= holds_s && found.is_some() {
-            wanted_s
-        } else {
-            wanted_s.max(safe_s)
+        let step_s = match &found {
+            Some(_) if wanted_s >= holds_s => wanted_s,
+            // One that is longer already stays until they have followed.
+            Some(_) => wanted_s.max(safe_s).min(holds_s),
+            None => wanted_s.max(safe_s),
         };
         if step_s < holds_s || is_first {
             is_first = false;
-            // One that is longer already stays until they have followed.
-            let step_s = if found.is_some() && wanted_s < holds_s {
-                step_s.min(holds_s)
-            } else {
-                step_s
-            };
             let made = automation::ensure(client, step_s).await?;
             if made != Outcome::There && outcome != Outcome::Made {
                 outcome = made;
@@ -84,26 +79,22 @@ pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Resu
                 kept_by: Vec::new(),
             });
         }
+        let late: Vec<&(String, u64)> = slow.iter().filter(|(_, pace_s)| pace_s * 2 > wanted_s).collect();
         let slowest_s = slowest_s.unwrap_or(0);
         if slowest_s < slowest_before {
             slowest_before = slowest_s;
             since = Instant::now();
             say(format!(
                 "A run may be silent for {holds_s} s now, and for {wanted_s} s once the running workers beat as often{}",
-                names(&slow, wanted_s)
+                names(&late)
             ));
         }
         // As long as it takes one that is gone to be offline.
         if !client.settings().runner_mode && since.elapsed() > Duration::from_secs(slowest_s * 3) + LATE {
-            let kept_by = slow
-                .iter()
-                .filter(|(_, pace_s)| pace_s * 2 > wanted_s)
-                .map(|(name, _)| name.clone())
-                .collect();
             return Ok(Lowered {
                 outcome,
                 now_s: holds_s,
-                kept_by,
+                kept_by: late.into_iter().map(|(name, _)| name.clone()).collect(),
             });
         }
         tokio::time::sleep(LOOK).await;
@@ -126,15 +117,14 @@ async fn slow_workers(client: &PrefectClient) -> Result<Vec<(String, u64)>, Pref
         .collect())
 }
 
-fn names(workers: &[(String, u64)], wanted_s: u64) -> String {
-    let late: Vec<String> = workers
+fn names(late: &[&(String, u64)]) -> String {
+    let names: Vec<String> = late
         .iter()
-        .filter(|(_, pace_s)| pace_s * 2 > wanted_s)
         .map(|(name, pace_s)| format!("{name} (every {pace_s} s)"))
         .collect();
-    if late.is_empty() {
+    if names.is_empty() {
         String::new()
     } else {
-        format!(": {}", late.join(", "))
+        format!(": {}", names.join(", "))
     }
 }

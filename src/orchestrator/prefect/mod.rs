@@ -90,7 +90,6 @@ mod owed;
 #[cfg(feature = "worker")]
 mod poller;
 #[cfg(feature = "worker")]
-#[cfg(feature = "worker")]
 mod program;
 #[cfg(feature = "worker")]
 mod proposals;

@@ -18,7 +18,7 @@ use super::conversion;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::journal::forwarding::{CLAIM, ClaimMark};
-use super::lost::{LOST_PID, TIMES_LOST, end_task_runs, goes_on, is_online, of_ours, worker_of};
+use super::lost::{LOST_PID, TIMES_LOST, end_task_runs, goes_on, is_online, its_worker, of_ours, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::server::Server;
 use super::steering::Steering;
@@ -211,8 +211,7 @@ impl Owed {
             Taken::Perhaps => return Ok(Verdict::Undecided),
         };
         if run.state.as_ref().map(ApiState::state_type) == Some(StateType::Crashed) {
-            let worker = worker_of(&run).unwrap_or_else(|| "its worker".to_owned());
-            end_task_runs(client, run.id, &format!("lost with {worker}")).await;
+            end_task_runs(client, run.id, &format!("lost with {}", its_worker(&run))).await;
         }
         let ended_pid = run.infrastructure_pid.clone().or_else(|| run.label(LOST_PID));
         let left_since = Some(run.expected_start_time.unwrap_or(run.created));
@@ -238,14 +237,8 @@ impl Owed {
 
     /// Whether a worker of this home has had this very attempt: its row is the journal's business.
     async fn is_own(&self, id: FlowRunId, attempt: u32) -> Result<bool, OrchestratorError> {
-        self.journal
-            .local
-            .read(move |connection| {
-                Ok(connection
-                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM flow_run WHERE id = ?1 AND attempt >= ?2)")?
-                    .query_row((id.to_string(), attempt.max(1)), |row| row.get(0))?)
-            })
-            .await
+        let own = self.journal.forwarding.run(id).await?;
+        Ok(own.is_some_and(|own| own.flow_run.attempt >= attempt.max(1)))
     }
 
     /// The flow of ours that it is a run of, and the run by that flow's names.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::lost::{
-    Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, since, speaks, worker_of,
+    Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, its_worker, since, speaks, worker_of,
 };
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::owed::Owed;
@@ -68,11 +68,6 @@ impl Rescue {
         }
     }
 
-    /// A part of the time after which silence is death: what a living worker needs to be heard again.
-    fn hearing_time(&self) -> Duration {
-        self.server.client().lost_after() / 3
-    }
-
     /// By a limit that nobody else may hold to, nobody is judged.
     fn is_settled(&self, time: Duration) -> bool {
         if !self.server.client().knows_limit() {
@@ -94,11 +89,11 @@ impl Rescue {
         let mut alarmed = alarmed_runs(client, names.iter().copied()).await?;
         alarmed.retain(|run| !own.contains(&run.id));
         let is_owed = self.owed.look().await?;
-        let are_workers_heard = self.is_settled(self.hearing_time().min(WORKERS_HEARD));
+        let are_workers_heard = self.is_settled(client.hearing_time().min(WORKERS_HEARD));
         if held.is_empty() && alarmed.is_empty() && !is_owed || !are_workers_heard {
             return Ok(());
         }
-        let are_runs_heard = self.is_settled(self.hearing_time());
+        let are_runs_heard = self.is_settled(client.hearing_time());
         let workers = self.workers().await?;
         let mut is_online_by_name: HashMap<String, bool> = HashMap::new();
         let mut is_heard = |run: &ApiFlowRun| {
@@ -110,7 +105,7 @@ impl Rescue {
         };
         for run in alarmed.into_iter().filter(|_| are_runs_heard) {
             // One that lives says so, and goes on.
-            if !is_heard(&run) || is_past(since(&run), client.server_now(), self.hearing_time()) {
+            if !is_heard(&run) || is_past(since(&run), client.server_now(), client.hearing_time()) {
                 self.give_on(&run).await?;
             }
         }
@@ -144,7 +139,7 @@ impl Rescue {
 
     async fn give_on(&self, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=LONGEST_PAUSE_MS))).await;
-        let worker = worker_of(run).map_or_else(|| "its worker".to_owned(), |name| format!("worker {name}"));
+        let worker = its_worker(run);
         let why = if is_to_stop(run) {
             format!("{worker} is offline")
         } else {
