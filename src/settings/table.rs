@@ -51,7 +51,7 @@ pub enum Kind {
 const YES: [&str; 4] = ["true", "1", "yes", "on"];
 const NO: [&str; 4] = ["false", "0", "no", "off"];
 /// Most milliseconds of any setting: a day.
-const DAY_MS: u64 = 86_400_000;
+pub const DAY_MS: u64 = 86_400_000;
 
 /// Folder of queue.db.
 pub const HOME: Setting = Setting {

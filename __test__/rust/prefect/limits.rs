@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
-use super::machines::{Machine, is, read, runs_on, say, until};
+use super::machines::{Machine, is, read, request, runs_on, say, until};
 use super::proxy::Proxy;
 use super::server::Server;
 use super::setup::User;
@@ -82,6 +82,42 @@ fn a_run_is_judged_by_the_servers_limit_whatever_a_machine_has_set() {
     assert_eq!(world.state_types(&id), ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]);
     machine.stop();
     hasty.stop();
+    say(&world, "a", &["setup", "--remove"], &[]);
+}
+
+#[test]
+fn an_automation_that_was_made_nonsense_of_holds_for_nobody_and_setup_makes_it_right() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("hello", "echo hello", ""));
+    let set_up = ["setup", "--orchestrator", "server", "--api-url", server.api_url()];
+    say(&world, "a", &set_up, &[]);
+    let name = format!("captionacc: runs of {} whose machine is lost", world.name);
+    let filter = json!({ "automations": { "name": { "any_": [name] } } });
+    let mut found = request(&mut world, "POST", "/automations/filter", filter);
+    let mut automation = found[0].take();
+    let path = format!("/automations/{}", automation["id"].as_str().expect("an id"));
+    let fields = automation.as_object_mut().expect("an object");
+    fields.retain(|field, _| !["id", "created", "updated"].contains(&field.as_str()));
+    // More than a time can be away from now.
+    automation["trigger"]["within"] = json!(1e12);
+    request(&mut world, "PUT", &path, automation);
+    // One that calls itself a worker, at a pace that is none.
+    let path = format!("/work_pools/{}/workers/heartbeat", world.name);
+    let nobody = json!({ "name": "nobody", "heartbeat_interval_seconds": -5 });
+    request(&mut world, "POST", &path, nobody);
+    let doctor = say(&world, "a", &["doctor"], &[]);
+    assert!(
+        doctor.contains("does not do what captionacc setup made it for"),
+        "{doctor}"
+    );
+    let machine = Machine::start_with(&world, "a", &[]);
+    let id = world.queue("hello", &world.video(0));
+    assert!(is(&world.wait(&id, &FINAL), "COMPLETED"));
+    let pool = say(&world, "a", &["pool"], &[]);
+    assert!(pool.contains("worker-a"), "{pool}");
+    machine.stop();
+    let said = say(&world, "a", &set_up, &[]);
+    assert!(said.contains("is changed") && said.contains("for 90 s"), "{said}");
     say(&world, "a", &["setup", "--remove"], &[]);
 }
 

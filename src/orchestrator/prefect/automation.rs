@@ -9,9 +9,12 @@ use super::client::{Call, DEFAULT_PATIENCE, PrefectClient};
 use super::limit::whole_seconds;
 use super::lost::{alarm_message, alive_event, left_event, place};
 use crate::domain::prefect_error::PrefectError;
+use crate::settings::table::DAY_MS;
 
 /// The shortest time that the server watches for silence.
 const SHORTEST_S: u64 = 10;
+/// The longest time that a run may be set to be silent; of more, nobody of ours has made it.
+const LONGEST_S: u64 = DAY_MS / 1000;
 /// How long a beat waits to learn of another limit: what it says of runs that live is not to be late.
 const LEARNING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -23,8 +26,8 @@ pub struct Found {
     pub is_enabled: bool,
     /// Whether it does what it should, after whatever time.
     pub is_right: bool,
-    /// How long it lets a run be silent, in seconds.
-    pub silence_s: u64,
+    /// How long it lets a run be silent, in seconds; nothing, if that is no time that may be set.
+    pub silence_s: Option<u64>,
 }
 
 /// What became of it.
@@ -102,9 +105,9 @@ async fn find_within(client: &PrefectClient, patience: Duration) -> Result<Optio
         .call(Call::post("/automations/filter", &filter).patience(patience))
         .await?;
     Ok(found.into_iter().find_map(|automation| {
-        let silence_s = silence_in(automation.pointer("/trigger/within")?)?;
-        let wanted = wanted(client, silence_s);
-        let is_same = |path: &str| automation.pointer(path) == wanted.pointer(path);
+        let silence_s = automation.pointer("/trigger/within").and_then(silence_in);
+        let wanted = silence_s.map(|silence_s| wanted(client, silence_s));
+        let is_same = |path: &str| Some(automation.pointer(path)) == wanted.as_ref().map(|wanted| wanted.pointer(path));
         Some(Found {
             id: automation["id"].as_str()?.to_owned(),
             is_enabled: automation["enabled"].as_bool().unwrap_or(true),
@@ -123,7 +126,7 @@ async fn find_within(client: &PrefectClient, patience: Duration) -> Result<Optio
 pub async fn learn_limit(client: &PrefectClient) -> Result<(), PrefectError> {
     match find_within(client, LEARNING_PATIENCE).await {
         // One that is switched off can be switched on at any time.
-        Ok(found) => client.learn_limit(found.map(|found| Duration::from_secs(found.silence_s))),
+        Ok(found) => client.learn_limit(found.and_then(|found| found.silence_s).map(Duration::from_secs)),
         Err(PrefectError::Forbidden { .. } | PrefectError::NotFound { .. } | PrefectError::Rejected { .. }) => {
             if !client.knows_limit() {
                 client.learn_limit(None);
@@ -138,7 +141,8 @@ pub async fn learn_limit(client: &PrefectClient) -> Result<(), PrefectError> {
 fn silence_in(value: &Value) -> Option<u64> {
     let time = Duration::try_from_secs_f64(value.as_f64()?).ok()?;
     let to_the_millisecond = Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000);
-    Some(whole_seconds(to_the_millisecond).max(SHORTEST_S))
+    let silence_s = whole_seconds(to_the_millisecond).max(SHORTEST_S);
+    (silence_s <= LONGEST_S).then_some(silence_s)
 }
 
 /// Makes it with this time, or makes it right.
@@ -147,7 +151,7 @@ fn silence_in(value: &Value) -> Option<u64> {
 /// What the API says; [`PrefectError::Forbidden`], [`PrefectError::NotFound`] where the server or the plan has none.
 pub async fn ensure(client: &PrefectClient, silence_s: u64) -> Result<Outcome, PrefectError> {
     match find(client).await? {
-        Some(found) if found.is_right && found.is_enabled && found.silence_s == silence_s => Ok(Outcome::There),
+        Some(found) if found.is_right && found.is_enabled && found.silence_s == Some(silence_s) => Ok(Outcome::There),
         Some(found) => {
             let path = format!("/automations/{}", found.id);
             client.answer(Call::put(path, &wanted(client, silence_s))).await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::automation;
+use super::automation::{self, Found};
 use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
 use super::lost::is_online;
@@ -112,16 +112,18 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
             format!("the automation {name:?} does not do what captionacc setup made it for"),
             set_up,
         ),
-        Ok(Some(found)) if found.silence_s != own_s => findings.warning(
+        Ok(Some(Found {
+            silence_s: Some(silence_s),
+            ..
+        })) if silence_s != own_s => findings.warning(
             CHECK,
             format!(
-                "automation {name:?}: {} s without a sign of life, and a run is another worker's; all workers hold to that, and \
-                 CAPTIONACC_LOST_AFTER_MS of this machine says {own_s} s",
-                found.silence_s
+                "automation {name:?}: {silence_s} s without a sign of life, and a run is another worker's; all workers hold to that, and \
+                 CAPTIONACC_LOST_AFTER_MS of this machine says {own_s} s"
             ),
             format!(
                 "set CAPTIONACC_LOST_AFTER_MS={} ([prefect] lost-after-ms) here as well; or, to make it {own_s} s for all machines: {set_up}",
-                found.silence_s * 1000
+                silence_s * 1000
             ),
         ),
         Ok(Some(_)) => findings.ok(

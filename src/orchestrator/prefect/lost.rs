@@ -34,9 +34,7 @@ const MOST_TIMES_LOST: u32 = 3;
 /// A server keeps events in batches, some seconds late.
 pub(super) const KEPT_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(6);
 /// Beats that a worker may miss.
-const MISSED_BEATS: i64 = 3;
-/// No pace is slower.
-const LONGEST_PACE_S: i64 = 86_400;
+const MISSED_BEATS: u64 = 3;
 /// How late a beat may come, by a clock that is the server's to the second.
 const BEATS_LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 /// How long the server may hear late who has a run.
@@ -219,9 +217,8 @@ pub(super) fn is_online(client: &PrefectClient, workers: &[ApiWorker], name: &st
     let lost_after = signed(client.lost_after());
     let now = client.server_now();
     let is_heard = |worker: &ApiWorker| {
-        let beats = worker.heartbeat_interval_seconds.map_or(lost_after, |pace_s| {
-            let pace_s = i64::try_from(pace_s).map_or(LONGEST_PACE_S, |pace_s| pace_s.min(LONGEST_PACE_S));
-            jiff::SignedDuration::from_secs(MISSED_BEATS * pace_s) + BEATS_LATE
+        let beats = worker.pace_s().map_or(lost_after, |pace_s| {
+            signed(Duration::from_secs(MISSED_BEATS * pace_s)) + BEATS_LATE
         });
         worker
             .last_heartbeat_time

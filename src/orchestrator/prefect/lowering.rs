@@ -35,12 +35,9 @@ pub struct Lowered {
 /// What the API says.
 pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Result<Lowered, PrefectError> {
     let wanted_s = automation::silence_s(client);
-    let found = automation::find(client).await?;
+    let found = automation::find(client).await?.and_then(|found| found.silence_s);
     // Nobody beats for an automation that is made now: living workers have the pace of their settings.
-    let mut holds_s = match &found {
-        Some(found) => found.silence_s,
-        None => LOST_AFTER.as_secs().max(wanted_s),
-    };
+    let mut holds_s = found.unwrap_or(LOST_AFTER.as_secs().max(wanted_s));
     let mut outcome = Outcome::There;
     let mut is_first = true;
     let mut since = Instant::now();
@@ -57,7 +54,7 @@ pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Resu
             }
             None => 0,
         };
-        let step_s = match &found {
+        let step_s = match found {
             Some(_) if wanted_s >= holds_s => wanted_s,
             // One that is longer already stays until they have followed.
             Some(_) => wanted_s.max(safe_s).min(holds_s),
@@ -113,7 +110,10 @@ async fn slow_workers(client: &PrefectClient) -> Result<Vec<(String, u64)>, Pref
     Ok(workers
         .into_iter()
         .filter(lives)
-        .map(|worker| (worker.name, worker.heartbeat_interval_seconds.unwrap_or(30)))
+        .map(|worker| {
+            let pace_s = worker.pace_s().unwrap_or(30);
+            (worker.name, pace_s)
+        })
         .collect())
 }
 

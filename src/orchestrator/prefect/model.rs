@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::state::{StateName, StateType};
 use crate::domain::trace::TraceContext;
+use crate::settings::table::DAY_MS;
 
 /// The label that tells the trace of a run: Prefect's own client writes and reads it (`prefect/telemetry/run_telemetry.py`).
 pub const TRACEPARENT: &str = "__OTEL_TRACEPARENT";
@@ -259,7 +260,15 @@ pub struct ApiWorker {
     /// Last seen.
     pub last_heartbeat_time: Option<Timestamp>,
     /// How often it says that it lives.
-    pub heartbeat_interval_seconds: Option<u64>,
+    pub heartbeat_interval_seconds: Option<i64>,
+}
+
+impl ApiWorker {
+    /// How often it says that it lives, if that is a pace: anybody may tell a server any number.
+    pub fn pace_s(&self) -> Option<u64> {
+        let pace_s = u64::try_from(self.heartbeat_interval_seconds?).ok()?;
+        (1..=DAY_MS / 1000).contains(&pace_s).then_some(pace_s)
+    }
 }
 
 /// A run that a poll of a pool offers.
