@@ -1,21 +1,75 @@
 //! What a server must still hear, and since when it is away: known without asking it.
 
 use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use captionacc::domain::flow::Flows;
+use captionacc::domain::state::StateName;
+use captionacc::orchestrator::claims::{Claimed, Ending};
 use captionacc::orchestrator::delivery::{CallFault, Delivery, MessageKind};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
+use captionacc::process::identity::ProcessIdentity;
 use captionacc::settings::prefect::PrefectSettings;
 use jiff::Timestamp;
 
 use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
-use super::proxy::Proxy;
+use super::proxy::{Fault, Plan, Proxy};
 use super::server::Server;
+use super::subject;
+use crate::conformance;
 use crate::dashboard::Dashboard;
 use crate::exposition::samples;
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_an_earlier_claim_tells_late_takes_nothing_from_a_newer_one() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let home = tempfile::tempdir().expect("a folder");
+    let subject = subject::open_at(&proxy.api_url(), home.path()).await;
+    let queued = subject
+        .create_flow_run(conformance::new("full-frames", "v1"), Arc::default())
+        .await
+        .expect("queued");
+    let names = || Flows::builtin().iter().map(|flow| flow.name.clone()).collect();
+    let claim = async || {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            assert!(Instant::now() < deadline, "it is claimed again");
+            // As a worker asks before it looks: it is due at once.
+            subject.next_due(names()).await.expect("answers");
+            let claimed = subject.claim("tester", names()).await.expect("claims work");
+            if let Some(claim) = claimed.and_then(Claimed::own) {
+                return claim;
+            }
+        }
+    };
+    let given_back = || Ending::GivenBack {
+        message: "stop".to_owned(),
+    };
+    let first = claim().await;
+    // The server has heard that it waits again, and whoever tells so hangs in the call after that.
+    let hung = Plan::on("POST", "/events", Fault::Stall).with_body("captionacc.flow-run.left");
+    proxy.plan(hung.times(1));
+    let teller = tokio::spawn({
+        let subject = subject.clone();
+        async move { subject.finish(first.lease, given_back()).await }
+    });
+    let second = claim().await;
+    assert_eq!(second.lease.attempt, 2);
+    subject.finish(second.lease, given_back()).await.expect("ends");
+    teller.await.expect("no panic").expect("ends");
+    let third = claim().await;
+    assert_eq!(third.lease.attempt, 3);
+    let run = subject.read_flow_run(queued.flow_run_id).await.expect("known");
+    assert_eq!(run.state.name, StateName::Pending, "{run:?}");
+    let process = ProcessIdentity::own();
+    subject.start(third.lease, process).await.expect("starts");
+    assert!(subject.may_commit(third.lease).await.expect("answers"));
+}
 
 #[test]
 fn what_waits_for_a_server_that_is_away_is_told_until_it_has_heard_it() {

@@ -14,9 +14,14 @@ use super::server::Server;
 
 /// An orchestrator over this server that nobody has used before, with its journal below `home`.
 pub async fn open(server: &Server, home: &Path) -> Arc<dyn Claims> {
+    open_at(server.api_url(), home).await
+}
+
+/// The same at this address.
+pub async fn open_at(api_url: &str, home: &Path) -> Arc<dyn Claims> {
     let name = format!("conformance-{}", Uuid::new_v4().simple());
     for arguments in [
-        &["setup", "--orchestrator", "server", "--api-url", server.api_url()][..],
+        &["setup", "--orchestrator", "server", "--api-url", api_url][..],
         &["deploy"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_captionacc"))
@@ -31,7 +36,7 @@ pub async fn open(server: &Server, home: &Path) -> Arc<dyn Claims> {
             .expect("it starts");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
-    let mut settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
+    let mut settings = PrefectSettings::new(api_url, "the test").expect("an address");
     settings.work_pool.clone_from(&name);
     settings.deployment_name = name;
     let orchestrator = PrefectOrchestrator::open(settings, home, Flows::builtin()).await;

@@ -17,7 +17,7 @@ use super::conversion::{self, FAILED_ATTEMPTS};
 use super::events::{asset_events, task_run_event};
 use super::fence::{Fence, Standing};
 use super::journal::Journal;
-use super::journal::forwarding::RunContext;
+use super::journal::forwarding::{ForwardedRun, RunContext};
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
 use super::lost::tell_left;
 use super::made::result;
@@ -197,13 +197,14 @@ impl Courier {
         let Some(run) = self.journal.forwarding.run(id).await? else {
             return Ok(());
         };
-        let context = run.context;
         let first = self.journal.mail.of_run(id).await?;
         let has_mail = first.state.is_some() || !first.head.is_empty();
         if has_mail && !self.fence.is_fresh(id) {
             // Nothing is told of a run that is another's by now: not a line.
-            match self.fence.ask(id, &context).await {
-                Ok(Standing::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
+            match self.fence.ask(id, &run.context).await {
+                Ok(Standing::Gone { why, is_taken }) => {
+                    return self.fence.let_go(id, &run.context, why, is_taken).await;
+                }
                 // One that the server no longer has is forgotten below, where it says so of the run itself.
                 Ok(_) | Err(PrefectError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -212,6 +213,11 @@ impl Courier {
         // What is not a state, once it could not be told.
         let mut postponed = (scope == Scope::States).then_some(Ok(()));
         loop {
+            // By which claim it is ours is read before what is to be told: this worker may claim it again while it tells, and what
+            // is of the newer claim is not told by the older one.
+            let Some(ForwardedRun { context, .. }) = self.journal.forwarding.run(id).await? else {
+                return postponed.unwrap_or(Ok(()));
+            };
             let mail = self.journal.mail.of_run(id).await?;
             let (head, state) = (mail.head, mail.state);
             let is_start = state.as_ref().is_some_and(is_start);
@@ -247,7 +253,7 @@ impl Courier {
                 .tell_state(id, &context, message, token, result, remaining(deadline))
                 .await;
             match told {
-                Ok(Told::Gone { why, is_taken }) => return self.fence.let_go(id, why, is_taken).await,
+                Ok(Told::Gone { why, is_taken }) => return self.fence.let_go(id, &context, why, is_taken).await,
                 Ok(Told::Done) => self.journal.mail.told(vec![row.id]).await?,
                 Ok(Told::After(wait)) if Instant::now() + wait < deadline + MAX_EARLY => tokio::time::sleep(wait).await,
                 Ok(Told::After(_)) => return Ok(()),

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::conversion::ATTEMPT;
 use super::hints::Hints;
 use super::journal::Journal;
-use super::journal::forwarding::{ClaimMark, RunContext};
+use super::journal::forwarding::{ClaimMark, Held, LetGo, RunContext};
 use super::lost::{is_alarm, tell_left, worker_of};
 use super::model::{ApiFlowRun, ApiState, Proposal};
 use super::server::Server;
@@ -167,21 +167,31 @@ impl Fence {
         }))
     }
 
-    /// The run is no longer ours: what is at work here stops, and nothing more is told.
-    pub(super) async fn let_go(&self, id: FlowRunId, why: String, is_taken: bool) -> Result<(), OrchestratorError> {
+    /// The run is no longer ours by the claim of `context`: what is at work here stops, and nothing more is told.
+    pub(super) async fn let_go(
+        &self,
+        id: FlowRunId,
+        context: &RunContext,
+        why: String,
+        is_taken: bool,
+    ) -> Result<(), OrchestratorError> {
+        let held = Held::By(context.claim);
+        match self.journal.forwarding.let_go(id, held, why.clone(), is_taken).await? {
+            LetGo::HeldAgain => {
+                debug!(flow_run_id = %id, "An earlier claim of the run is over: {why}.");
+                return Ok(());
+            }
+            LetGo::Stopping => self.hints.wake(),
+            LetGo::Idle => {}
+        }
         if is_taken {
             warn!(flow_run_id = %id, "The run is no longer this worker's: {why}, and tells nothing.");
-        } else {
-            // Its work was done elsewhere, or somebody has decided so.
-            info!(flow_run_id = %id, "The run has ended without this worker: {why}.");
-        }
-        if self.journal.forwarding.let_go(id, why, is_taken).await? {
-            self.hints.wake();
-        }
-        if is_taken {
             // Its next worker says that it lives; until then it may wait in silence.
             let server = self.server.clone();
             tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
+        } else {
+            // Its work was done elsewhere, or somebody has decided so.
+            info!(flow_run_id = %id, "The run has ended without this worker: {why}.");
         }
         Ok(())
     }

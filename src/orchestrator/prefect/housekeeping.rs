@@ -16,6 +16,7 @@ use super::client::DEFAULT_PATIENCE;
 use super::conversion::superseded_by;
 use super::courier::Courier;
 use super::journal::Journal;
+use super::journal::forwarding::Held;
 use super::journal::kept::KeptRun;
 use super::model::ApiState;
 use super::proposals::Proposals;
@@ -163,7 +164,7 @@ impl Housekeeping {
             let id = FlowRunId::from_uuid(run.id);
             if run.state.as_ref().map(ApiState::state_type) != Some(StateType::Cancelled) {
                 let message = "it ended on another machine".to_owned();
-                self.journal.forwarding.let_go(id, message, true).await?;
+                self.journal.forwarding.let_go(id, Held::Waiting, message, true).await?;
                 continue;
             }
             let message = run

@@ -3,7 +3,7 @@
 //! A run takes its slot of the journal before the server is asked for it, with the transition id of the proposal: a
 //! worker that dies before it knows the answer leaves enough behind for the next one to give the run back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -531,6 +531,15 @@ impl Poller {
 
     /// A run of ours that is to be stopped at the server, or that is no longer ours there, is to be stopped here.
     pub(super) async fn check_own_runs(&self, ids: &[FlowRunId]) {
+        // By which claim they are ours before the server is asked: its answer is judged by that.
+        let mut contexts = HashMap::new();
+        for &id in ids {
+            let known = self.journal.forwarding.run(id).await;
+            self.server.note(&known);
+            if let Ok(Some(known)) = known {
+                contexts.insert(id, known.context);
+            }
+        }
         let uuids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
         let filter = json!({ "flow_runs": { "id": { "any_": uuids } }, "limit": PAGE });
         let found = self.server.client().filter_flow_runs(&filter).await;
@@ -553,17 +562,21 @@ impl Poller {
                 }
                 continue;
             }
-            let checked = self.check_own_run(id, run).await;
-            self.server.note(&checked);
+            if let Some(context) = contexts.get(&id) {
+                let checked = self.check_own_run(id, run, context).await;
+                self.server.note(&checked);
+            }
         }
     }
 
-    async fn check_own_run(&self, id: FlowRunId, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
-        let Some(known) = self.journal.forwarding.run(id).await? else {
-            return Ok(());
-        };
-        let standing = self.fence.standing(run, &known.context).await?;
-        self.heed(id, &known.context, standing).await
+    async fn check_own_run(
+        &self,
+        id: FlowRunId,
+        run: &ApiFlowRun,
+        context: &RunContext,
+    ) -> Result<(), OrchestratorError> {
+        let standing = self.fence.standing(run, context).await?;
+        self.heed(id, context, standing).await
     }
 
     /// Does what follows from how a run of ours stands.
@@ -577,7 +590,7 @@ impl Poller {
                 Ok(())
             }
             Standing::TakenForDead => Ok(self.fence.revive(id, context, DEFAULT_PATIENCE).await?),
-            Standing::Gone { why, is_taken } => self.fence.let_go(id, why, is_taken).await,
+            Standing::Gone { why, is_taken } => self.fence.let_go(id, context, why, is_taken).await,
         }
     }
 
@@ -622,7 +635,6 @@ fn cancelled_on_request() -> String {
     "cancelled on request".to_owned()
 }
 
-/// The video that a run is about.
 /// A time of the API in whole seconds.
 fn seconds(time: Option<f64>) -> u32 {
     #[expect(

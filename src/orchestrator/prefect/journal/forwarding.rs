@@ -110,6 +110,27 @@ pub(in crate::orchestrator) struct GivenRetries {
     pub(in crate::orchestrator) delay_s: u32,
 }
 
+/// What is let go of. Between a look at the server and what follows from it, the run may have come back to this machine by a claim
+/// of which that look knew nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::orchestrator) enum Held {
+    /// The run by this claim; none of a run that an earlier version claimed.
+    By(Option<ClaimMark>),
+    /// The run that waits here.
+    Waiting,
+}
+
+/// What came of letting a run go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::orchestrator) enum LetGo {
+    /// Nothing: it is held by a newer claim, or a worker of this machine is claiming it.
+    HeldAgain,
+    /// There was nothing at work.
+    Idle,
+    /// Something is at work here, and is to stop.
+    Stopping,
+}
+
 /// A run that the server hears of from this process.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::orchestrator) struct ForwardedRun {
@@ -192,16 +213,21 @@ impl Forwarding {
     }
 
     /// The run is another's by now, or ended by somebody's decision: nothing more is told of it, and what is at work here is to
-    /// stop. Its status row is left to whoever has it, unless nobody does. Whether there is something to stop.
+    /// stop. Its status row is left to whoever has it, unless nobody does. What this machine has got since by a newer claim, or
+    /// is about to, stays.
     pub(in crate::orchestrator) async fn let_go(
         &self,
         id: FlowRunId,
+        held: Held,
         message: String,
         is_taken: bool,
-    ) -> Result<bool, OrchestratorError> {
-        let is_stopping = self
+    ) -> Result<LetGo, OrchestratorError> {
+        let outcome = self
             .0
             .change(move |transaction, _| {
+                if !is_still_held(transaction, id, held)? {
+                    return Ok(LetGo::HeldAgain);
+                }
                 let key = id.to_string();
                 for sql in [
                     "DELETE FROM outbox WHERE flow_run_id = ?1",
@@ -231,11 +257,13 @@ impl Forwarding {
                     now_ms(),
                     step(true),
                 )?;
-                Ok(is_stopping)
+                Ok(if is_stopping { LetGo::Stopping } else { LetGo::Idle })
             })
             .await?;
-        self.0.ring();
-        Ok(is_stopping)
+        if outcome != LetGo::HeldAgain {
+            self.0.ring();
+        }
+        Ok(outcome)
     }
 
     /// Counts the states of a run that are known here and at the server; 0 if nothing is known of it here.
@@ -268,6 +296,9 @@ impl Forwarding {
                 let own = peers.own()?;
                 let key = run.flow_run_id.to_string();
                 transaction.execute("DELETE FROM claim_intent WHERE flow_run_id = ?1", [&key])?;
+                // States of an attempt before it that the server has not heard: it let the run be claimed without them, and this
+                // claim would be told over by them.
+                transaction.execute("DELETE FROM outbox WHERE flow_run_id = ?1 AND kind = 'state'", [&key])?;
                 let claim = entries::hold(transaction, &own, &run, has_status_row, &worker_name)?;
                 transaction.execute(
                     "INSERT OR REPLACE INTO prefect_run (flow_run_id, context, forwarder) VALUES (?1, ?2, ?3)",
@@ -391,6 +422,31 @@ fn own_of(transaction: &Transaction<'_>, peers: &Peers, all: Vec<(FlowRunId, Pee
     Ok(runs)
 }
 
+/// Whether what was looked at is what this machine has of the run now.
+fn is_still_held(transaction: &Transaction<'_>, id: FlowRunId, held: Held) -> Result<bool, Fault> {
+    let key = id.to_string();
+    let is_being_claimed: bool = transaction
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM claim_intent WHERE flow_run_id = ?1)")?
+        .query_row([&key], |row| row.get(0))?;
+    if is_being_claimed {
+        return Ok(false);
+    }
+    match held {
+        Held::Waiting => Ok(transaction
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM flow_run WHERE id = ?1 AND state_type = 'SCHEDULED')")?
+            .query_row([&key], |row| row.get(0))?),
+        Held::By(claim) => {
+            let context: Option<RunContext> = transaction
+                .prepare_cached("SELECT context FROM prefect_run WHERE flow_run_id = ?1")?
+                .query_row([&key], |row| json(row, "context"))
+                .optional()?;
+            Ok(context.is_some_and(|context| {
+                context.claim.map(|claim| claim.transition_id) == claim.map(|claim| claim.transition_id)
+            }))
+        }
+    }
+}
+
 fn forwarded(connection: &Connection, id: FlowRunId) -> Result<Option<ForwardedRun>, Fault> {
     struct Parts {
         context: RunContext,
@@ -421,4 +477,133 @@ fn forwarded(connection: &Connection, id: FlowRunId) -> Result<Option<ForwardedR
         progress_sent_at: parts.progress_sent_at,
         progress_artifact_id: parts.progress_artifact_id,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::Journal;
+    use super::super::intents::ClaimIntent;
+    use super::*;
+    use crate::domain::flow::{Flows, Subject};
+    use crate::orchestrator::claims::{Claims, Ending};
+    use crate::orchestrator::queue::{NewFlowRun, Queue};
+    use crate::settings::prefect::PrefectSettings;
+
+    fn context(claim: ClaimMark) -> RunContext {
+        RunContext {
+            run_name: "v".to_owned(),
+            flow_id: Uuid::nil(),
+            flow_name: "full-frames".to_owned(),
+            deployment_id: Uuid::nil(),
+            deployment_name: "captionacc".to_owned(),
+            work_pool_id: None,
+            work_pool_name: None,
+            tags: Vec::new(),
+            is_unnamed: false,
+            concurrency_lease_id: None,
+            claim: Some(claim),
+            retries: None,
+        }
+    }
+
+    async fn waiting_run(journal: &Journal) -> FlowRun {
+        let flow = Flows::builtin().get("full-frames").expect("built in").clone();
+        let given = serde_json::json!({
+            "video-id": "v", "video-path": "/v/a.mp4", "db-path": "/d/v.db", "output-dir": "/o", "frame-rate": 0.1,
+        });
+        let arguments = flow
+            .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
+            .expect("valid");
+        let new = NewFlowRun {
+            flow,
+            arguments,
+            idempotency_key: None,
+            patience: None,
+            when_unreachable: None,
+            trace: None,
+        };
+        let queued = journal
+            .local
+            .create_flow_run(new, Arc::default())
+            .await
+            .expect("queued");
+        journal.local.read_flow_run(queued.flow_run_id).await.expect("known")
+    }
+
+    /// A journal of a server that does not answer.
+    async fn journal(folder: &Path) -> Journal {
+        let settings = PrefectSettings::new("http://127.0.0.1:1/api", "the test").expect("an address");
+        Journal::open(folder, &settings).await.expect("opens")
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_seen_of_an_older_claim_does_not_let_go_of_a_newer_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = journal(folder.path()).await;
+        let run = waiting_run(&journal).await;
+        let id = run.flow_run_id;
+        let [first, second] = [(); 2].map(|()| ClaimMark::of(Uuid::new_v4()));
+        let adopt = async |claim| {
+            let adopted = journal
+                .forwarding
+                .adopt(run.clone(), false, context(claim), "tester".to_owned());
+            adopted.await.expect("adopted")
+        };
+        let let_go = async |held| {
+            let message = "another's".to_owned();
+            journal.forwarding.let_go(id, held, message, true).await.expect("asked")
+        };
+        let state = async || journal.local.read_flow_run(id).await.expect("known").state.name;
+        let claim = adopt(first).await;
+        assert_eq!(let_go(Held::Waiting).await, LetGo::HeldAgain);
+        let given_back = Ending::GivenBack { message: String::new() };
+        journal.local.finish(claim.lease, given_back).await.expect("ends");
+        // A worker of this machine is about to have it again.
+        let intent = ClaimIntent {
+            flow_run_id: id,
+            transition_id: second.transition_id,
+            flow_name: "full-frames".to_owned(),
+            subject: Subject::default(),
+            is_background: false,
+        };
+        assert!(journal.intents.reserve(intent, 2).await.expect("asked"));
+        for held in [Held::By(Some(first)), Held::Waiting] {
+            assert_eq!(let_go(held).await, LetGo::HeldAgain, "{held:?}");
+        }
+        assert_eq!(state().await, StateName::Scheduled);
+        adopt(second).await;
+        for held in [Held::By(Some(first)), Held::By(None), Held::Waiting] {
+            assert_eq!(let_go(held).await, LetGo::HeldAgain, "{held:?}");
+        }
+        assert_eq!(state().await, StateName::Pending);
+        assert_eq!(let_go(Held::By(Some(second))).await, LetGo::Stopping);
+        assert_eq!(state().await, StateName::Cancelling);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn states_of_an_attempt_that_were_not_told_are_not_told_of_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = journal(folder.path()).await;
+        let run = waiting_run(&journal).await;
+        let id = run.flow_run_id;
+        let adopt = async || {
+            let mark = ClaimMark::of(Uuid::new_v4());
+            let adopted = journal
+                .forwarding
+                .adopt(run.clone(), false, context(mark), "tester".to_owned());
+            adopted.await.expect("adopted")
+        };
+        let claim = adopt().await;
+        let given_back = Ending::GivenBack { message: String::new() };
+        journal.local.finish(claim.lease, given_back).await.expect("ends");
+        let mail = journal.mail.of_run(id).await.expect("read");
+        assert!(mail.state.is_some(), "{mail:?}");
+        // The server let it be claimed again meanwhile.
+        adopt().await;
+        let mail = journal.mail.of_run(id).await.expect("read");
+        assert_eq!(mail.state, None, "{mail:?}");
+        assert_eq!(mail.head.len(), 2, "whose it was and whose it is: {mail:?}");
+    }
 }
