@@ -1,6 +1,7 @@
 //! Runs that others than our callers have queued: from Prefect's UI, its command line, its schedules. They get what ours have from
 //! the start, so that they are found by their video: its tag, and a telling name.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -14,8 +15,8 @@ use crate::domain::flow::{FlowDefinition, flow_meant_by};
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::StateType;
 
-/// How many of those that wait are looked at now and then.
-const NEWEST: u32 = 50;
+/// How many of those that are next are looked at now and then.
+const NEXT: u32 = 50;
 /// Most pages of those that wait.
 const MOST_PAGES: usize = 10;
 
@@ -41,29 +42,33 @@ impl Arrivals {
         if !flow.latest_wins {
             return Ok((mended(flow, &run).0, true));
         }
+        let mut others = Vec::new();
         for page in 0..MOST_PAGES {
             let found = self.waiting(flow, page * PAGE as usize).await?;
             let is_last = found.len() < PAGE as usize;
-            for other in found
-                .iter()
-                .filter(|other| other.id != run.id && !other.is_by_old_names())
-            {
-                self.mend(flow, other).await?;
-            }
+            others.extend(found);
             if is_last {
                 break;
             }
         }
+        others.retain(|other| other.id != run.id && !other.is_by_old_names());
+        newest_first(&mut others);
+        for other in &others {
+            self.mend(flow, other).await?;
+        }
         Ok((self.mend(flow, &run).await?, false))
     }
 
-    /// Welcomes the newest of those that wait, so that they are found before anybody claims them.
-    pub(super) async fn welcome_newest(&self) -> Result<(), PrefectError> {
+    /// Welcomes those whose turn is next, so that they are found before anybody claims them.
+    pub(super) async fn welcome_next(&self) -> Result<(), PrefectError> {
         let (client, flows) = (self.0.client(), self.0.flows());
         let mut filter = of_ours(client, flows.iter().map(|flow| flow.name.as_str()));
         filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
-        filter["limit"] = json!(NEWEST);
-        for run in client.filter_flow_runs(&filter).await? {
+        filter["sort"] = json!("EXPECTED_START_TIME_ASC");
+        filter["limit"] = json!(NEXT);
+        let mut found = client.filter_flow_runs(&filter).await?;
+        newest_first(&mut found);
+        for run in found {
             // It may be of the Python service that was there before; one of ours is found by its arguments.
             if run.is_by_old_names() {
                 continue;
@@ -79,6 +84,7 @@ impl Arrivals {
     async fn waiting(&self, flow: &FlowDefinition, offset: usize) -> Result<Vec<ApiFlowRun>, PrefectError> {
         let mut filter = of_ours(self.0.client(), [flow.name.as_str()]);
         filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        filter["sort"] = json!("EXPECTED_START_TIME_ASC");
         filter["offset"] = json!(offset);
         self.0.client().filter_flow_runs(&filter).await
     }
@@ -95,6 +101,11 @@ impl Arrivals {
         }
         Ok(mended)
     }
+}
+
+/// In the order in which they are welcomed: whoever finds an older run of a video welcomed finds the newer ones too.
+fn newest_first(runs: &mut [ApiFlowRun]) {
+    runs.sort_by_key(|run| Reverse((run.created, run.id)));
 }
 
 /// The run with what it lacks, and whether that was anything.

@@ -42,7 +42,7 @@ pub(super) async fn run(house: Arc<Housekeeping>) {
             mirror_at = Some(Instant::now());
             let mirrored = house.mirror_waiting().await;
             house.server.note(&mirrored);
-            let welcomed = house.arrivals.welcome_newest().await;
+            let welcomed = house.arrivals.welcome_next().await;
             house.server.note(&welcomed);
             match house.journal.mail.bound().await {
                 Ok(0) => {}

@@ -392,17 +392,19 @@ impl Poller {
             StateType::Cancelling,
         ];
         let others = self.steering.runs_of_video(flow, video_id, &states).await?;
-        let mut is_free = true;
-        for other in others.iter().filter(|other| other.id != run.id) {
-            let state = other.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
-            let is_newer = (other.created, other.id) > (run.created, run.id);
-            if flow.latest_wins && is_newer && state != StateType::Cancelling {
-                // Whoever queued the newer one died before it could say so.
-                self.steering.supersede_older(flow, other).await?;
-                return Ok(false);
-            }
-            is_free &= state == StateType::Scheduled;
+        let state_of = |other: &ApiFlowRun| other.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
+        let others: Vec<&ApiFlowRun> = others.iter().filter(|other| other.id != run.id).collect();
+        let newer = others.iter().filter(|other| {
+            (other.created, other.id) > (run.created, run.id) && state_of(other) != StateType::Cancelling
+        });
+        if flow.latest_wins
+            && let Some(latest) = newer.max_by_key(|other| (other.created, other.id))
+        {
+            // Whoever queued it died before it could say so.
+            self.steering.supersede_older(flow, latest).await?;
+            return Ok(false);
         }
+        let is_free = others.iter().all(|other| state_of(other) == StateType::Scheduled);
         if !is_free && flow.latest_wins {
             self.steering.supersede_older(flow, run).await?;
         }
