@@ -23,7 +23,7 @@ use crate::domain::asset::Materialization;
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::domain::state::StateType;
 use crate::process::life::Life;
-use crate::process::machine::prefer_to_die_first;
+use crate::process::machine::{give_way, prefer_to_die_first};
 use crate::process::tree::signal_own_tree;
 use crate::protocol::{ChildEvent, Failure, MAX_FRAME_BYTES, PROTOCOL_VERSION, WorkOrder, WorkerMessage, frame};
 
@@ -138,6 +138,9 @@ pub fn run_child(pipeline: fn(&Attempt) -> Result<String, TaskError>) -> ExitCod
         }
     };
     prefer_to_die_first();
+    if order.gives_way {
+        give_way();
+    }
     match Life::enter(&order.lock) {
         // Let go of by the end of this process and by nothing before: whatever it leaves running at its end is part of it.
         Ok(Some(life)) => {

@@ -78,6 +78,9 @@ pub struct WorkOrder {
     pub ocr_models: Option<PathBuf>,
     /// Most memory that the attempt may take, in bytes.
     pub memory_bytes: u64,
+    /// Whether nobody waits for the run: it gives way to whom somebody waits for.
+    #[serde(default)]
+    pub gives_way: bool,
     /// How long a program has to end itself before it is killed.
     pub grace_ms: u64,
     /// What spans of a program are children of.

@@ -6,7 +6,7 @@ use std::fs;
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
 use captionacc::process::identity::ProcessIdentity;
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Signal, geteuid, getpriority_process};
 use serde_json::json;
 
 use crate::world::{Worker, World, exists, kill};
@@ -61,6 +61,24 @@ fn a_program_runs_with_logs_progress_and_assets() {
     ] {
         assert!(log.contains(expected), "{expected}: {log}");
     }
+}
+
+#[test]
+fn a_run_for_which_nobody_waits_gives_way_to_others() {
+    let flows = ["background", "user-initiated"].map(|queue| {
+        let queued = format!("work-queue = '{queue}'");
+        flow(queue, "nice > \"$1/nice\"", &queued)
+    });
+    let world = World::new(&flows.concat());
+    let worker = world.start_worker();
+    let own = getpriority_process(None).expect("a process has one");
+    for (name, expected) in [("background", (own + 10).min(19)), ("user-initiated", own)] {
+        let id = queue(&world, name);
+        world.wait_for(id, StateName::Completed);
+        let nice = fs::read_to_string(world.path("nice")).expect("written");
+        assert_eq!(nice.trim(), expected.to_string(), "{name}");
+    }
+    worker.stop();
 }
 
 #[test]

@@ -39,3 +39,18 @@ pub fn shared_file_system(path: &Path) -> io::Result<Option<String>> {
 pub fn prefer_to_die_first() {
     sys::prefer_to_die_first();
 }
+
+/// How much nicer a process is that gives way: with 10, one that does not gets nine times its time of a processor that both want.
+const GIVING_WAY: i32 = 10;
+/// The nicest that there is.
+const NICEST: i32 = 19;
+
+/// Where processors are short, this process and those that it starts wait for others: for runs that somebody waits for, the web
+/// app, the worker. With no one else there it is as quick as ever.
+///
+/// For a process of one thread: threads that are there already stay as they are.
+pub fn give_way() {
+    // Refused, it competes as every other process does.
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    let _ = rustix::process::setpriority_process(None, (own + GIVING_WAY).min(NICEST));
+}

@@ -22,7 +22,7 @@ use super::supervise::{Asked, Happening, Input, Limit, Limits, Plan, Tree, death
 use super::trace::AttemptTrace;
 use crate::domain::asset::Materialization;
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow::{Arguments, FlowDefinition, Runner, fill};
+use crate::domain::flow::{Arguments, FlowDefinition, Runner, WorkQueue, fill};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::lease::Lease;
 use crate::domain::state::StateName;
@@ -142,6 +142,7 @@ fn prepare(
         database: claim.database,
         ocr_models: shared.settings.ocr_models.clone(),
         memory_bytes: shared.settings.child_memory_mb << 20,
+        gives_way: claim.flow_run.priority == WorkQueue::Background,
         grace_ms: shared.settings.kill_grace_ms,
         trace,
     };
