@@ -115,6 +115,24 @@ async function withSignal(signal, call) {
   }
 }
 
+let isEndHeard = false;
+
+/**
+ * Lets the span of a call reach its collector also where the process ends right after the call, `process.exit` included. Waits
+ * for nothing unless traces are exported, and then for half a second at most.
+ */
+function sendSpansAtEnd() {
+  if (isEndHeard) return;
+  isEndHeard = true;
+  process.once('exit', () => {
+    try {
+      native.flushTraces();
+    } catch {
+      // A process does not end otherwise because of its traces.
+    }
+  });
+}
+
 async function queuePrefectFlow(flowType, args, options) {
   const { signal, timeoutMs = DEFAULT_TIMEOUT_MS, idempotencyKey, whenUnreachable } = checkOptions(options, [
     'signal',
@@ -130,6 +148,7 @@ async function queuePrefectFlow(flowType, args, options) {
     whenUnreachable,
     traceparent: traceparent(),
   });
+  sendSpansAtEnd();
   return withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
 }
 

@@ -130,7 +130,9 @@ mod tests {
         let (level, message) = found(home.path(), wanted);
         assert_eq!(level, Level::Warning, "{message}");
         assert!(
-            message.starts_with(&format!("none runs for this home, and {wanted} can not be listened on: ")),
+            message.starts_with(&format!(
+                "none runs for this home, and {wanted} can not be listened on: "
+            )),
             "{message}"
         );
         // Port 0 is a free one, whatever others do on this machine meanwhile.
