@@ -118,11 +118,11 @@ async function withSignal(signal, call) {
 let isEndHeard = false;
 
 /**
- * Lets the span of a call reach its collector also where the process ends right after the call, `process.exit` included. Waits
- * for nothing unless traces are exported, and then for half a second at most.
+ * Lets the span of a call reach its collector also where the process ends right after the call, `process.exit` included: for
+ * half a second at most. A process that exports no traces gets no listener.
  */
 function sendSpansAtEnd() {
-  if (isEndHeard) return;
+  if (isEndHeard || !native.exportsTraces()) return;
   isEndHeard = true;
   process.once('exit', () => {
     try {
@@ -148,8 +148,11 @@ async function queuePrefectFlow(flowType, args, options) {
     whenUnreachable,
     traceparent: traceparent(),
   });
-  sendSpansAtEnd();
-  return withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
+  try {
+    return await withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
+  } finally {
+    sendSpansAtEnd();
+  }
 }
 
 async function getFlowRun(flowRunId) {

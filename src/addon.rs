@@ -212,6 +212,13 @@ fn tracer(settings: &Settings) -> Tracer {
     tracer
 }
 
+/// Whether a call of this process had spans to send.
+#[napi]
+pub fn exports_traces() -> bool {
+    let last = LAST_TRACER.lock().unwrap_or_else(PoisonError::into_inner);
+    last.is_some()
+}
+
 /// Waits until a collector has the spans of this process's calls, or has refused them; [`LAST_SPANS_TIMEOUT`] at most. It blocks its
 /// thread: for the end of a process.
 #[napi(catch_unwind)]
