@@ -2,15 +2,17 @@
 // costing the application anything.
 
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 import { queuePrefectFlow } from '@captionacc/orchestrator';
 import { beforeEach, expect, test } from 'vitest';
 
-import { afterTest, freshHome, someArguments } from './support/home.js';
-import { runNode } from './support/processes.js';
+import { afterTest, freshHome, someArguments, temporaryFolder } from './support/home.js';
+import { root, runNode, Running } from './support/processes.js';
 import { sql } from './support/queue-db.js';
 
 /** Where OpenTelemetry's API keeps what is registered (its `internal/global-utils.ts`), and a context its span. */
@@ -87,6 +89,52 @@ test('the call is a span of its own, below the one of the application', async ()
   expect(span).toMatchObject({ name: 'queue full-frames', traceId, parentSpanId: spanId, kind: 4 });
   expect(span?.attributes).toContainEqual({ key: 'captionacc.flow_run_id', value: { stringValue: flowRunId } });
   expect(stored()).toBe(`00-${traceId}-${String(span?.spanId)}-01`);
+});
+
+/** A script of its own that queues a run, and ends as this says once that is done. */
+function script(ending: string): string {
+  const file = path.join(temporaryFolder(), 'script.mjs');
+  const entry = JSON.stringify(pathToFileURL(path.join(root, 'index.mjs')).href);
+  writeFileSync(
+    file,
+    `import { writeSync } from 'node:fs';
+    import { queuePrefectFlow } from ${entry};
+    const { flowRunId } = await queuePrefectFlow('full-frames', ${JSON.stringify(someArguments())});
+    writeSync(1, flowRunId);
+    ${ending}`,
+  );
+  return file;
+}
+
+const endings = [
+  ['with its last line', '', 0],
+  ['with process.exit', 'process.exit(0);', 0],
+  ['with process.exit and a failure', 'process.exit(3);', 3],
+  ['with an error', "throw new Error('of the script');", 1],
+] as const;
+
+test.each(endings)('the span of a script that ends right after its call %s reaches its collector', async (_, ending, code) => {
+  const { address, spans } = await collector(true);
+  const env = { OTEL_EXPORTER_OTLP_ENDPOINT: address, OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json' };
+  const ended = await new Running(process.execPath, [script(ending)], { env }).ended;
+  expect(ended.code).toBe(code);
+  const [span] = await spans;
+  expect(span?.attributes).toContainEqual({ key: 'captionacc.flow_run_id', value: { stringValue: ended.stdout } });
+});
+
+test.each(endings)('a script that ends %s waits for no collector that is not there or never answers, and its call succeeds', async (_, ending, code) => {
+  const hanging = await collector(false);
+  const gone = createServer().listen(0, '127.0.0.1');
+  await once(gone, 'listening');
+  const { port } = gone.address() as AddressInfo;
+  await once(gone.close(), 'close');
+  for (const address of [hanging.address, `http://127.0.0.1:${port}`]) {
+    // Longer than a test may take.
+    const env = { OTEL_EXPORTER_OTLP_ENDPOINT: address, OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json', OTEL_EXPORTER_OTLP_TIMEOUT: '86400000' };
+    const ended = await new Running(process.execPath, [script(ending)], { env }).ended;
+    expect(ended.code).toBe(code);
+    expect(ended.stdout).toMatch(/^[0-9a-f-]{36}$/);
+  }
 });
 
 test('a collector that never answers keeps no process alive', async () => {

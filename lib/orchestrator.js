@@ -115,6 +115,24 @@ async function withSignal(signal, call) {
   }
 }
 
+let isEndHeard = false;
+
+/**
+ * Lets the span of a call reach its collector also where the process ends right after the call, `process.exit` included: for
+ * half a second at most. A process that exports no traces gets no listener.
+ */
+function sendSpansAtEnd() {
+  if (isEndHeard || !native.exportsTraces()) return;
+  isEndHeard = true;
+  process.once('exit', () => {
+    try {
+      native.flushTraces();
+    } catch {
+      // A process does not end otherwise because of its traces.
+    }
+  });
+}
+
 async function queuePrefectFlow(flowType, args, options) {
   const { signal, timeoutMs = DEFAULT_TIMEOUT_MS, idempotencyKey, whenUnreachable } = checkOptions(options, [
     'signal',
@@ -130,7 +148,11 @@ async function queuePrefectFlow(flowType, args, options) {
     whenUnreachable,
     traceparent: traceparent(),
   });
-  return withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
+  try {
+    return await withSignal(signal, async (interest) => unwrap(await native.queueFlowRun(request, interest)));
+  } finally {
+    sendSpansAtEnd();
+  }
 }
 
 async function getFlowRun(flowRunId) {

@@ -16,7 +16,7 @@ use std::task::{self, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use napi::bindgen_prelude::{Env, PromiseRaw, create_custom_tokio_runtime};
+use napi::bindgen_prelude::{Env, PromiseRaw, block_on, create_custom_tokio_runtime};
 use napi_derive::napi;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -39,6 +39,9 @@ use crate::telemetry::{Tracer, create_flow_run};
 const MAX_LISTED: u32 = 1000;
 /// Runs in a list unless told otherwise.
 const DEFAULT_LISTED: u32 = 100;
+
+/// Longest that the end of a process waits for a collector: long enough for one that is there, and hardly noticed.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One thread serves all calls: they wait for queue.db's thread anyway.
 #[napi_derive::module_init]
@@ -192,24 +195,40 @@ async fn create(context: Context, request: QueueRequest, turn: Turn, intent: Arc
     })
 }
 
+/// The tracer of the last settings.
+static LAST_TRACER: Mutex<Option<(TraceSettings, Tracer)>> = Mutex::new(None);
+
 /// The tracer of these settings: one task for all calls, which sends as soon as there is something. It keeps no process alive.
 fn tracer(settings: &Settings) -> Tracer {
-    static LAST: Mutex<Option<(TraceSettings, Tracer)>> = Mutex::new(None);
     let Some(export) = &settings.traces.export else {
         return Tracer::off();
     };
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = LAST_TRACER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, tracer)) = last.as_ref().filter(|(known, _)| known == export) {
         return tracer.clone();
     }
-    // A process that ends soon would take what is gathered with it.
-    let at_once = TraceSettings {
-        delay: Duration::ZERO,
-        ..export.clone()
-    };
-    let tracer = Tracer::begin(Some(&at_once));
+    let tracer = Tracer::begin_prompt(Some(export));
     *last = Some((export.clone(), tracer.clone()));
     tracer
+}
+
+/// Whether a call of this process had spans to send.
+#[napi]
+pub fn exports_traces() -> bool {
+    let last = LAST_TRACER.lock().unwrap_or_else(PoisonError::into_inner);
+    last.is_some()
+}
+
+/// Waits until a collector has the spans of this process's calls, or has refused them; [`LAST_SPANS_TIMEOUT`] at most. It blocks its
+/// thread: for the end of a process.
+#[napi(catch_unwind)]
+pub fn flush_traces() {
+    let last = LAST_TRACER.lock().unwrap_or_else(PoisonError::into_inner);
+    let tracer = last.as_ref().map(|(_, tracer)| tracer.clone());
+    drop(last);
+    if let Some(tracer) = tracer {
+        block_on(tracer.flush(LAST_SPANS_TIMEOUT));
+    }
 }
 
 /// The run with its states, task runs and artifacts.

@@ -278,6 +278,6 @@ fn a_program_of_a_foreign_run_is_known_to_live_in_every_container() {
     assert_eq!(asked.code(), Some(1), "its lock is held");
     fs::write(world.path("go"), "").expect("written");
     let end = supervising.join().expect("it ends").expect("told");
-    assert_eq!(end, ForeignEnd::Reported);
+    assert_eq!(end, ForeignEnd::Reported(None));
     assert_no_locks(&world.path("home"));
 }

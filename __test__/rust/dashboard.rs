@@ -143,6 +143,17 @@ impl Dashboard {
         )
     }
 
+    /// A change that a program asks for, with these headers more.
+    pub fn post_as_program(&self, target: &str, more: &[(&str, &str)]) -> Answer {
+        let authorization = format!("Bearer {TOKEN}");
+        let mut headers = vec![
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", "application/json"),
+        ];
+        headers.extend(more);
+        self.ask("POST", target, &headers, "{}")
+    }
+
     /// What a browser that opened the address sends from then on.
     fn cookie(&self) -> String {
         let token = TOKEN.replace(' ', "%20");

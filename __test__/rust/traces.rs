@@ -1,13 +1,16 @@
 //! Traces, as a collector of OpenTelemetry sees them.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::Value;
 
 use crate::collector::{Collector, Manner, named, said, traceparent};
-use crate::world::World;
+use crate::dashboard::Dashboard;
+use crate::world::{Worker, World};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_captionacc");
 /// Says what trace it is part of.
@@ -23,6 +26,9 @@ type = "text"
 "#;
 /// What the caller is part of.
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// What another one is part of.
+const OTHER: &str = "00-11111111111111111111111111111111-2222222222222222-01";
 
 /// Queues a run as a program does that is part of a trace.
 fn queue(world: &World, more: &[&str]) -> FlowRunId {
@@ -155,6 +161,92 @@ fn nothing_is_sent_unless_it_is_asked_for_and_the_trace_goes_on_all_the_same() {
         );
     }
     assert_eq!(collector.connections(), 0);
+}
+
+#[test]
+fn the_trace_that_a_worker_was_started_in_is_not_that_of_its_runs() {
+    let world = World::with(FLOW, &[]);
+    let mut command = world.command(PROGRAM);
+    command.arg("worker").env("TRACEPARENT", CALLER);
+    let worker = Worker::spawn(command);
+    let id = world.queue("say", serde_json::json!({"video-id": "film"}));
+    world.wait_for(id, StateName::Completed);
+    worker.stop();
+    assert!(world.logs(id).contains(&"trace=".to_owned()), "{:?}", world.logs(id));
+}
+
+/// The spans of that run, by their names: the last of each.
+fn of_run(spans: &[Span], id: FlowRunId) -> BTreeMap<&str, &Span> {
+    let id = Some(id.to_string());
+    let of_it = spans
+        .iter()
+        .filter(|span| said(&span.attributes, "captionacc.flow_run_id") == id);
+    of_it.map(|span| (span.name.as_str(), span)).collect()
+}
+
+#[test]
+fn what_a_dashboard_queues_is_part_of_the_trace_of_whoever_asks_and_a_retry_goes_on_in_that_of_its_run() {
+    let collector = Collector::start(Manner::Takes);
+    let world = World::with(FLOW, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address())]);
+    let worker = world.start_worker();
+    let failed = queue(&world, &["--code", "65"]);
+    world.wait_for(failed, StateName::Failed);
+    let dashboard = Dashboard::of(world.command(PROGRAM), &world.path("token.txt"), &[]);
+    let again = |headers: &[(&str, &str)]| -> FlowRunId {
+        let answer = dashboard.post_as_program(&format!("/api/runs/{failed}/again"), headers);
+        let id = answer.json()["flowRunId"]
+            .as_str()
+            .expect("queued")
+            .parse()
+            .expect("an id");
+        world.wait_for(id, StateName::Failed);
+        id
+    };
+    let of_nobody = again(&[]);
+    let of_nonsense = again(&[("traceparent", "nonsense")]);
+    let of_somebody = again(&[("traceparent", OTHER)]);
+    let retried = dashboard.post_as_program(&format!("/api/runs/{failed}/retry"), &[("traceparent", OTHER)]);
+    assert_eq!(retried.json()["flowRunId"], failed.to_string().as_str(), "{retried:?}");
+    world.wait_until("it has failed once more", || {
+        let run = world.run(failed);
+        run.attempt == 2 && run.state.name == StateName::Failed
+    });
+    worker.stop();
+    // A queue call each, and three spans of each attempt.
+    let spans = collector.wait_for("all have come", |spans| spans.len() == 4 + 3 * 5);
+    let trace_of = |span: &Span| traceparent(span).split('-').nth(1).map(str::to_owned);
+    let trace_in = |context: &str| context.split('-').nth(1).map(str::to_owned);
+    for (id, is_somebodys) in [(of_nobody, false), (of_nonsense, false), (of_somebody, true)] {
+        let of_it = of_run(&spans, id);
+        let queued = of_it["queue say"];
+        assert_eq!(queued.parent_span_id.is_empty(), !is_somebodys, "{queued:?}");
+        assert_eq!(trace_of(queued) == trace_in(OTHER), is_somebodys);
+        assert_eq!(of_it["claim say"].parent_span_id, queued.span_id);
+    }
+    let of_retried = of_run(&spans, failed);
+    assert_eq!(
+        said(&of_retried["attempt say"].attributes, "captionacc.attempt").as_deref(),
+        Some("2")
+    );
+    assert_eq!(of_retried["claim say"].parent_span_id, of_retried["queue say"].span_id);
+    assert_eq!(trace_of(of_retried["claim say"]), trace_in(CALLER));
+}
+
+#[test]
+fn a_call_that_fails_has_a_span_that_says_so() {
+    let collector = Collector::start(Manner::Takes);
+    let world = World::with(FLOW, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address())]);
+    let too_long = "x".repeat(1 << 16);
+    let mut command: Command = world.command(PROGRAM);
+    command.args(["queue", "say", "--video-id", "film", "--idempotency-key", &too_long]);
+    let output = command.output().expect("it starts");
+    assert!(!output.status.success(), "{output:?}");
+    let spans = collector.wait_for("it has come", |spans| spans.len() == 1);
+    let status = named(&spans, "queue say").status.clone().unwrap_or_default();
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (2, "ERR_CAPTIONACC_INVALID_ARGUMENT")
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit;
 use super::failure::Failure;
 use super::output::print;
-use super::runtime::block_on;
+use super::runtime::{LAST_SPAN_TIMEOUT, block_on};
 use crate::dashboard::{Dashboard, DashboardOptions};
 use crate::domain::error::OrchestratorError;
 use crate::domain::finding::Findings;
@@ -61,6 +61,9 @@ pub(super) struct Options {
 /// Runs the dashboard until it is told to stop.
 pub(super) fn perform(options: Options, examine: fn(&Settings) -> Findings) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
+    for warning in &settings.traces.warnings {
+        eprintln!("captionacc: {warning}");
+    }
     let wanted = DashboardOptions {
         address: options.listen,
         hosts: options.allow_host,
@@ -82,12 +85,14 @@ pub(super) fn perform(options: Options, examine: fn(&Settings) -> Findings) -> R
         if options.open {
             open(&dashboard.address_with_token(), &home)?;
         }
+        let tracer = dashboard.tracer();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = npm_has_gone() => {}
             () = dashboard.serve() => {}
         }
+        tracer.flush(LAST_SPAN_TIMEOUT).await;
         Ok(exit::DONE)
     })
 }

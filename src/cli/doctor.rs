@@ -121,7 +121,7 @@ fn of_settings(settings: &Settings) -> Result<Findings, Failure> {
     findings.extend(block_on(async { Ok(orchestrator::check::check(settings).await) })?);
     findings.extend(block_on(async { Ok(check_takeovers(&cancelled(settings).await)) })?);
     findings.extend(settings::check::check_flows(settings));
-    findings.extend(dashboard::check::check(&settings.home));
+    findings.extend(dashboard::check::check(&settings.home, dashboard::DEFAULT_ADDRESS));
     findings.extend(ocr::check(settings.ocr_models.as_deref()));
     findings.extend(process::check::check(
         &settings.home,

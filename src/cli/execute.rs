@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::exit;
 use super::failure::Failure;
-use super::runtime::block_on;
+use super::runtime::{block_on, surrounding_trace};
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
@@ -89,10 +89,12 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
                 return Ok(exit::DONE);
             }
         };
-        let Some(claim) = claim else {
+        let Some(mut claim) = claim else {
             info!(flow_run_id = %id, "The run is not to be executed now.");
             return Ok(exit::DONE);
         };
+        // The run's own, of the call that queued it, goes before what its deployment's environment may say for all runs.
+        claim.trace = claim.trace.or_else(surrounding_trace);
         let tracer = Tracer::begin(settings.traces.export.as_ref());
         for warning in &settings.traces.warnings {
             warn!("{warning}");

@@ -4,6 +4,7 @@
 //! line of JSON, wrong arguments included, so that a program that spawns it never has to guess. A new command is a
 //! file, a variant of [`Command`] and its line in [`Command::perform`].
 
+mod away;
 mod dashboard;
 mod deploy;
 mod doctor;
@@ -16,6 +17,7 @@ mod ocr;
 mod output;
 mod pool;
 mod queue;
+mod run_table;
 mod runs;
 mod runtime;
 mod service;

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::away::known_here;
 use super::exit;
 use super::failure::Failure;
 use super::output::{json_line, plain, print, table, time};
 use super::runtime::with_orchestrator;
+use crate::domain::error::OrchestratorError;
 use crate::orchestrator::attention::Attention;
-use crate::orchestrator::queue::WorkPool;
+use crate::orchestrator::queue::{Queue, WorkPool};
 use crate::settings::Settings;
 
 /// What `captionacc pool --help` ends with.
@@ -46,13 +48,18 @@ enum Action {
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
     let (orchestrator, pool, attention) = with_orchestrator(&settings, async |orchestrator| {
+        let orchestrator = orchestrator.as_ref();
         match options.action {
             Some(Action::Pause) => orchestrator.set_paused(true).await?,
             Some(Action::Resume) => orchestrator.set_paused(false).await?,
             Some(Action::Show) | None => {}
         }
-        let pool = orchestrator.read_work_pool().await?;
-        Ok((orchestrator.description(), pool, orchestrator.read_attention().await?))
+        match look(orchestrator).await {
+            Ok((pool, attention)) => Ok((orchestrator.description(), pool, attention)),
+            // A program reads the error alone.
+            Err(error) if options.json => Err(error.into()),
+            Err(error) => Err(known_here(orchestrator, error.into()).await),
+        }
     })?;
     print(&if options.json {
         json_line(&Shown {
@@ -64,6 +71,13 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         text(&pool, &orchestrator) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
+}
+
+async fn look(orchestrator: &dyn Queue) -> Result<(WorkPool, Attention), OrchestratorError> {
+    Ok((
+        orchestrator.read_work_pool().await?,
+        orchestrator.read_attention().await?,
+    ))
 }
 
 /// What `--json` prints.

@@ -6,7 +6,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ErrorKind};
@@ -15,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, context, not_parsed};
-use super::runtime::{with_orchestrator, working_directory};
+use super::runtime::{LAST_SPAN_TIMEOUT, surrounding_trace, with_orchestrator, working_directory};
 use super::{exit, output};
 use crate::domain::error::{OrchestratorError, did_you_mean};
 use crate::domain::flow::{FlowDefinition, Flows, ParameterDefinition, ParameterKind, Runner};
@@ -53,9 +52,6 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// What is given by position; no parameter has such a name.
 const POSITIONS: &str = "by position";
 
-/// How long a collector may take for the span of the call.
-const LAST_SPAN_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Queues the run.
 pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
     let called = Timestamp::now();
@@ -78,15 +74,15 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
         arguments,
         patience: None,
         when_unreachable: None,
-        // As other programs on a command line are told of the trace that they are part of.
-        trace: std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok()),
+        trace: surrounding_trace(),
     };
     let queued = with_orchestrator(&settings, async |orchestrator| {
         let tracer = Tracer::begin(settings.traces.export.as_ref());
         let queue = orchestrator.as_ref();
-        let queued = create_flow_run(&tracer, queue, new, std::sync::Arc::default(), called).await?;
+        let queued = create_flow_run(&tracer, queue, new, std::sync::Arc::default(), called).await;
+        // A call that failed has a span too.
         tracer.flush(LAST_SPAN_TIMEOUT).await;
-        Ok(queued)
+        Ok(queued?)
     })?;
     output::print(&output::json_line(&json!({
         "flow_run_id": queued.flow_run_id,

@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::away::known_here;
 use super::exit;
 use super::failure::Failure;
 use super::output::{duration, json_line, plain, print, table, time};
+use super::run_table::{progress_text, run_table, took};
 use super::runtime::with_orchestrator;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine};
@@ -168,7 +170,12 @@ async fn list(orchestrator: &dyn Queue, settings: &Settings, options: ListOption
         limit: options.limit,
         before: None,
     };
-    let runs = orchestrator.list_flow_runs(filter).await?;
+    let runs = match orchestrator.list_flow_runs(filter).await {
+        Ok(runs) => runs,
+        // A program reads the error alone.
+        Err(error) if options.json => return Err(error.into()),
+        Err(error) => return Err(known_here(orchestrator, error.into()).await),
+    };
     if let (Some(flow), true) = (flow, runs.is_empty()) {
         settings.flows.get(&flow)?;
     }
@@ -178,43 +185,7 @@ async fn list(orchestrator: &dyn Queue, settings: &Settings, options: ListOption
     if runs.is_empty() {
         return Ok(print("No flow runs.\n")?);
     }
-    let headings = [
-        "FLOW RUN", "FLOW", "VIDEO", "STATE", "ATTEMPT", "PROGRESS", "QUEUED", "TOOK", "MESSAGE",
-    ];
-    Ok(print(&table(headings, runs.iter().map(row)))?)
-}
-
-fn row(run: &FlowRun) -> [String; 9] {
-    [
-        run.flow_run_id.to_string(),
-        run.flow_name.clone(),
-        run.video_id.clone().unwrap_or_else(|| "-".to_owned()),
-        run.state.name.as_str().to_owned(),
-        run.attempt.to_string(),
-        progress_text(run).unwrap_or_else(|| "-".to_owned()),
-        time(run.created_at),
-        took(run).unwrap_or_else(|| "-".to_owned()),
-        run.state.message.clone().unwrap_or_default(),
-    ]
-}
-
-/// How far it is, or was when it ended early; nothing of a completed run, whose last progress says less than its state.
-fn progress_text(run: &FlowRun) -> Option<String> {
-    let is_completed = run.state.state_type == StateType::Completed;
-    let progress = run.progress.as_ref().filter(|_| !is_completed)?;
-    let total = progress.total.map_or_else(|| "?".to_owned(), |total| total.to_string());
-    Some(format!(
-        "{:.0} % ({}/{total} {})",
-        progress.fraction * 100.0,
-        progress.done,
-        progress.unit
-    ))
-}
-
-/// From its start to its end, or to now.
-fn took(run: &FlowRun) -> Option<String> {
-    let to = run.ended_at.unwrap_or_else(Timestamp::now);
-    run.started_at.map(|started_at| duration(started_at, to))
+    Ok(print(&run_table(&runs))?)
 }
 
 async fn show(orchestrator: &dyn Queue, options: &RunOptions) -> Result<(), Failure> {

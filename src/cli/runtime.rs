@@ -2,15 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 
 use super::failure::Failure;
 use crate::domain::error::OrchestratorError;
+use crate::domain::trace::{self, TraceContext};
 use crate::orchestrator;
 use crate::orchestrator::queue::Queue;
 use crate::settings::Settings;
 use crate::settings::table::LIMIT;
+
+/// How long a collector may take for the spans of a command's calls, at its end.
+pub(super) const LAST_SPAN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Against which paths of the command line are meant.
 pub(super) fn working_directory() -> Result<PathBuf, Failure> {
@@ -18,6 +23,12 @@ pub(super) fn working_directory() -> Result<PathBuf, Failure> {
         origin: "working directory".to_owned(),
         problem: format!("it cannot be read: {error}"),
     })?)
+}
+
+/// The span that this program was started in, if whoever started it has said so.
+pub(super) fn surrounding_trace() -> Option<TraceContext> {
+    let [parent, _] = trace::VARIABLES;
+    std::env::var(parent).ok()?.parse().ok()
 }
 
 /// Runs `work` with the orchestrator that the settings choose.

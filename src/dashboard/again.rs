@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::api::Queued;
@@ -9,14 +11,24 @@ use super::app::App;
 use crate::annotations::reading::Layout;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow_run::FlowRun;
+use crate::domain::trace::TraceContext;
 use crate::orchestrator::queue::NewFlowRun;
+use crate::telemetry::create_flow_run;
 
-/// Queues a new run with the parameters of `run`; where a layout is given and the flow takes crop bounds, with that layout.
+/// The span of whoever asks, if a header says so, as the W3C has it; a page says nothing.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    headers.get("traceparent")?.to_str().ok()?.parse().ok()
+}
+
+/// Queues a new run with the parameters of `run`; where a layout is given and the flow takes crop bounds, with that layout. `trace`:
+/// what its call is part of.
 pub(super) async fn queue_again(
     app: &App,
     run: &FlowRun,
     layout: Option<&Layout>,
+    trace: Option<TraceContext>,
 ) -> Result<Queued, OrchestratorError> {
+    let called = Timestamp::now();
     let flow = app.settings.flows.get(&run.flow_name)?.clone();
     let mut parameters = run.parameters.0.clone();
     if let Some(layout) = layout {
@@ -29,9 +41,9 @@ pub(super) async fn queue_again(
         idempotency_key: None,
         patience: None,
         when_unreachable: None,
-        trace: None,
+        trace,
     };
-    let queued = app.queue.create_flow_run(new, Arc::default()).await?;
+    let queued = create_flow_run(&app.tracer, app.queue.as_ref(), new, Arc::default(), called).await?;
     Ok(Queued {
         flow_run_id: queued.flow_run_id,
         flow_name: run.flow_name.clone(),

@@ -20,6 +20,7 @@ use crate::domain::flow::Subject;
 use crate::domain::flow_run::FlowRun;
 use crate::orchestrator::queue::{FlowRunFilter, Queue};
 use crate::settings::Settings;
+use crate::telemetry::Tracer;
 
 /// Longest wait for a disk with an annotations.db.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ pub(super) struct App {
     pub(super) queue: Arc<dyn Queue>,
     pub(super) settings: Settings,
     pub(super) hub: Arc<Hub>,
+    pub(super) tracer: Tracer,
     pub(super) about: About,
     pub(super) examine: Examine,
     pub(super) counted: Counted,
@@ -67,6 +69,7 @@ impl App {
         queue: Arc<dyn Queue>,
         settings: Settings,
         hub: Arc<Hub>,
+        tracer: Tracer,
         about: About,
         examine: Examine,
     ) -> Self {
@@ -74,6 +77,7 @@ impl App {
             queue,
             settings,
             hub,
+            tracer,
             about,
             examine,
             counted: Counted::new(Timestamp::now()),

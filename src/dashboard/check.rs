@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::server::DEFAULT_ADDRESS;
 use crate::domain::finding::Findings;
 use crate::process::identity::ProcessIdentity;
 
@@ -70,12 +69,11 @@ fn read(path: &Path) -> Option<Notice> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Which dashboard runs for this home; whether one could listen where it does by itself.
-pub fn check(home: &Path) -> Findings {
+/// Which dashboard runs for this home; where none does, whether one could listen at `wanted`.
+pub fn check(home: &Path, wanted: SocketAddr) -> Findings {
     let mut findings = Findings::default();
     let running = read(&path(home)).filter(|notice| notice.process.is_alive());
     let Some(notice) = running else {
-        let wanted = DEFAULT_ADDRESS;
         match TcpListener::bind(wanted) {
             Ok(_) => findings.ok(CHECK, "none runs for this home (captionacc dashboard)"),
             Err(error) => findings.warning(
@@ -101,4 +99,60 @@ pub fn check(home: &Path) -> Findings {
         );
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::domain::finding::Level;
+
+    /// Listens where nobody else does.
+    fn bound() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        (listener, address)
+    }
+
+    /// What is found, which is one thing.
+    fn found(home: &Path, wanted: SocketAddr) -> (Level, String) {
+        let findings = check(home, wanted);
+        let found: Vec<_> = findings.iter().collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        (found[0].level, found[0].message.clone())
+    }
+
+    #[test]
+    fn an_address_that_another_program_has_is_named_and_a_free_one_is_well() {
+        let home = tempfile::tempdir().expect("a folder");
+        let (_other, wanted) = bound();
+        let (level, message) = found(home.path(), wanted);
+        assert_eq!(level, Level::Warning, "{message}");
+        assert!(
+            message.starts_with(&format!(
+                "none runs for this home, and {wanted} can not be listened on: "
+            )),
+            "{message}"
+        );
+        // Port 0 is a free one, whatever others do on this machine meanwhile.
+        let (level, message) = found(home.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        assert_eq!(level, Level::Ok, "{message}");
+        assert!(message.starts_with("none runs for this home"), "{message}");
+    }
+
+    #[test]
+    fn an_address_that_the_dashboard_of_this_home_has_is_where_it_is() {
+        let home = tempfile::tempdir().expect("a folder");
+        let (_listener, wanted) = bound();
+        let noted = Noted::write(home.path(), wanted, false);
+        let (level, message) = found(home.path(), wanted);
+        assert_eq!(level, Level::Ok, "{message}");
+        assert!(message.starts_with(&format!("at http://{wanted}/ ")), "{message}");
+        // The dashboard of another home is another program to this one.
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        assert_eq!(found(elsewhere.path(), wanted).0, Level::Warning);
+        drop(noted);
+        assert_eq!(found(home.path(), wanted).0, Level::Warning);
+    }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::again::queue_again;
+use super::again::{queue_again, trace_of};
 use super::answer::Fault;
 use super::api::{LineagePage, StaleRequest, StaleResult};
 use super::app::{App, db_path_of, read_database};
@@ -107,6 +108,7 @@ fn layout_cause(key: &str, metadata: &Value, layout: &Layout) -> Option<String> 
 /// Queues the runs that make anew what is stale.
 pub(super) async fn run_stale(
     State(app): State<Arc<App>>,
+    headers: HeaderMap,
     Json(request): Json<StaleRequest>,
 ) -> Result<Json<StaleResult>, Fault> {
     let mut assets = assets(&app, request.video.as_deref()).await?;
@@ -123,7 +125,7 @@ pub(super) async fn run_stale(
         }
         let again = async {
             let run = app.queue.read_flow_run(asset.flow_run_id).await?;
-            queue_again(&app, &run, layouts.get(&asset.key)).await
+            queue_again(&app, &run, layouts.get(&asset.key), trace_of(&headers)).await
         };
         match again.await {
             Ok(run) => result.queued.push(run),

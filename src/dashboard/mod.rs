@@ -51,6 +51,7 @@ use live::Hub;
 use crate::domain::error::OrchestratorError;
 use crate::orchestrator::queue::Queue;
 use crate::settings::{OrchestratorChoice, Settings};
+use crate::telemetry::Tracer;
 
 /// Fewer letters are no secret.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -86,6 +87,7 @@ pub struct Dashboard {
     guard: Arc<Guard>,
     router: Router,
     hub: Arc<Hub>,
+    tracer: Tracer,
     /// Gone with it.
     noted: Noted,
 }
@@ -142,15 +144,17 @@ impl Dashboard {
         let has_given_token = options.token.is_some();
         let token = options.token.map_or_else(Token::generate, Token::given);
         let guard = Arc::new(Guard::new(address, options.hosts, token.clone(), options.read_only));
-        let app = Arc::new(App::new(queue, settings, Arc::clone(&hub), about, examine));
+        let tracer = Tracer::begin_prompt(settings.traces.export.as_ref());
+        let app = App::new(queue, settings, Arc::clone(&hub), tracer.clone(), about, examine);
         Ok(Self {
             listener,
             address,
             token,
             has_given_token,
             guard,
-            router: router(app),
+            router: router(Arc::new(app)),
             hub,
+            tracer,
             noted,
         })
     }
@@ -168,6 +172,11 @@ impl Dashboard {
     pub fn address_with_token(&self) -> String {
         let token = percent_encoding::utf8_percent_encode(self.token.reveal(), percent_encoding::NON_ALPHANUMERIC);
         format!("http://{}/?token={token}", self.address)
+    }
+
+    /// What its spans are sent with: the end of a process flushes it.
+    pub fn tracer(&self) -> Tracer {
+        self.tracer.clone()
     }
 
     /// Answers for ever.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::again::queue_again;
+use super::again::{queue_again, trace_of};
 use super::answer::{Fault, problem_of};
 use super::api::{
     BulkAction, BulkRequest, BulkResult, LogPage, Queued, RunPage, RunsFilter, RunsPage, TakeOverRequest,
@@ -302,7 +303,7 @@ pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) 
     Ok(Json(app.queue.cancel_flow_run(parse_id(&id)?).await?))
 }
 
-/// Retries a run.
+/// Retries a run. It goes on in its own trace, that of the call which queued it.
 pub(super) async fn retry(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<FlowRun>, Fault> {
     Ok(Json(app.queue.retry_flow_run(parse_id(&id)?).await?))
 }
@@ -319,7 +320,11 @@ pub(super) async fn take_over(
 }
 
 /// Queues a new run with the parameters of this one.
-pub(super) async fn again(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Queued>, Fault> {
+pub(super) async fn again(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Queued>, Fault> {
     let run = app.queue.read_flow_run(parse_id(&id)?).await?;
-    Ok(Json(queue_again(&app, &run, None).await?))
+    Ok(Json(queue_again(&app, &run, None, trace_of(&headers)).await?))
 }

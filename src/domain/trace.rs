@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The variables by which a program that is started is told of the trace that it is part of, and of what vendors add to it.
+pub const VARIABLES: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
+
 /// A span of a trace: what comes next is its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

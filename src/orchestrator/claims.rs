@@ -55,7 +55,7 @@ pub trait Claims: Queue + Notifications {
     /// frees its slot.
     async fn foreign_ended(&self, id: FlowRunId, ending: ForeignEnding) -> Result<ForeignEnd, OrchestratorError> {
         let _ = (id, ending);
-        Ok(ForeignEnd::Reported)
+        Ok(ForeignEnd::Reported(None))
     }
 
     /// When the next scheduled run of one of `flow_names` becomes due, if one waits for its time.
@@ -205,12 +205,14 @@ pub struct ForeignEnding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum ForeignEnd {
-    /// Its program reported a final state, or gave it back itself.
-    Reported,
+    /// Its program reported a state that is final, or gave it back itself. None: the run is there no more.
+    Reported(Option<StateName>),
     /// It ended without one: Crashed.
     Crashed,
     /// It was stopped because it was to be cancelled: Cancelled.
     Cancelled,
+    /// Its program was not started, and it waits again: Scheduled.
+    GivenBack,
 }
 
 /// A claimed attempt of a run of ours.

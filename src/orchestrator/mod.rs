@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod events;
 pub mod feed;
 pub mod following;
+pub mod here;
 pub mod local;
 pub mod notifications;
 pub mod open;

@@ -12,6 +12,7 @@ use super::attention::Attention;
 use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
+use super::here::KnownHere;
 use crate::domain::asset::{AssetLineage, LineageOf};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, WorkQueue};
@@ -90,6 +91,11 @@ pub trait Queue: Send + Sync {
 
     /// What a server that runs are queued at must still hear from this machine; none: nobody else hears of them. It is not asked.
     async fn read_delivery(&self) -> Result<Option<Delivery>, OrchestratorError> {
+        Ok(None)
+    }
+
+    /// What this machine knows by itself of runs that are queued at a server, which is not asked; none: there is no server.
+    async fn read_known_here(&self) -> Result<Option<KnownHere>, OrchestratorError> {
         Ok(None)
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use prost::Message;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -35,6 +35,7 @@ const USER_AGENT: &str = concat!("captionacc/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Outlet {
     mail: mpsc::Sender<Mail>,
     dropped: Arc<AtomicU64>,
+    hurry: Arc<Notify>,
 }
 
 enum Mail {
@@ -48,15 +49,17 @@ impl Outlet {
     pub(super) fn open(settings: TraceSettings) -> Self {
         let (mail, inbox) = mpsc::channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
+        let hurry = Arc::new(Notify::new());
         let exporter = Exporter {
             settings,
             dropped: dropped.clone(),
+            hurry: hurry.clone(),
             http: None,
             is_away: false,
             has_dropped: false,
         };
         tokio::spawn(exporter.run(inbox));
-        Self { mail, dropped }
+        Self { mail, dropped, hurry }
     }
 
     /// Takes a span, if there is room.
@@ -69,6 +72,8 @@ impl Outlet {
     /// Sends what came until now, for as long as `patience`.
     pub(super) async fn flush(&self, patience: Duration) {
         let (done, is_done) = oneshot::channel();
+        // A collector that has just refused a batch, and is to be asked again later, is asked now.
+        self.hurry.notify_one();
         let flushing = async {
             if self.mail.send(Mail::Flush(done)).await.is_ok() {
                 let _ = is_done.await;
@@ -81,6 +86,8 @@ impl Outlet {
 struct Exporter {
     settings: TraceSettings,
     dropped: Arc<AtomicU64>,
+    /// Somebody waits for what is sent. What is heard of it when nothing waits for a collector makes one later try early.
+    hurry: Arc<Notify>,
     http: Option<reqwest::Client>,
     /// It was said that the collector takes nothing.
     is_away: bool,
@@ -135,7 +142,7 @@ impl Exporter {
     }
 
     /// `is_last`: it is waited for, and there is no time for a collector that is busy.
-    async fn send(&mut self, spans: Vec<messages::Span>, is_last: bool) {
+    async fn send(&mut self, spans: Vec<messages::Span>, mut is_last: bool) {
         let number = spans.len();
         let body = self.encode(spans);
         let mut wait = FIRST_WAIT;
@@ -155,8 +162,10 @@ impl Exporter {
                     after,
                 }) => {
                     if is_passing && tries < TRIES && !is_last && !self.is_away {
-                        tokio::time::sleep(after.unwrap_or(wait).min(MAX_WAIT)).await;
-                        wait *= 2;
+                        tokio::select! {
+                            () = tokio::time::sleep(after.unwrap_or(wait).min(MAX_WAIT)) => wait *= 2,
+                            () = self.hurry.notified() => is_last = true,
+                        }
                         continue;
                     }
                     if !std::mem::replace(&mut self.is_away, true) {

@@ -42,6 +42,16 @@ impl Tracer {
         }))
     }
 
+    /// As [`Self::begin`], and sends what has ended at once: for a process with few spans, which may end at any moment and would take
+    /// with it what is gathered.
+    pub fn begin_prompt(settings: Option<&TraceSettings>) -> Self {
+        let at_once = settings.map(|settings| TraceSettings {
+            delay: Duration::ZERO,
+            ..settings.clone()
+        });
+        Self::begin(at_once.as_ref())
+    }
+
     /// Begins a span now.
     pub fn start(&self, name: impl Into<String>, kind: Kind, parent: Option<TraceContext>) -> Span {
         self.start_at(name, kind, parent, Timestamp::now())

@@ -26,7 +26,7 @@ use crate::domain::flow::{Arguments, FlowDefinition, Runner, WorkQueue, fill};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::lease::Lease;
 use crate::domain::state::StateName;
-use crate::domain::trace::TraceContext;
+use crate::domain::trace::{TraceContext, VARIABLES};
 use crate::orchestrator::claims::{Claim, Claims, Ending, Record};
 use crate::process::life::{bury, prepare as prepare_lock};
 use crate::process::machine::own_program;
@@ -190,7 +190,9 @@ fn plan(shared: &Shared, flow: &FlowDefinition, claim: &Claim, order: &WorkOrder
         let text = name.to_string_lossy();
         let is_plain = ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "RUST_BACKTRACE"].contains(&text.as_ref())
             || text.starts_with("LC_");
-        let is_for_it = (starts_programs || is_plain) && text != "NOTIFY_SOCKET";
+        // What is said to this process alone, or of the trace that it was started in.
+        let is_own = text == "NOTIFY_SOCKET" || VARIABLES.contains(&text.as_ref());
+        let is_for_it = (starts_programs || is_plain) && !is_own;
         match without_secrets(&name, &value).filter(|_| is_for_it) {
             Some(seen) => command.env(&name, seen),
             None => command.env_remove(&name),

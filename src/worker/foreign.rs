@@ -18,6 +18,7 @@ use super::attempt::Wish;
 use super::output::printable;
 use super::supervise::{Asked, End, Happening, Input, Limits, Plan, Tree, death};
 use crate::domain::error::OrchestratorError;
+use crate::domain::trace::VARIABLES;
 use crate::orchestrator::claims::{Claims, ForeignClaim, ForeignEnd, ForeignEnding};
 use crate::process::life::{bury, lend};
 use crate::protocol::MAX_LINE_BYTES;
@@ -87,10 +88,12 @@ async fn start(claim: &ForeignClaim, grace: Duration) -> Result<(Tree, Option<Te
         .map(TempDir::path)
         .or(program.working_directory.as_deref());
     let mut command = Command::new(&program.command);
-    command
-        .args(&program.arguments)
-        .env_remove("NOTIFY_SOCKET")
-        .envs(&program.environment);
+    command.args(&program.arguments).env_remove("NOTIFY_SOCKET");
+    // The trace that this process was started in is not the run's.
+    for name in VARIABLES {
+        command.env_remove(name);
+    }
+    command.envs(&program.environment);
     if let Some(folder) = folder {
         command.current_dir(folder);
     }

@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, ForeignEnd, OrphanedRun, PoolLimits};
+use crate::orchestrator::claims::{Claim, Claimed, Claims, Ending, ForeignClaim, OrphanedRun, PoolLimits};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::process::identity::ProcessIdentity;
 use crate::process::life::bury;
@@ -491,18 +491,16 @@ impl Worker {
     }
 
     fn begin_foreign(&mut self, mut claim: ForeignClaim, asked_at: Timestamp) {
-        let mut span = trace::begin_foreign(&self.shared.tracer, &mut claim, asked_at);
+        let span = trace::begin_foreign(&self.shared.tracer, &mut claim, asked_at);
         let id = claim.flow_run_id;
         let (wish, receiver) = self.first_wish();
         let shared = self.shared.clone();
         let task = self.attempts.spawn(async move {
             let grace = Duration::from_millis(shared.settings.kill_grace_ms);
-            match supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await {
+            let end = supervise_foreign(shared.orchestrator.as_ref(), &claim, grace, receiver).await;
+            trace::end_foreign(span, &end);
+            match end {
                 Ok(end) => {
-                    if end == ForeignEnd::Crashed {
-                        span.fail("it ended without a final state");
-                    }
-                    span.end();
                     info!(flow_run_id = %id, ?end, "A run of a deployment that is not this program's has ended.");
                 }
                 Err(error) => warn!(flow_run_id = %id, error = error.to_line(), "A slot could not be given back."),

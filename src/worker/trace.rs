@@ -5,18 +5,32 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::domain::state::StateName;
-use crate::domain::trace::TraceContext;
-use crate::orchestrator::claims::{Claim, Ending, ForeignClaim, Record};
+use crate::domain::error::OrchestratorError;
+use crate::domain::state::{StateName, StateType};
+use crate::domain::trace::{TraceContext, VARIABLES};
+use crate::orchestrator::claims::{Claim, Ending, ForeignClaim, ForeignEnd, Record};
 use crate::telemetry::{Kind, Span, Tracer};
 
 /// Most tasks at once; a child that begins more is at fault.
 const MOST_TASKS: usize = 64;
 
 /// Begins the span of a foreign run, after that of its claim, and tells its program of it.
+///
+/// The run's own trace, of the call that queued it, goes before a `TRACEPARENT` that its environment sets, which may be the
+/// deployment's and the same for all runs; where the run has none, the environment's is its trace. Its program gets the run's span
+/// in any case, as it would from any other program between the two: one that was left with what the environment says would not be
+/// below the span that it runs in.
 pub(super) fn begin_foreign(tracer: &Tracer, claim: &mut ForeignClaim, asked_at: Timestamp) -> Span {
     let name = &claim.flow_name;
-    let mut claiming = tracer.start_at(format!("claim {name}"), Kind::Consumer, claim.trace, asked_at);
+    let environment = &mut claim.program.environment;
+    let [parent, state] = VARIABLES;
+    let given = environment.get(parent).and_then(|text| text.parse().ok());
+    if claim.trace.is_some() && claim.trace != given {
+        // It goes with what is replaced.
+        environment.remove(state);
+    }
+    let before = claim.trace.or(given);
+    let mut claiming = tracer.start_at(format!("claim {name}"), Kind::Consumer, before, asked_at);
     let mut running = tracer.start(format!("run {name}"), Kind::Internal, claiming.context());
     for span in [&mut claiming, &mut running] {
         span.text("captionacc.flow", name);
@@ -24,12 +38,31 @@ pub(super) fn begin_foreign(tracer: &Tracer, claim: &mut ForeignClaim, asked_at:
     }
     claiming.end();
     if let Some(context) = running.context() {
-        let environment = &mut claim.program.environment;
-        environment
-            .entry("TRACEPARENT".to_owned())
-            .or_insert_with(|| context.to_string());
+        environment.insert(parent.to_owned(), context.to_string());
     }
     running
+}
+
+/// The foreign run has ended so.
+pub(super) fn end_foreign(mut span: Span, end: &Result<ForeignEnd, OrchestratorError>) {
+    let has_failed = |state: &StateName| matches!(state.state_type(), StateType::Failed | StateType::Crashed);
+    let (state, problem) = match end {
+        Ok(ForeignEnd::Reported(state)) => {
+            let problem = state.filter(has_failed).map(|_| "its program reported that it failed");
+            (*state, problem)
+        }
+        Ok(ForeignEnd::Crashed) => (Some(StateName::Crashed), Some("it ended without a final state")),
+        Ok(ForeignEnd::Cancelled) => (Some(StateName::Cancelled), None),
+        Ok(ForeignEnd::GivenBack) => (Some(StateName::Scheduled), None),
+        Err(error) => (None, Some(error.code())),
+    };
+    if let Some(state) = state {
+        span.text("captionacc.state", state.as_str());
+    }
+    if let Some(problem) = problem {
+        span.fail(problem);
+    }
+    span.end();
 }
 
 /// The spans of one attempt.

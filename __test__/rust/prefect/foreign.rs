@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use captionacc::domain::flow::Flows;
+use captionacc::domain::state::StateName;
 use captionacc::orchestrator::claims::{Claimed, Claims, ForeignClaim, ForeignEnd};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::process::tree::marked;
@@ -159,7 +160,7 @@ fn a_python_flow_runs_as_under_prefects_own_worker() {
     let mut bed = Bed::new();
     let variables = json!({"env": {"TRAINING_SIZE": "big"}, "working_dir": bed.folder.path()});
     let run = bed.claim("training", &json!({"size": 5}), variables);
-    assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
+    assert_eq!(bed.supervise(&run), ForeignEnd::Reported(Some(StateName::Completed)));
     let all = bed.judge.ask("everything", json!({"id": run.flow_run_id}));
     assert_eq!(all["run"]["state"]["type"], "COMPLETED", "{all}");
     assert!(
@@ -177,7 +178,7 @@ fn a_python_flow_runs_as_under_prefects_own_worker() {
 fn what_a_flow_reports_itself_stands() {
     let mut bed = Bed::new();
     let run = bed.claim("failing", &json!({}), json!({"working_dir": bed.folder.path()}));
-    assert_eq!(bed.supervise(&run), ForeignEnd::Reported);
+    assert_eq!(bed.supervise(&run), ForeignEnd::Reported(Some(StateName::Failed)));
     let run = bed.judge.ask("read", json!({"id": run.flow_run_id}));
     assert_eq!(run["state"]["type"], "FAILED");
 }

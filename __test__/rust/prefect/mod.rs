@@ -1,6 +1,7 @@
 //! Against a real Prefect server, with Prefect's own Python client as the judge.
 
 mod across;
+mod away;
 mod client;
 mod delivery;
 mod doctor;

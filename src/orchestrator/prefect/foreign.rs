@@ -177,15 +177,15 @@ impl ForeignRuns {
 
     /// Sees to it that the run has a final state.
     async fn report_end(&self, id: FlowRunId, ending: ForeignEnding) -> ForeignEnd {
-        let state_type = loop {
+        let state = loop {
             let call = Call::get(format!("/flow_runs/{id}")).patience(REPORT_PATIENCE);
             match self.server.client().call::<ApiFlowRun>(call).await {
-                Ok(run) => break run.state.map(|state| state.state_type()),
-                Err(PrefectError::NotFound { .. }) => return ForeignEnd::Reported,
+                Ok(run) => break run.state.map(|state| state.state_name()),
+                Err(PrefectError::NotFound { .. }) => return ForeignEnd::Reported(None),
                 Err(error) => wait_after(id, &error).await,
             }
         };
-        match state_type {
+        match state.map(StateName::state_type) {
             // An engine that was told to end says CRASHED before anybody can stop it.
             Some(StateType::Pending | StateType::Running | StateType::Crashed) if ending.is_cancelled => {
                 self.report(id, StateName::Cancelled, "cancelled on request").await
@@ -193,13 +193,13 @@ impl ForeignRuns {
             Some(StateType::Pending) if ending.is_given_back => {
                 self.report(id, StateName::Scheduled, &ending.message).await
             }
-            Some(state) if state.is_final() || state == StateType::Scheduled => ForeignEnd::Reported,
+            Some(kind) if kind.is_final() || kind == StateType::Scheduled => ForeignEnd::Reported(state),
             Some(StateType::Cancelling) => self.report(id, StateName::Cancelled, "cancelled on request").await,
             _ => self.report(id, StateName::Crashed, &ending.message).await,
         }
     }
 
-    /// Reports a final state until the API has it.
+    /// Reports a state until the API has it.
     async fn report(&self, id: FlowRunId, name: StateName, message: &str) -> ForeignEnd {
         let mut proposal = Proposal::new(name, Some(shortened(message)), Uuid::new_v4());
         if name == StateName::Cancelled {
@@ -216,17 +216,17 @@ impl ForeignRuns {
                 Err(error @ PrefectError::NotFound { .. }) => {
                     // A 404 of one call may come from what stands before the server.
                     if let Err(PrefectError::NotFound { .. }) = self.server.client().read_flow_run(id.as_uuid()).await {
-                        return ForeignEnd::Reported;
+                        return ForeignEnd::Reported(None);
                     }
                     wait_after(id, &error).await;
                 }
                 Err(error) => wait_after(id, &error).await,
             }
         }
-        if name == StateName::Cancelled {
-            ForeignEnd::Cancelled
-        } else {
-            ForeignEnd::Crashed
+        match name {
+            StateName::Cancelled => ForeignEnd::Cancelled,
+            StateName::Scheduled => ForeignEnd::GivenBack,
+            _ => ForeignEnd::Crashed,
         }
     }
 

@@ -28,6 +28,7 @@ mod feed;
     allow(dead_code, reason = "an application works on no runs")
 )]
 mod journal;
+mod known_here;
 mod limit;
 mod lineage;
 #[cfg_attr(
@@ -123,6 +124,7 @@ use super::attention::Attention;
 use super::delivery::Delivery;
 use super::events::EventPage;
 use super::feed::{FeedCursor, FeedPage};
+use super::here::KnownHere;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
@@ -151,6 +153,7 @@ use courier::Scope;
 use feed::Feed;
 use journal::Journal;
 pub use journal::place::journal_home;
+use known_here::known_here;
 use lineage::Lineage;
 #[cfg(feature = "worker")]
 use owed::Owed;
@@ -378,6 +381,11 @@ impl Queue for PrefectOrchestrator {
         delivery.away_since = own.map(|own| delivery.away_since.map_or(own, |seen| seen.min(own)));
         delivery.failed_calls = self.client().failed_calls();
         Ok(Some(delivery))
+    }
+
+    async fn read_known_here(&self) -> Result<Option<KnownHere>, OrchestratorError> {
+        let delivery = self.read_delivery().await?.unwrap_or_default();
+        known_here(&self.journal, delivery).await.map(Some)
     }
 
     async fn read_lineage(&self) -> Result<AssetLineage, OrchestratorError> {
