@@ -112,15 +112,12 @@ interface World {
   /** Makes it there. */
   open?: () => Promise<void>;
   close?: () => void;
-  /** Several times a second; a server is asked every 2 s, in which a film of a test may be done. */
-  isAskedOften: boolean;
   /** An empty queue of the current test, with flows that `toml` declares; returns its home. */
   begin: (toml?: string) => Promise<string>;
 }
 
 const embedded: World = {
   name: 'embedded',
-  isAskedOften: true,
   begin: async (toml = '') => {
     const home = freshHome();
     writeFileSync(path.join(home, 'captionacc.toml'), toml.replace('HOME', home));
@@ -132,7 +129,6 @@ const embedded: World = {
 let server: PrefectServer;
 const prefect: World = {
   name: 'over Prefect',
-  isAskedOften: false,
   open: async () => {
     server = await PrefectServer.shared();
   },
@@ -163,16 +159,14 @@ describe.each([embedded, prefect])('$name', (world) => {
     await page.locator('header .slots', { hasText: '1 waiting' }).waitFor();
     await page.getByText('no worker is alive').waitFor();
     const worker = await Worker.start();
-    if (world.isAskedOften) {
-      // It moves by itself.
-      await page.waitForFunction(() => {
-        const inBrowser = globalThis as unknown as InBrowser;
-        const seen = (inBrowser.seen ??= new Set());
-        const bar = inBrowser.document.querySelector('.card progress');
-        if (bar && bar.value > 0) seen.add(bar.value);
-        return seen.size >= 3;
-      });
-    }
+    // It moves by itself.
+    await page.waitForFunction(() => {
+      const inBrowser = globalThis as unknown as InBrowser;
+      const seen = (inBrowser.seen ??= new Set());
+      const bar = inBrowser.document.querySelector('.card progress');
+      if (bar && bar.value > 0) seen.add(bar.value);
+      return seen.size >= 3;
+    });
     await page.locator(`tr[data-run="${long.flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
     const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 2 });
     await page.locator(`tr[data-run="${flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();

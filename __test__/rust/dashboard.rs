@@ -244,7 +244,8 @@ impl Stream {
         }
     }
 
-    fn next_of_all(&mut self) -> Value {
+    /// The next event, whatever it is.
+    pub fn next_of_all(&mut self) -> Value {
         loop {
             let mut line = String::new();
             assert!(

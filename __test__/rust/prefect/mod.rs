@@ -14,6 +14,7 @@ mod limits;
 mod lost_runs;
 mod machines;
 mod notifying;
+mod progress;
 pub mod proxy;
 mod queueing;
 mod runner;
