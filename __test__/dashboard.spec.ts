@@ -457,6 +457,36 @@ describe('over Prefect alone', () => {
   });
   afterAll(() => prefect.close?.());
 
+  test('a run whose worker is lost is taken over, also where that takes a second question', async () => {
+    const { home } = freshPrefectUser();
+    await setUp(server.apiUrl, home, TALKING_FLOW.replace('HOME', home));
+    writeFileSync(path.join(home, 'more'), '');
+    const id = await queue('talk', '--video-id', 'v1');
+    const worker = await Worker.start();
+    const { page, address } = await open();
+    await page.goto(`${address}/runs/${id}`);
+    await stateOf(page, 'Running').waitFor();
+    worker.running.child.kill('SIGKILL');
+    // As a server says it that heard of its worker a moment ago.
+    const message = `flow run ${id} is Running: its worker was heard not long ago`;
+    const refusal = { error: { code: 'ERR_CAPTIONACC_INVALID_STATE', message, retryable: false } };
+    await page.route('**/take-over', (route) => route.fulfill({ status: 409, json: refusal }), { times: 1 });
+    const dialog = page.getByRole('dialog');
+    await page.getByRole('button', { name: 'Take over…' }).click();
+    await dialog.getByText('is not to be heard from here').waitFor();
+    await dialog.getByRole('button', { name: 'Give it to another worker' }).click();
+    await dialog.getByText('was heard not long ago, and may still work on it').waitFor();
+    await dialog.getByRole('button', { name: 'Take it over all the same' }).click();
+    await page.getByText('The run is given to another worker.').waitFor();
+    await stateOf(page, /^(Scheduled|Late|Awaiting retry)$/).waitFor();
+    const next = await Worker.start();
+    await stateOf(page, 'Running').waitFor();
+    writeFileSync(path.join(home, 'go'), '');
+    await stateOf(page, 'Completed').waitFor();
+    expect((await getFlowRun(id)).attempt).toBe(2);
+    await next.stop();
+  });
+
   test('a run names its page in Prefect’s UI, and an API that is away is said until it is back', async () => {
     const { home } = freshPrefectUser();
     await setUp(server.apiUrl, home, TALKING_FLOW.replace('HOME', home));

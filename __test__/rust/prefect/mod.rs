@@ -21,6 +21,7 @@ mod runner;
 pub mod server;
 mod setup;
 pub mod subject;
+mod taking_over;
 mod test_bed;
 mod traces;
 mod watching;
