@@ -112,15 +112,12 @@ interface World {
   /** Makes it there. */
   open?: () => Promise<void>;
   close?: () => void;
-  /** Several times a second; a server is asked every 2 s, in which a film of a test may be done. */
-  isAskedOften: boolean;
   /** An empty queue of the current test, with flows that `toml` declares; returns its home. */
   begin: (toml?: string) => Promise<string>;
 }
 
 const embedded: World = {
   name: 'embedded',
-  isAskedOften: true,
   begin: async (toml = '') => {
     const home = freshHome();
     writeFileSync(path.join(home, 'captionacc.toml'), toml.replace('HOME', home));
@@ -132,7 +129,6 @@ const embedded: World = {
 let server: PrefectServer;
 const prefect: World = {
   name: 'over Prefect',
-  isAskedOften: false,
   open: async () => {
     server = await PrefectServer.shared();
   },
@@ -163,16 +159,14 @@ describe.each([embedded, prefect])('$name', (world) => {
     await page.locator('header .slots', { hasText: '1 waiting' }).waitFor();
     await page.getByText('no worker is alive').waitFor();
     const worker = await Worker.start();
-    if (world.isAskedOften) {
-      // It moves by itself.
-      await page.waitForFunction(() => {
-        const inBrowser = globalThis as unknown as InBrowser;
-        const seen = (inBrowser.seen ??= new Set());
-        const bar = inBrowser.document.querySelector('.card progress');
-        if (bar && bar.value > 0) seen.add(bar.value);
-        return seen.size >= 3;
-      });
-    }
+    // It moves by itself.
+    await page.waitForFunction(() => {
+      const inBrowser = globalThis as unknown as InBrowser;
+      const seen = (inBrowser.seen ??= new Set());
+      const bar = inBrowser.document.querySelector('.card progress');
+      if (bar && bar.value > 0) seen.add(bar.value);
+      return seen.size >= 3;
+    });
     await page.locator(`tr[data-run="${long.flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
     const { flowRunId } = await queuePrefectFlow('full-frames', { ...app.arguments(film), 'frame-rate': 2 });
     await page.locator(`tr[data-run="${flowRunId}"] .state`, { hasText: 'Completed' }).waitFor();
@@ -462,6 +456,36 @@ describe('over Prefect alone', () => {
     await prefect.open?.();
   });
   afterAll(() => prefect.close?.());
+
+  test('a run whose worker is lost is taken over, also where that takes a second question', async () => {
+    const { home } = freshPrefectUser();
+    await setUp(server.apiUrl, home, TALKING_FLOW.replace('HOME', home));
+    writeFileSync(path.join(home, 'more'), '');
+    const id = await queue('talk', '--video-id', 'v1');
+    const worker = await Worker.start();
+    const { page, address } = await open();
+    await page.goto(`${address}/runs/${id}`);
+    await stateOf(page, 'Running').waitFor();
+    worker.running.child.kill('SIGKILL');
+    // As a server says it that heard of its worker a moment ago.
+    const message = `flow run ${id} is Running: its worker was heard not long ago`;
+    const refusal = { error: { code: 'ERR_CAPTIONACC_INVALID_STATE', message, retryable: false } };
+    await page.route('**/take-over', (route) => route.fulfill({ status: 409, json: refusal }), { times: 1 });
+    const dialog = page.getByRole('dialog');
+    await page.getByRole('button', { name: 'Take over…' }).click();
+    await dialog.getByText('is not to be heard from here').waitFor();
+    await dialog.getByRole('button', { name: 'Give it to another worker' }).click();
+    await dialog.getByText('was heard not long ago, and may still work on it').waitFor();
+    await dialog.getByRole('button', { name: 'Take it over all the same' }).click();
+    await page.getByText('The run is given to another worker.').waitFor();
+    await stateOf(page, /^(Scheduled|Late|Awaiting retry)$/).waitFor();
+    const next = await Worker.start();
+    await stateOf(page, 'Running').waitFor();
+    writeFileSync(path.join(home, 'go'), '');
+    await stateOf(page, 'Completed').waitFor();
+    expect((await getFlowRun(id)).attempt).toBe(2);
+    await next.stop();
+  });
 
   test('a run names its page in Prefect’s UI, and an API that is away is said until it is back', async () => {
     const { home } = freshPrefectUser();

@@ -127,7 +127,7 @@ impl Dashboard {
     }
 
     /// A change as a page of its own asks for it.
-    fn post(&self, target: &str, body: &Value) -> Answer {
+    pub fn post(&self, target: &str, body: &Value) -> Answer {
         let cookie = self.cookie();
         let origin = format!("http://{}", self.host());
         self.ask(
@@ -190,7 +190,7 @@ impl Drop for Dashboard {
 
 #[derive(Debug)]
 pub struct Answer {
-    status: u16,
+    pub status: u16,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
@@ -255,7 +255,8 @@ impl Stream {
         }
     }
 
-    fn next_of_all(&mut self) -> Value {
+    /// The next event, whatever it is.
+    pub fn next_of_all(&mut self) -> Value {
         loop {
             let mut line = String::new();
             assert!(

@@ -1,9 +1,9 @@
 // What can be done with runs and the pool, with what it will do said before.
 
 import type { FlowRun } from '../../index.js';
-import type { Pool, Queued, StaleResult } from './api.js';
-import { change, problemOf } from './client.js';
-import { count, shortId } from './format.js';
+import type { Pool, Queued, RunPage, StaleResult } from './api.js';
+import { change, problemOf, read } from './client.js';
+import { count, isAtWork, shortId } from './format.js';
 import { about } from './live.js';
 import { ask } from './parts.js';
 import { go, runPlace } from './router.js';
@@ -48,15 +48,18 @@ export function takeOver(run: FlowRun, isForced = false): void {
     says: isForced
       ? `${run.workerName ?? 'Its worker'} was heard not long ago, and may still work on it: what it does from now on counts for nothing.`
       : `${run.workerName ?? 'Its worker'} is not to be heard from here. Another worker takes the run, without waiting until its own counts as lost.`,
-    button: 'Give it to another worker',
+    button: isForced ? 'Take it over all the same' : 'Give it to another worker',
     act: async () => {
       try {
         await change(`${api(run)}/take-over`, { isForced });
         return 'The run is given to another worker.';
       } catch (error) {
         if (isForced || problemOf(error).code !== 'ERR_CAPTIONACC_INVALID_STATE') throw error;
-        takeOver(run, true);
-        return problemOf(error).message;
+        // One that has ended, or waits by now, is nobody's, whoever is asked.
+        const found = (await read<RunPage>(api(run))).run;
+        if (!isAtWork(found.state.type)) throw error;
+        takeOver(found, true);
+        return undefined;
       }
     },
   });

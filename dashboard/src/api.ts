@@ -185,6 +185,10 @@ overview: Overview, } | { "type": "runs",
 /**
  * As they are now.
  */
+runs: FlowRun[], } | { "type": "progress", 
+/**
+ * As they are now.
+ */
 runs: FlowRun[], } | { "type": "log", 
 /**
  * The run.

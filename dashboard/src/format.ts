@@ -72,6 +72,7 @@ export function leftSeconds(run: FlowRun, now: number): number | null {
 }
 
 const FINAL: readonly StateType[] = ['CANCELLED', 'COMPLETED', 'FAILED', 'CRASHED'];
+export const isAtWork = (type: StateType): boolean => ['PENDING', 'RUNNING', 'CANCELLING'].includes(type);
 export const isFinal = (type: StateType): boolean => FINAL.includes(type);
 export const canCancel = (type: StateType): boolean => !isFinal(type) && type !== 'CANCELLING';
 export const canRetry = (run: FlowRun): boolean =>

@@ -28,8 +28,13 @@ export function hear(hears: Hears): () => void {
 
 /** The runs that an event brings. */
 export function runsOf(live: Live): FlowRun[] {
-  if (live.type === 'runs') return live.runs;
+  if (live.type === 'runs' || live.type === 'progress') return live.runs;
   return live.type === 'overview' ? live.overview.active : [];
+}
+
+/** With these runs in place of what was known of them. */
+function withRuns(shown: Overview, runs: readonly FlowRun[]): Overview {
+  return { ...shown, active: shown.active.map((run) => runs.find((newer) => newer.flowRunId === run.flowRunId) ?? run) };
 }
 
 let source: EventSource | null = null;
@@ -73,6 +78,7 @@ async function whyNot(): Promise<void> {
 function take(live: Live): void {
   batch(() => {
     if (live.type === 'overview') overview.value = live.overview;
+    if (live.type === 'progress' && overview.value) overview.value = withRuns(overview.value, live.runs);
     if (live.type === 'away') away.value = live;
     if (live.type === 'back' || live.type === 'reset') {
       away.value = null;

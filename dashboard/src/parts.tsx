@@ -278,16 +278,22 @@ export function Notice(): JSX.Element {
 export function QuestionDialog(): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
   const asked = question.value;
+  const shown = useRef<Question | null>(null);
   useEffect(() => {
     if (asked) dialog.current?.showModal();
     else dialog.current?.close();
+    shown.current = asked ?? shown.current;
   }, [asked]);
+  // A browser tells of it later: by then the next question may be asked.
+  const closed = () => {
+    if (!dialog.current?.open && question.value === shown.current) question.value = null;
+  };
   const act = () => {
     question.value = null;
     if (asked) void perform(asked.act);
   };
   return (
-    <dialog ref={dialog} aria-labelledby="question" onClose={() => (question.value = null)}>
+    <dialog ref={dialog} aria-labelledby="question" onClose={closed}>
       {asked ? (
         <>
           <h2 id="question">{asked.title}</h2>

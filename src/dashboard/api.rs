@@ -204,6 +204,12 @@ pub(super) enum Live {
         #[cfg_attr(test, ts(type = "FlowRun[]"))]
         runs: Vec<FlowRun>,
     },
+    /// Runs at work that have come further, and have not changed else.
+    Progress {
+        /// As they are now.
+        #[cfg_attr(test, ts(type = "FlowRun[]"))]
+        runs: Vec<FlowRun>,
+    },
     /// Lines of the run that the page follows.
     Log {
         /// The run.

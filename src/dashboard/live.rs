@@ -1,21 +1,24 @@
 //! What happens, told to every page that is open: one reader of the store for all of them.
 //!
 //! One task looks at the store as long as any page listens: a counter that costs nothing, and what has changed when it moved.
+//! Between two looks it tells how far runs have come, as far as this machine knows that by itself: a server is looked at seldom.
 //! What it finds becomes messages with numbers. The newest are kept, so that a page which lost its connection goes on after
 //! the last one that it saw (`Last-Event-ID`); one that missed more is told to read everything anew.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use tokio::sync::{Notify, broadcast};
+use tokio::time::{Interval, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::answer::problem_of;
 use super::api::{Delivery, Live, Overview, Pool};
 use crate::domain::error::OrchestratorError;
-use crate::domain::flow_run::FlowRun;
+use crate::domain::flow_run::{FlowRun, Progress};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 use crate::orchestrator::queue::{FlowRunFilter, Queue};
@@ -28,6 +31,9 @@ const NEWEST: u32 = 50;
 const MOST_ACTIVE: u32 = 64;
 /// What changes by the clock alone (a run becomes late, a worker dies) is looked at so often.
 const SLOW_LOOK: Duration = Duration::from_secs(5);
+
+/// How often it is told how far runs have come.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A message as it goes out to every page.
 #[derive(Debug, Clone)]
@@ -142,6 +148,8 @@ impl Hub {
     /// Looks at the store while anybody listens, for ever.
     pub(super) async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();
+        let mut progress_ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        progress_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if self.pages() == 0 {
                 self.sleep();
@@ -149,23 +157,51 @@ impl Hub {
                 self.listeners.notified().await;
                 continue;
             }
-            if std::mem::take(&mut self.shared().has_newcomer) {
+            let look_and_wait = async {
+                self.look(&mut seen).await;
+                let is_idle = seen.active == Some(0);
+                tokio::time::sleep(if is_idle { self.idle_interval } else { self.interval }).await;
+            };
+            // A server may take its time to answer: progress goes on meanwhile.
+            tokio::select! {
+                () = look_and_wait => {}
+                never = self.tell_progress(&mut progress_ticks) => match never {},
+            }
+        }
+    }
+
+    /// Looks once, and tells what it has found.
+    async fn look(&self, seen: &mut Seen) {
+        if std::mem::take(&mut self.shared().has_newcomer) {
+            seen.counter = None;
+        }
+        let followed = self.followed();
+        match look(self.queue.as_ref(), seen, &followed).await {
+            Ok(news) => self.tell(news),
+            Err(error) => {
                 seen.counter = None;
+                let delivery = self.queue.read_delivery().await.ok().flatten();
+                self.tell_away(&error, delivery.map(Delivery::from));
             }
-            let followed = self.followed();
-            match look(self.queue.as_ref(), &mut seen, &followed).await {
-                Ok(news) => self.tell(news),
-                Err(error) => {
-                    seen.counter = None;
-                    let delivery = self.queue.read_delivery().await.ok().flatten();
-                    self.tell_away(&error, delivery.map(Delivery::from));
-                }
+        }
+    }
+
+    /// Tells how far runs have come of which this machine knows it, for ever.
+    async fn tell_progress(&self, ticks: &mut Interval) -> Infallible {
+        loop {
+            ticks.tick().await;
+            if !self.shared().has_active() {
+                continue;
             }
-            let is_idle = seen
-                .overview
-                .as_ref()
-                .is_some_and(|overview| overview.active.is_empty());
-            tokio::time::sleep(if is_idle { self.idle_interval } else { self.interval }).await;
+            // What is wrong the next look says.
+            let Ok(known) = self.queue.read_progress().await else {
+                continue;
+            };
+            let mut shared = self.shared();
+            let runs = shared.take_progress(&known);
+            if !runs.is_empty() {
+                self.push(&mut shared, &Live::Progress { runs });
+            }
         }
     }
 
@@ -210,9 +246,17 @@ impl Hub {
         if shared.away.take().is_some() {
             self.push(&mut shared, &Live::Back);
         }
-        for live in news {
-            match &live {
-                Live::Overview { overview } => shared.overview = Some(overview.clone()),
+        for mut live in news {
+            match &mut live {
+                Live::Overview { overview } => {
+                    if let Some(before) = &shared.overview {
+                        overview.keep_progress_of(before);
+                    }
+                    if shared.overview.as_ref() == Some(overview) {
+                        continue;
+                    }
+                    shared.overview = Some(overview.clone());
+                }
                 Live::Log { flow_run_id, to, .. } => {
                     if let Some(followed) = shared.followed.get_mut(flow_run_id) {
                         followed.cursor = *to;
@@ -252,6 +296,49 @@ impl Hub {
         // Nobody may listen any more.
         let _ = shared.sender.send(message);
     }
+}
+
+impl Shared {
+    /// Whether any run holds a slot, as far as was seen.
+    fn has_active(&self) -> bool {
+        let overview = self.overview.as_ref();
+        overview.is_some_and(|overview| !overview.active.is_empty())
+    }
+
+    /// Notes how far runs are; returns those that have come further.
+    fn take_progress(&mut self, known: &[(FlowRunId, Progress)]) -> Vec<FlowRun> {
+        let mut further = Vec::new();
+        for run in self.overview.iter_mut().flat_map(|overview| &mut overview.active) {
+            let of_run = known.iter().find(|(id, _)| *id == run.flow_run_id);
+            if let Some((_, progress)) = of_run
+                && is_newer(progress, run)
+            {
+                run.progress = Some(progress.clone());
+                further.push(run.clone());
+            }
+        }
+        further
+    }
+}
+
+impl Overview {
+    /// What was told of a run's progress since this was read is not taken back.
+    fn keep_progress_of(&mut self, told: &Self) {
+        for run in &mut self.active {
+            let same = |known: &&FlowRun| known.flow_run_id == run.flow_run_id && known.attempt == run.attempt;
+            if let Some(progress) = told.active.iter().find(same).and_then(|known| known.progress.as_ref())
+                && is_newer(progress, run)
+            {
+                run.progress = Some(progress.clone());
+            }
+        }
+    }
+}
+
+/// Whether it says more of a run at work than is known of it.
+fn is_newer(progress: &Progress, run: &FlowRun) -> bool {
+    let known = run.progress.as_ref();
+    run.state.state_type == StateType::Running && known.is_none_or(|known| known.timestamp < progress.timestamp)
 }
 
 impl Message {
@@ -305,11 +392,12 @@ fn encode(boot: &str, number: u64, live: &Live) -> Bytes {
 struct Seen {
     counter: Option<i64>,
     looked_at: Option<Instant>,
-    overview: Option<Overview>,
+    /// Runs that hold a slot.
+    active: Option<usize>,
     runs: BTreeMap<FlowRunId, FlowRun>,
 }
 
-/// What is new in the store. The one place that asks it for news, by what it offers to every reader.
+/// What is new in the store, and how it stands. The one place that asks it for news, by what it offers to every reader.
 async fn look(
     queue: &dyn Queue,
     seen: &mut Seen,
@@ -335,13 +423,11 @@ async fn look(
     )
     .await?;
     let newest = listed(&[], NEWEST).await?;
-    let overview = Overview {
-        pool: Pool::read(queue).await?,
-        active: active.clone(),
-    };
+    let pool = Pool::read(queue).await?;
+    seen.active = Some(active.len());
     let mut runs: BTreeMap<FlowRunId, FlowRun> = newest
         .into_iter()
-        .chain(active)
+        .chain(active.iter().cloned())
         .map(|run| (run.flow_run_id, run))
         .collect();
     // What held a slot and does no longer has ended, however old it is.
@@ -368,11 +454,9 @@ async fn look(
             news.push(Live::Runs { runs: changed });
         }
     }
-    if seen.overview.as_ref() != Some(&overview) {
-        news.push(Live::Overview {
-            overview: overview.clone(),
-        });
-    }
+    news.push(Live::Overview {
+        overview: Overview { pool, active },
+    });
     let mut has_more = false;
     for (id, cursor) in followed {
         let (lines, next) = match queue.read_logs(*id, *cursor).await {
@@ -392,7 +476,6 @@ async fn look(
     }
     seen.counter = (!has_more).then_some(counter);
     seen.looked_at = Some(Instant::now());
-    seen.overview = Some(overview);
     seen.runs = runs;
     Ok(news)
 }
@@ -402,7 +485,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use async_trait::async_trait;
-    use serde_json::Value;
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::domain::asset::AssetLineage;
@@ -518,6 +602,68 @@ mod tests {
         );
         assert!(read(&queue.lists) <= 2 * (told + 1));
         assert!(read(&queue.counters) <= told + 1);
+    }
+
+    fn run_at(step: u64) -> FlowRun {
+        let mut run: FlowRun = serde_json::from_value(json!({
+            "flowRunId": "01890000-0000-7000-8000-000000000001", "flowName": "f", "deployment": "f/d", "parameters": {},
+            "videoId": null, "priority": "background", "tags": [],
+            "state": { "type": "RUNNING", "name": "Running", "message": null, "timestamp": "2026-01-01T00:00:00Z" },
+            "attempt": 1, "failedAttempts": 0, "progress": null, "supersededBy": null, "workerName": null, "pid": null,
+            "createdAt": "2026-01-01T00:00:00Z", "scheduledAt": "2026-01-01T00:00:00Z", "startedAt": null, "endedAt": null,
+        }))
+        .expect("a run");
+        run.progress = Some(progress(step));
+        run
+    }
+
+    fn progress(step: u64) -> Progress {
+        Progress {
+            task: "task".to_owned(),
+            done: step,
+            total: None,
+            unit: "steps".to_owned(),
+            fraction: 0.5,
+            timestamp: Timestamp::from_second(i64::try_from(step).expect("small")).expect("a time"),
+        }
+    }
+
+    #[test]
+    fn progress_that_was_told_is_not_taken_back() {
+        let hub = Hub::new(
+            Arc::new(Restless::default()),
+            Duration::from_hours(1),
+            Duration::from_hours(1),
+        );
+        let look_that_read = |step| {
+            hub.tell(vec![Live::Overview {
+                overview: Overview {
+                    pool: Pool {
+                        name: "pool".to_owned(),
+                        concurrency_limit: 2,
+                        background_limit: 1,
+                        is_paused: false,
+                        active: 1,
+                        waiting: Vec::new(),
+                        workers: Vec::new(),
+                        delivery: None,
+                    },
+                    active: vec![run_at(step)],
+                },
+            }]);
+            let shared = hub.shared();
+            (shared.kept.len(), shared.overview.clone().expect("told").active)
+        };
+        let known_here = |step| {
+            hub.shared()
+                .take_progress(&[(run_at(step).flow_run_id, progress(step))])
+        };
+        assert_eq!(look_that_read(1), (1, vec![run_at(1)]));
+        assert_eq!(known_here(3), [run_at(3)]);
+        assert_eq!(known_here(3), [], "told");
+        assert_eq!(look_that_read(2), (1, vec![run_at(3)]), "nothing new");
+        assert_eq!(known_here(2), []);
+        assert_eq!(look_that_read(4), (2, vec![run_at(4)]));
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -16,7 +16,7 @@ use super::here::KnownHere;
 use crate::domain::asset::{AssetLineage, LineageOf};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, WorkQueue};
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine, Progress};
 use crate::domain::id::FlowRunId;
 use crate::domain::state::StateType;
 use crate::domain::trace::TraceContext;
@@ -56,6 +56,12 @@ pub trait Queue: Send + Sync {
 
     /// Log lines after `cursor` (0: from the start), with the next cursor.
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError>;
+
+    /// How far runs at work are, of those of which this machine knows it better than a server that they are queued at: what
+    /// [`Queue::list_flow_runs`] says of them, without asking it. None where nobody else is asked in the first place.
+    async fn read_progress(&self) -> Result<Vec<(FlowRunId, Progress)>, OrchestratorError> {
+        Ok(Vec::new())
+    }
 
     /// What happened to the run since `cursor`. [`crate::orchestrator::following::next_events`] waits for it.
     async fn read_events(&self, id: FlowRunId, cursor: EventCursor) -> Result<EventPage, OrchestratorError>;

@@ -18,7 +18,7 @@ export function Columns({ activity, title, parts }: ColumnsProps): JSX.Element {
   const { slices, from, sliceSeconds } = activity;
   const totals = slices.map((slice) => parts.reduce((sum, [name]) => sum + slice[name], 0));
   const most = Math.max(0, ...totals);
-  const told = parts.some(([name]) => name === 'completed') ? `${count(totals.reduce((sum, total) => sum + total, 0), 'run')}, at most ${most} in ${spanOf(sliceSeconds)}` : `at most ${most}, now ${totals.at(-1) ?? 0}`;
+  const told = most === 0 ? 'none' : parts.some(([name]) => name === 'completed') ? `${count(totals.reduce((sum, total) => sum + total, 0), 'run')}, at most ${most} in ${spanOf(sliceSeconds)}` : `at most ${most}, now ${totals.at(-1) ?? 0}`;
   const timeOf = (at: number) => dateTime(new Date(Date.parse(from) + (at + 1) * sliceSeconds * 1000).toISOString());
   return (
     <Chart activity={activity} title={title} told={told}>

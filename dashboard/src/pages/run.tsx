@@ -5,7 +5,7 @@ import type { ComponentChildren, JSX } from 'preact';
 import type { Artifact, FlowRunDetails, State, TaskRun } from '../../../index.js';
 import type { RunPage as Page } from '../api.js';
 import { again, cancel, mayChange, retry, takeOver } from '../actions.js';
-import { bytes, canCancel, canRetry, clock, dateTime, duration, isFinal } from '../format.js';
+import { bytes, canCancel, canRetry, clock, dateTime, duration, isAtWork, isFinal } from '../format.js';
 import { useKeys } from '../keys.js';
 import { about, now, overview, runsOf } from '../live.js';
 import { Ago, Copy, Loading, ProblemNote, ProgressBar, StateBadge, Thumbnail, Took, VideoLink } from '../parts.js';
@@ -95,8 +95,7 @@ export function RunPage({ id }: { id: string }): JSX.Element {
 /** Whether it is at work in a worker that is not known to live, on a queue that several machines share. */
 function isSilent(run: FlowRunDetails): boolean {
   const workers = overview.value?.pool.workers ?? [];
-  const isAtWork = ['PENDING', 'RUNNING', 'CANCELLING'].includes(run.state.type);
-  return about.value?.takesOver === true && isAtWork && !workers.some((worker) => worker.isAlive && worker.name === run.workerName);
+  return about.value?.takesOver === true && isAtWork(run.state.type) && !workers.some((worker) => worker.isAlive && worker.name === run.workerName);
 }
 
 /** The states as stretches of one line, each as long as it lasted. */
@@ -119,7 +118,7 @@ function Timeline({ run }: { run: FlowRunDetails }): JSX.Element {
       <div class="timeline" aria-hidden="true">
         {stretches.map(({ state, seconds, isLast }, at) =>
           isLast && isFinal(state.type) ? null : (
-            <span key={at} data-state={state.type} style={{ flexGrow: Math.max(seconds, (end - start) / 100_000) }} title={`${state.name}: ${duration(seconds)}`} />
+            <span key={at} data-state={state.type} style={{ flexGrow: Math.max(seconds / ((end - start) / 1000 || 1), 0.01) * 100 }} title={`${state.name}: ${duration(seconds)}`} />
           ),
         )}
       </div>
@@ -350,4 +349,9 @@ function ArtifactData({ artifact: { type, data, key } }: { artifact: Artifact })
   );
 }
 
-const plain = (value: unknown): string => (typeof value === 'string' ? value : value === undefined ? '' : JSON.stringify(value));
+function plain(value: unknown): string {
+  if (typeof value === 'string') return value;
+  // Digits that say nothing; the copy has them all.
+  if (typeof value === 'number' && !Number.isInteger(value)) return String(Number(value.toPrecision(4)));
+  return value === undefined ? '' : JSON.stringify(value);
+}

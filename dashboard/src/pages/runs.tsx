@@ -206,7 +206,7 @@ function Filters({ filter }: { filter: RunsFilter }): JSX.Element {
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
       <label>
         <span class="hidden">Text in id, video, message or parameters</span>
-        <input type="search" data-search placeholder="Text in id, video, message, parameters" value={filter.text ?? ''} onInput={(event) => later('text', event.currentTarget.value)} />
+        <input type="search" data-search placeholder="Id, video, message, parameters" value={filter.text ?? ''} onInput={(event) => later('text', event.currentTarget.value)} />
       </label>
       <label>
         <span>Flow</span>

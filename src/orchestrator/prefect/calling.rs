@@ -23,7 +23,7 @@ use super::steering::Steering;
 use super::stranded::{self, Roll};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue, flow_meant_by, legacy_names};
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, State, TaskRun};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, Progress, State, TaskRun};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
 use crate::domain::state::{StateName, StateType};
@@ -337,10 +337,26 @@ impl Caller {
                 } else {
                     Vec::new()
                 };
-                self.own_run(&run, &artifacts).await
+                self.with_newest_progress(self.own_run(&run, &artifacts).await?).await
             }
             Found::Stored(stored) => self.stored_as_run(&stored),
         }
+    }
+
+    /// The server hears some seconds late how far a run of this machine is.
+    async fn with_newest_progress(&self, mut run: FlowRun) -> Result<FlowRun, OrchestratorError> {
+        if run.state.state_type != StateType::Running {
+            return Ok(run);
+        }
+        let here = match self.journal.local.read_flow_run(run.flow_run_id).await {
+            Err(OrchestratorError::FlowRunNotFound(_)) => return Ok(run),
+            read => read?,
+        };
+        let reported_at = |run: &FlowRun| run.progress.as_ref().map(|progress| progress.timestamp);
+        if here.state.state_type == StateType::Running && reported_at(&here) > reported_at(&run) {
+            run.progress = here.progress;
+        }
+        Ok(run)
     }
 
     fn stored_as_run(&self, stored: &KeptRun) -> Result<FlowRun, OrchestratorError> {
@@ -419,7 +435,7 @@ impl Caller {
         states.sort_by_key(|state| state.timestamp);
         Ok(FlowRunDetails {
             task_runs: self.task_runs(&run, &task_runs),
-            flow_run: self.own_run(&run, &artifacts).await?,
+            flow_run: self.with_newest_progress(self.own_run(&run, &artifacts).await?).await?,
             states,
             artifacts: artifacts.iter().filter_map(conversion::artifact).collect(),
         })
@@ -522,18 +538,29 @@ impl Caller {
         Ok(runs)
     }
 
+    /// See [`crate::orchestrator::queue::Queue::read_progress`].
+    pub(super) async fn progress(&self) -> Result<Vec<(FlowRunId, Progress)>, OrchestratorError> {
+        let known = self.at_work_here().await?.into_iter();
+        Ok(known.filter_map(|run| Some((run.flow_run_id, run.progress?))).collect())
+    }
+
+    /// The runs that this machine works on, as its journal has them.
+    async fn at_work_here(&self) -> Result<Vec<FlowRun>, OrchestratorError> {
+        let filter = FlowRunFilter {
+            state_types: vec![StateType::Running],
+            limit: MOST_WITH_PROGRESS,
+            ..FlowRunFilter::default()
+        };
+        self.journal.local.list_flow_runs(filter).await
+    }
+
     /// Says of runs at work how far they are: the server's lists do not. Of this machine's the journal knows it, and newer.
     async fn show_progress(&self, runs: &mut [FlowRun]) -> Result<(), OrchestratorError> {
         let is_at_work = |run: &FlowRun| run.state.state_type == StateType::Running && run.progress.is_none();
         if !runs.iter().any(is_at_work) {
             return Ok(());
         }
-        let filter = FlowRunFilter {
-            state_types: vec![StateType::Running],
-            limit: MOST_WITH_PROGRESS,
-            ..FlowRunFilter::default()
-        };
-        let known = self.journal.local.list_flow_runs(filter).await?;
+        let known = self.at_work_here().await?;
         let mut elsewhere = BTreeMap::new();
         for run in runs.iter_mut().filter(|run| is_at_work(run)) {
             match known.iter().find(|known| known.flow_run_id == run.flow_run_id) {

@@ -128,7 +128,7 @@ use super::here::KnownHere;
 use crate::domain::asset::AssetLineage;
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
-use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine};
+use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, LogLine, Progress};
 use crate::domain::id::FlowRunId;
 #[cfg(feature = "worker")]
 use crate::domain::lease::Lease;
@@ -334,6 +334,10 @@ impl Queue for PrefectOrchestrator {
 
     async fn list_flow_runs(&self, filter: FlowRunFilter) -> Result<Vec<FlowRun>, OrchestratorError> {
         self.caller.list(&filter).await
+    }
+
+    async fn read_progress(&self) -> Result<Vec<(FlowRunId, Progress)>, OrchestratorError> {
+        self.caller.progress().await
     }
 
     async fn read_logs(&self, id: FlowRunId, cursor: i64) -> Result<(Vec<LogLine>, i64), OrchestratorError> {
