@@ -592,6 +592,30 @@ fn doctor_tells_what_is_chosen_and_whether_it_works() {
 }
 
 #[test]
+fn doctor_names_a_worker_that_is_older_than_the_configuration() {
+    let world = World::new("");
+    let worker = world.start_worker();
+    world.wait_until("the worker is known", || {
+        let pool = world.block_on(world.store.read_work_pool()).expect("a pool");
+        pool.workers.iter().any(|worker| worker.is_alive)
+    });
+    let older = || {
+        let (_, report) = doctor(Test::new(&world));
+        let findings = report["findings"].as_array().expect("a list").clone();
+        let mut of_worker = findings.into_iter().filter(|finding| finding["check"] == "worker");
+        of_worker.any(|finding| {
+            let message = finding["message"].as_str().expect("text");
+            finding["level"] == "warning" && message.contains("is older than") && message.contains("captionacc.toml")
+        })
+    };
+    assert!(!older(), "nothing has changed");
+    fs::write(world.path("captionacc.toml"), "[flows.new]\ncommand = ['true']\n").expect("written");
+    assert!(older());
+    worker.stop();
+    assert!(!older(), "there is no such worker any more");
+}
+
+#[test]
 fn doctor_names_what_is_wrong() {
     let world = World::new("[flows.gone]\ncommand = ['no-such-program-here']");
     let (_, report) = doctor(Test::new(&world));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::local::check::{check as check_local, check_notifications};
+use super::local::check::{check as check_local, check_configuration, check_notifications};
 use super::prefect::check::check as check_prefect;
 use super::prefect::journal_home;
 use crate::domain::finding::Findings;
@@ -41,6 +41,9 @@ pub async fn check(settings: &Settings) -> Findings {
             format!("Prefect, and no address of its API; because: {because}"),
             "captionacc setup, or set PREFECT_API_URL",
         ),
+    }
+    if let Some(file) = &settings.config_file {
+        findings.extend(check_configuration(&queue_home(settings), file).await);
     }
     if let Some(notify) = &settings.notify {
         findings.extend(check_notifications(&queue_home(settings), &notify.url).await);

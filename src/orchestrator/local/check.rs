@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use jiff::Timestamp;
 use rustix::fs::{Access, access};
 
 use super::LocalOrchestrator;
@@ -191,6 +192,37 @@ pub(in crate::orchestrator) async fn check_notifications(home: &Path, receiver: 
             }
         }
         Err(error) => findings.error(CHECK, line(&error), "do as the message says"),
+    }
+    findings
+}
+
+/// Workers of the queue in `home` that are older than the configuration in `file`: which flows they know, they read at their start,
+/// and a run of a flow that none knows waits and says nothing.
+pub(in crate::orchestrator) async fn check_configuration(home: &Path, file: &Path) -> Findings {
+    let mut findings = Findings::default();
+    let written = fs::metadata(file).and_then(|metadata| metadata.modified());
+    let Some(written) = written.ok().and_then(|written| Timestamp::try_from(written).ok()) else {
+        return findings;
+    };
+    if !home.join("queue.db").exists() {
+        return findings;
+    }
+    // What keeps the queue from being read is a finding of its own.
+    let Ok(pool) = async { LocalOrchestrator::open(home).await?.read_work_pool().await }.await else {
+        return findings;
+    };
+    for worker in pool.workers {
+        if worker.is_alive && worker.started_at < written {
+            findings.warning(
+                "worker",
+                format!(
+                    "{} is older than {} as it is now: it knows the flows and settings of its start",
+                    worker.name,
+                    file.display()
+                ),
+                "start that worker anew: its flow runs go on after it",
+            );
+        }
     }
     findings
 }
