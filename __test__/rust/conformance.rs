@@ -80,7 +80,8 @@ fn names() -> BTreeSet<String> {
     Flows::builtin().iter().map(|flow| flow.name.clone()).collect()
 }
 
-fn worker(name: &str) -> WorkerRecord {
+/// A worker that is this process.
+pub fn worker(name: &str) -> WorkerRecord {
     WorkerRecord {
         name: name.to_owned(),
         process: ProcessIdentity::own(),

@@ -60,7 +60,7 @@ enum Command {
     /// Queue a flow run
     #[command(disable_help_flag = true, after_help = "captionacc queue --help lists the flows.")]
     Queue(queue::Options),
-    /// List flow runs; show, follow, cancel or retry one
+    /// List flow runs; show, follow, cancel, retry or take over one
     #[command(after_help = runs::EXAMPLES)]
     Runs(runs::Options),
     /// Show, pause or resume the work pool

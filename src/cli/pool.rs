@@ -14,7 +14,7 @@ use super::runtime::with_orchestrator;
 use crate::domain::error::OrchestratorError;
 use crate::orchestrator::attention::Attention;
 use crate::orchestrator::queue::{Queue, WorkPool};
-use crate::settings::Settings;
+use crate::settings::{OrchestratorChoice, Settings};
 
 /// What `captionacc pool --help` ends with.
 pub(super) const EXAMPLES: &str = "\
@@ -47,6 +47,7 @@ enum Action {
 /// Does what was asked with the pool, and shows it.
 pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
     let settings = Settings::from_environment()?;
+    let is_shared = settings.orchestrator == OrchestratorChoice::Prefect;
     let (orchestrator, pool, attention) = with_orchestrator(&settings, async |orchestrator| {
         let orchestrator = orchestrator.as_ref();
         match options.action {
@@ -68,7 +69,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
             attention: &attention,
         })
     } else {
-        text(&pool, &orchestrator) + &attention_text(&pool.name, &attention)
+        text(&pool, &orchestrator, is_shared) + &attention_text(&pool.name, &attention)
     })?;
     Ok(exit::DONE)
 }
@@ -108,18 +109,20 @@ fn attention_text(pool: &str, attention: &Attention) -> String {
     text
 }
 
-fn text(pool: &WorkPool, orchestrator: &str) -> String {
+fn text(pool: &WorkPool, orchestrator: &str, is_shared: bool) -> String {
     let standing = if pool.is_paused {
         "paused (captionacc pool resume goes on)"
     } else {
         "ready"
     };
     let mut text = format!(
-        "{}: {standing}, {} of {} slots taken, at most {} by background runs\nQueued at: {}\n\n",
+        "{}: {standing}, {} of {} slots taken, at most {} by background runs{}\nQueued at: {}\n\n",
         pool.name,
         pool.active,
         pool.concurrency_limit,
         pool.background_limit,
+        // A server does not know of it: each home holds its own runs to it.
+        if is_shared { " of this home" } else { "" },
         plain(orchestrator)
     );
     text.push_str(&table(

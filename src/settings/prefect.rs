@@ -95,6 +95,8 @@ pub struct PrefectSettings {
     pub when_unreachable: WhenUnreachable,
     /// How long a run may give no sign of life before it is lost: `CAPTIONACC_LOST_AFTER_MS`.
     pub lost_after: Duration,
+    /// Whether somebody has set that here: what the server has holds otherwise.
+    pub is_lost_after_set: bool,
 }
 
 impl PrefectSettings {
@@ -117,6 +119,7 @@ impl PrefectSettings {
             runner_mode: false,
             when_unreachable: WhenUnreachable::Reject,
             lost_after: LOST_AFTER,
+            is_lost_after_set: false,
         })
     }
 
@@ -176,6 +179,7 @@ impl PrefectSettings {
             _ => WhenUnreachable::Reject,
         };
         settings.lost_after = Duration::from_millis(sources.number_or_default(&LOST_AFTER_MS)?);
+        settings.is_lost_after_set = sources.find(&LOST_AFTER_MS)?.is_some();
         Ok(Some(settings))
     }
 }

@@ -580,8 +580,9 @@ impl Worker {
             .finish(orphan.lease, Ending::GivenBack { message })
             .await
         {
-            Ok(run) => {
-                info!(flow_run_id = %id, state = run.state.name.as_str(), "Recovered the run of a dead worker ({worker}).");
+            // Its state is what others have made of it meanwhile, where several machines share a queue.
+            Ok(_) => {
+                info!(flow_run_id = %id, "Recovered the run of a dead worker ({worker}).");
             }
             // Another worker was faster.
             Err(OrchestratorError::AttemptSuperseded { .. }) => {}

@@ -1,12 +1,13 @@
 //! What a server must still hear, and since when it is away: known without asking it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use captionacc::domain::flow::Flows;
 use captionacc::domain::state::StateName;
-use captionacc::orchestrator::claims::{Claimed, Ending};
+use captionacc::orchestrator::claims::{Claimed, Ending, PoolLimits};
 use captionacc::orchestrator::delivery::{CallFault, Delivery, MessageKind};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
@@ -69,6 +70,53 @@ async fn what_an_earlier_claim_tells_late_takes_nothing_from_a_newer_one() {
     let process = ProcessIdentity::own();
     subject.start(third.lease, process).await.expect("starts");
     assert!(subject.may_commit(third.lease).await.expect("answers"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_run_that_is_cancelled_between_claim_and_start_stays_cancelled() {
+    let server = Server::shared();
+    let home = tempfile::tempdir().expect("a folder");
+    let subject = subject::open(&server, home.path()).await;
+    let none = PoolLimits::default();
+    subject
+        .register_worker(conformance::worker("tester"), none)
+        .await
+        .expect("registers");
+    let queued = subject
+        .create_flow_run(conformance::new("full-frames", "v1"), Arc::default())
+        .await
+        .expect("queued");
+    let id = queued.flow_run_id;
+    let names: BTreeSet<String> = Flows::builtin().iter().map(|flow| flow.name.clone()).collect();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let claim = loop {
+        assert!(Instant::now() < deadline, "it is claimed");
+        let claimed = subject.claim("tester", names.clone()).await.expect("claims work");
+        if let Some(claim) = claimed.and_then(Claimed::own) {
+            break claim;
+        }
+    };
+    // One that has no process yet ends at once.
+    let run = subject.cancel_flow_run(id).await.expect("answers");
+    assert_eq!(run.state.name, StateName::Cancelled, "{run:?}");
+    // Its worker did not hear of it yet, and a server lets a cancelled run begin.
+    let _ = subject.start(claim.lease, ProcessIdentity::own()).await;
+    let stop = loop {
+        assert!(Instant::now() < deadline, "its worker hears that it was cancelled");
+        let mut wished = subject.cancellations(vec![id]).await.expect("answers");
+        if let Some((_, why)) = wished.pop() {
+            break why;
+        }
+    };
+    assert!(stop.contains("CANCELLED") || stop.contains("cancelled"), "{stop}");
+    let _ = subject.finish(claim.lease, Ending::Cancelled { message: stop }).await;
+    loop {
+        let run = subject.read_flow_run(id).await.expect("known");
+        if run.state.name == StateName::Cancelled {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it stays cancelled: {run:?}");
+    }
 }
 
 #[test]

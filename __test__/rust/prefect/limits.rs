@@ -50,6 +50,15 @@ fn a_limit_that_setup_makes_shorter_crashes_no_healthy_run_of_a_running_worker()
         "{doctor}"
     );
     assert!(doctor.contains("set CAPTIONACC_LOST_AFTER_MS=10000"), "{doctor}");
+    // A machine that has no wish of its own leaves what is there.
+    for command in [&set_up[..], &["doctor"]] {
+        let said = say(&world, "c", command, &[]);
+        assert!(
+            said.contains("10 s without a sign of life") || said.contains("no sign of life for 10 s"),
+            "{said}"
+        );
+        assert!(!said.contains("90 s"), "{said}");
+    }
     let remedy = format!("make it 24 s for all machines: captionacc {}", set_up.join(" "));
     assert!(doctor.contains(&remedy), "{doctor}");
     fs::write(world.path("go"), "").expect("written");

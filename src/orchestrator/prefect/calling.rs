@@ -15,7 +15,7 @@ use super::conversion::{self, ATTEMPT, FAILED_ATTEMPTS, refuse_instructions};
 use super::elsewhere;
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
-use super::lost::{KEPT_LATE, TIMES_LOST, give_on, is_alarm, is_online, since, worker_of};
+use super::lost::{Because, KEPT_LATE, TIMES_LOST, give_on, is_alarm, is_online, since, worker_of};
 use super::model::{ApiArtifact, ApiFlowRun, ApiState, ApiTaskRun, TRACEPARENT};
 use super::names::{SERVED_TAG, flow_meant};
 use super::server::Server;
@@ -711,7 +711,7 @@ impl Caller {
     async fn end_if_stranded(&self, run: &ApiFlowRun) -> Result<(), OrchestratorError> {
         let is_cancelling = run.state.as_ref().map(ApiState::state_type) == Some(StateType::Cancelling);
         if is_cancelling && self.is_stranded(run).await? {
-            give_on(self.server.client(), run, "cancelled").await?;
+            give_on(self.server.client(), run, Because::Asked("cancelled")).await?;
         }
         Ok(())
     }
@@ -740,7 +740,7 @@ impl Caller {
                 "{worker} was heard not long ago: wait, or cancel the run, or take it over all the same with --force"
             )));
         }
-        give_on(self.server.client(), &api, "on request").await?;
+        give_on(self.server.client(), &api, Because::Asked("on request")).await?;
         self.read(id).await
     }
 
@@ -764,7 +764,7 @@ impl Caller {
             (StateType::Scheduled, _) => return Err(refused("it is queued already")),
             (StateType::Completed, _) => return Err(refused("it is done: queue a new run to do it again")),
             _ if self.is_stranded(&api).await? => {
-                give_on(self.server.client(), &api, "retried on request").await?;
+                give_on(self.server.client(), &api, Because::Asked("retried on request")).await?;
                 return self.read(id).await;
             }
             _ => return Err(refused("it has not ended: cancel it first, or wait")),

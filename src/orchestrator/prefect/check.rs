@@ -115,7 +115,7 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
         Ok(Some(Found {
             silence_s: Some(silence_s),
             ..
-        })) if silence_s != own_s => findings.warning(
+        })) if silence_s != own_s && client.settings().is_lost_after_set => findings.warning(
             CHECK,
             format!(
                 "automation {name:?}: {silence_s} s without a sign of life, and a run is another worker's; all workers hold to that, and \
@@ -126,10 +126,11 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
                 silence_s * 1000
             ),
         ),
-        Ok(Some(_)) => findings.ok(
+        Ok(Some(found)) => findings.ok(
             CHECK,
             format!(
-                "automation {name:?}: {own_s} s without a sign of life, and a run is another worker's"
+                "automation {name:?}: {} s without a sign of life, and a run is another worker's",
+                found.silence_s.unwrap_or(own_s)
             ),
         ),
         // The workers do it alone.
@@ -498,6 +499,17 @@ async fn the_journal(
             findings.extend(check_workers("worker", &pool.workers));
         }
         Ok(pool) => {
+            if !pool.workers.is_empty() && !pool.workers.iter().any(|worker| worker.is_alive) {
+                let names: Vec<&str> = pool.workers.iter().map(|worker| worker.name.as_str()).collect();
+                findings.warning(
+                    "own worker",
+                    format!(
+                        "{} of this home died, and no other one of it is alive",
+                        names.join(", ")
+                    ),
+                    "captionacc worker; what it had is done by workers of other machines meanwhile, if there are any",
+                );
+            }
             let heard = |worker: &&WorkerRecord| worker.is_alive && !silent.contains(&worker.name);
             let heard: Vec<WorkerRecord> = pool.workers.iter().filter(heard).cloned().collect();
             if !heard.is_empty() {

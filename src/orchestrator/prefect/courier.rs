@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::api::PAGE;
@@ -17,7 +17,7 @@ use super::conversion::{self, FAILED_ATTEMPTS};
 use super::events::{asset_events, task_run_event};
 use super::fence::{Fence, Standing};
 use super::journal::Journal;
-use super::journal::forwarding::{ForwardedRun, RunContext};
+use super::journal::forwarding::{ClaimMark, ForwardedRun, RunContext};
 use super::journal::mail::{ArtifactMessage, OutboxMessage, OutboxRow, StateMessage};
 use super::lost::tell_left;
 use super::made::result;
@@ -343,6 +343,29 @@ impl Courier {
                 Ok(told)
             }
         }
+    }
+
+    /// Sets the end again that somebody has set, if a start by this claim came over it: the server lets a run begin that has ended.
+    pub(super) async fn uphold(
+        &self,
+        id: FlowRunId,
+        claim: ClaimMark,
+        decided: &ApiState,
+    ) -> Result<(), OrchestratorError> {
+        let lock = self.mailroom.lock_of(id);
+        // What was on its way has arrived then.
+        let _alone = lock.lock().await;
+        let run = self.server.client().read_flow_run(id.as_uuid()).await?;
+        let is_over_it = run.state.is_some_and(|state| {
+            state.state_type() == StateType::Running
+                && state.state_details.transition_id.is_some_and(|id| claim.made(id))
+        });
+        if is_over_it {
+            let proposal = Proposal::new(decided.state_name(), decided.message.clone(), Uuid::new_v4());
+            self.propose(id, &proposal, DEFAULT_PATIENCE).await?;
+            info!(flow_run_id = %id, "The run was ended while its start was on its way, and stays so.");
+        }
+        Ok(())
     }
 
     async fn propose(

@@ -167,6 +167,30 @@ impl Fence {
         }))
     }
 
+    /// The end that somebody has set while a start of ours was on its way, which came over it: asked where an end was told of a run
+    /// that is ours.
+    pub(super) async fn overruled(
+        &self,
+        run: &ApiFlowRun,
+        context: &RunContext,
+    ) -> Result<Option<ApiState>, PrefectError> {
+        let Some(claim) = &context.claim else { return Ok(None) };
+        let mut states = self.server.client().read_flow_run_states(run.id).await?;
+        states.sort_by_key(|state| state.timestamp);
+        let is_own = |state: &ApiState| state.state_details.transition_id.is_some_and(|id| claim.made(id));
+        let since_claim = states.into_iter().skip_while(|state| !is_own(state));
+        let ends = since_claim.filter(|state| state.state_type().is_final() && !is_own(state) && !is_alarm(state));
+        Ok(ends.last())
+    }
+
+    /// What it means that somebody has set this end.
+    pub(super) fn ended_by(state: &ApiState) -> Standing {
+        Standing::Gone {
+            why: format!("its state was set to {} at the server", state.state_type().as_str()),
+            is_taken: false,
+        }
+    }
+
     /// The run is no longer ours by the claim of `context`: what is at work here stops, and nothing more is told.
     pub(super) async fn let_go(
         &self,

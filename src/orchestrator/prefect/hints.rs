@@ -1,9 +1,15 @@
 //! What may have changed at the server, as far as somebody here has heard or done something: the handle by which listener,
 //! courier and callers reach the poller.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Most ends that are kept in mind: those of other workers' runs stay until then.
+const MOST_ENDED: usize = 1000;
 
 /// What the poller is to look at.
 #[derive(Debug)]
@@ -20,6 +26,8 @@ pub(super) struct Hints {
     announced: AtomicU32,
     /// Ends that are being told.
     finishing: AtomicU32,
+    /// Runs of which an end was told that this worker has not made, and that nobody has looked at since.
+    ended: Mutex<HashSet<Uuid>>,
 }
 
 impl Default for Hints {
@@ -32,6 +40,7 @@ impl Default for Hints {
             look: Notify::new(),
             announced: AtomicU32::new(0),
             finishing: AtomicU32::new(0),
+            ended: Mutex::default(),
         }
     }
 }
@@ -62,6 +71,21 @@ impl Hints {
     /// Whether one may be.
     pub(super) fn take_check(&self) -> bool {
         self.check.swap(false, Ordering::Relaxed)
+    }
+
+    /// An end was told that this worker has not made: whoever checks the run knows that it was ended, also if a state of the worker's
+    /// came over that in the same moment.
+    pub(super) fn ended(&self, run: Uuid) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= MOST_ENDED {
+            ended.clear();
+        }
+        ended.insert(run);
+    }
+
+    /// Whether one was told of this run since it was asked last.
+    pub(super) fn take_ended(&self, run: Uuid) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&run)
     }
 
     /// A run has ended or is to end that may be of a lost machine.

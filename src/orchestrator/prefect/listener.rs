@@ -280,6 +280,10 @@ fn hear(listener: &Listener, text: &str) -> bool {
             if end != "Completed" {
                 listener.hints.want_look();
             }
+            let run = event.resource.id.strip_prefix("prefect.flow-run.");
+            if let Some(run) = run.and_then(|id| id.parse().ok()) {
+                listener.hints.ended(run);
+            }
             listener.hints.want_check();
             listener.hints.want_poll();
             false

@@ -102,6 +102,15 @@ pub(super) enum Fate {
     Untouched,
 }
 
+/// Why a run is ended or given on in place of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Because<'a> {
+    /// Its machine is lost, for this reason. After [`MOST_TIMES_LOST`] times the run itself is taken for the cause.
+    Lost(&'a str),
+    /// Somebody wants it so, in these words: whatever was before is forgiven.
+    Asked(&'a str),
+}
+
 /// Filters that select our runs: whatever made them, by whichever name of their flow.
 pub(super) fn of_ours<'a>(client: &PrefectClient, flow_names: impl IntoIterator<Item = &'a str>) -> Value {
     json!({
@@ -242,7 +251,11 @@ pub(super) fn its_worker(run: &ApiFlowRun) -> String {
 
 /// Gives on a run whose worker is gone, if it is still in the state in which it was seen: one that was to be stopped has stopped.
 /// The server knows no condition for a change of state: it is read again right before.
-pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str) -> Result<Fate, PrefectError> {
+pub(super) async fn give_on(
+    client: &PrefectClient,
+    seen: &ApiFlowRun,
+    because: Because<'_>,
+) -> Result<Fate, PrefectError> {
     let run = client.read_flow_run(seen.id).await?;
     let (Some(now), Some(before)) = (&run.state, &seen.state) else {
         return Ok(Fate::Untouched);
@@ -250,7 +263,10 @@ pub(super) async fn give_on(client: &PrefectClient, seen: &ApiFlowRun, why: &str
     if (now.timestamp, &now.state_type) != (before.timestamp, &before.state_type) {
         return Ok(Fate::Untouched);
     }
-    let times = times_lost(&run) + 1;
+    let (why, times) = match because {
+        Because::Lost(why) => (why, times_lost(&run) + 1),
+        Because::Asked(words) => (words, 0),
+    };
     let (name, message, fate) = match now.state_type() {
         StateType::Cancelling => {
             let message = now.message.clone().unwrap_or_else(|| "cancelled on request".to_owned());

@@ -29,13 +29,15 @@ pub struct Lowered {
     pub kept_by: Vec<String>,
 }
 
-/// Makes the automation, or makes it right; shorter limits in steps, each of which `say` is told.
+/// Makes the automation, or makes it right; its time is changed only where one is set on this machine. Shorter limits in steps, each of which `say` is told.
 ///
 /// # Errors
 /// What the API says.
 pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Result<Lowered, PrefectError> {
-    let wanted_s = automation::silence_s(client);
     let found = automation::find(client).await?.and_then(|found| found.silence_s);
+    let own_s = automation::silence_s(client);
+    // What another machine has set stays where this one has no wish.
+    let wanted_s = found.filter(|_| !client.settings().is_lost_after_set).unwrap_or(own_s);
     // Nobody beats for an automation that is made now: living workers have the pace of their settings.
     let mut holds_s = found.unwrap_or(LOST_AFTER.as_secs().max(wanted_s));
     let mut outcome = Outcome::There;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::api::PAGE;
@@ -577,8 +577,28 @@ impl Poller {
         run: &ApiFlowRun,
         context: &RunContext,
     ) -> Result<(), OrchestratorError> {
-        let standing = self.fence.standing(run, context).await?;
-        self.heed(id, context, standing).await
+        let mut standing = self.fence.standing(run, context).await?;
+        let mut decided = run.state.clone().filter(|state| state.state_type().is_final());
+        if self.hints.take_ended(run.id) && standing == Standing::Ours {
+            decided = self.fence.overruled(run, context).await?;
+            if let Some(state) = &decided {
+                standing = Fence::ended_by(state);
+            }
+        }
+        let is_decided = matches!(standing, Standing::Gone { is_taken: false, .. });
+        self.heed(id, context, standing).await?;
+        if let Some(state) = decided.filter(|_| is_decided)
+            && let Some(claim) = context.claim
+        {
+            let courier = self.courier.clone();
+            // Beside: a start of ours may be on its way, and is waited for.
+            tokio::spawn(async move {
+                if let Err(error) = courier.uphold(id, claim, &state).await {
+                    warn!(flow_run_id = %id, "What was decided of the run may be told over by its start: {}.", error.to_line());
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Does what follows from how a run of ours stands.

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::hints::Hints;
 use super::journal::Journal;
 use super::lost::{
-    Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, its_worker, since, speaks, worker_of,
+    Because, Fate, alarm_message, alarmed_runs, give_on, held_runs, is_online, is_silent, its_worker, since, speaks,
+    worker_of,
 };
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::owed::Owed;
@@ -145,7 +146,7 @@ impl Rescue {
         } else {
             format!("{worker} was {}", alarm_message(self.server.client().lost_after()))
         };
-        let fate = give_on(self.server.client(), run, &why).await?;
+        let fate = give_on(self.server.client(), run, Because::Lost(&why)).await?;
         if fate == Fate::Untouched {
             debug!(flow_run_id = %run.id, "Somebody else was faster with a run whose machine is lost.");
             return Ok(());
