@@ -7,7 +7,7 @@ import type { Activity, Finding, Home } from '../api.js';
 import { cancel, mayChange } from '../actions.js';
 import { count, duration } from '../format.js';
 import { now, overview } from '../live.js';
-import { Ago, Code, Empty, Loading, ProblemNote, ProgressBar, RunLink, RunTable, StateBadge, Thumbnail, VideoLink } from '../parts.js';
+import { Code, Empty, Loading, ProblemNote, ProgressBar, RunLink, RunTable, StateBadge, Thumbnail, VideoLink } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
 import { runPlace } from '../router.js';
 import { Columns, median } from './charts.js';
@@ -112,7 +112,7 @@ function RunningCard({ run }: { run: FlowRun }): JSX.Element {
           <RunLink run={run}>{run.flowName}</RunLink> <VideoLink run={run} /> <StateBadge state={run.state} />
           {run.attempt > 1 ? <span class="quiet">attempt {run.attempt}</span> : null}
         </p>
-        {run.progress ? <ProgressBar run={run} /> : <p class="quiet">since <Ago time={run.state.timestamp} /></p>}
+        {run.progress ? <ProgressBar run={run} /> : <p class="quiet">for {duration((now.value - Date.parse(run.state.timestamp)) / 1000)}</p>}
       </div>
       {mayChange() && run.state.type !== 'CANCELLING' ? (
         <button type="button" class="small" onClick={() => cancel(run)}>

@@ -12,6 +12,7 @@ import { Empty, Loading, ProblemNote } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
 import { query, setQuery, videoPlace } from '../router.js';
 import { Graph } from './graph.js';
+import { FirstFilm } from './home.js';
 
 /** The same each time, so that nothing is drawn anew for it. */
 const NONE: readonly Asset[] = [];
@@ -94,6 +95,7 @@ export function LineagePage(): JSX.Element {
           <p>A run that completes makes assets: frames of a video, the text on them, a caption strip. Here stands from what each was made, and what is out of date.</p>
         </Empty>
       ) : null}
+      {videos.data?.length === 0 ? <FirstFilm /> : null}
       {found && found.assets.length > 0 && isStaleOnly && stale.length === 0 ? <Empty title="Nothing is stale." /> : null}
       <Graph key={video} assets={shown} />
     </>

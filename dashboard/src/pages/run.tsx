@@ -183,7 +183,7 @@ function Bars({ tasks }: { tasks: readonly TaskRun[] }): JSX.Element {
               {task.runCount > 1 ? <span class="quiet"> ×{task.runCount}</span> : null}
             </span>
             <span class="track" aria-hidden="true">
-              <span data-state={task.state.type} style={{ left: `${(100 * from) / length}%`, width: `${Math.max(0.4, (100 * took) / length)}%` }} />
+              <span data-state={task.state.type} style={{ left: `${Math.min(99.6, (100 * from) / length)}%`, width: `${Math.max(0.4, (100 * took) / length)}%` }} />
             </span>
             <span class="number">{duration(took / 1000)}</span>
             {task.state.type === 'COMPLETED' ? null : <StateBadge state={task.state} />}
@@ -352,6 +352,6 @@ function ArtifactData({ artifact: { type, data, key } }: { artifact: Artifact })
 function plain(value: unknown): string {
   if (typeof value === 'string') return value;
   // Digits that say nothing; the copy has them all.
-  if (typeof value === 'number' && !Number.isInteger(value)) return String(Number(value.toPrecision(4)));
+  if (typeof value === 'number' && !Number.isInteger(value)) return String(Number(value.toPrecision(5)));
   return value === undefined ? '' : JSON.stringify(value);
 }
