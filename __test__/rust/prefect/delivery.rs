@@ -10,6 +10,7 @@ use captionacc::domain::state::StateName;
 use captionacc::orchestrator::claims::{Claimed, Ending, PoolLimits};
 use captionacc::orchestrator::delivery::{CallFault, Delivery, MessageKind};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
+use captionacc::orchestrator::prefect::client::{Call, PrefectClient};
 use captionacc::orchestrator::queue::Queue;
 use captionacc::process::identity::ProcessIdentity;
 use captionacc::settings::prefect::PrefectSettings;
@@ -96,9 +97,13 @@ async fn a_run_that_is_cancelled_between_claim_and_start_stays_cancelled() {
             break claim;
         }
     };
-    // One that has no process yet ends at once.
-    let run = subject.cancel_flow_run(id).await.expect("answers");
-    assert_eq!(run.state.name, StateName::Cancelled, "{run:?}");
+    // By somebody who saw it wait a moment ago.
+    let settings = PrefectSettings::new(server.api_url(), "a person").expect("an address");
+    let person = PrefectClient::new(settings).expect("a client");
+    let cancelled = json!({ "state": { "type": "CANCELLED", "name": "Cancelled", "message": "by a person" } });
+    let call = Call::post(format!("/flow_runs/{id}/set_state"), &cancelled);
+    let answer: Value = person.call(call).await.expect("answers");
+    assert_eq!(answer["status"], "ACCEPT", "{answer}");
     // Its worker did not hear of it yet, and a server lets a cancelled run begin.
     let _ = subject.start(claim.lease, ProcessIdentity::own()).await;
     let stop = loop {
@@ -113,6 +118,7 @@ async fn a_run_that_is_cancelled_between_claim_and_start_stays_cancelled() {
     loop {
         let run = subject.read_flow_run(id).await.expect("known");
         if run.state.name == StateName::Cancelled {
+            assert_eq!(run.state.message.as_deref(), Some("by a person"));
             break;
         }
         assert!(Instant::now() < deadline, "it stays cancelled: {run:?}");
