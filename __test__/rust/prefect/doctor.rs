@@ -72,6 +72,12 @@ fn after_setup_and_deploy_all_is_well_and_nothing_is_made_by_looking() {
     // For people it says the same.
     let said = user.succeed(&["doctor"]);
     assert!(said.contains("fix: captionacc worker"), "{said}");
+    // A pool that is gone is missed once.
+    let mut judge = Judge::start(server.api_url());
+    let path = format!("/work_pools/{}", user.name);
+    judge.ask("request", json!({"method": "DELETE", "path": path, "body": null}));
+    assert_found(&user, "work pool", "error", "not", "captionacc setup");
+    assert_eq!(findings(&user, "flow runs"), []);
 }
 
 #[test]

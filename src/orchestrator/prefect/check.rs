@@ -67,10 +67,14 @@ async fn at_server(
 ) -> Vec<String> {
     clock(client, findings);
     let mut reports = Vec::new();
+    let mut is_pool_missing = false;
     if !client.settings().runner_mode {
         match pool_at_server(client, background_limit, local, findings).await {
             Ok(found) => reports = found,
-            Err(error) => fault(client, "work pool", &error, findings),
+            Err(error) => {
+                is_pool_missing = matches!(error, PrefectError::NotFound { .. });
+                fault(client, "work pool", &error, findings);
+            }
         }
         if let Err(error) = queues_at_server(client, findings).await {
             fault(client, "work queues", &error, findings);
@@ -89,8 +93,8 @@ async fn at_server(
                 findings.warning("flows", flow.line(), flow.remedy());
             }
         }
-        // The pool was missed already.
-        Err(PrefectError::NotFound { what, .. }) if what.starts_with("work pool") => {}
+        // Said already.
+        Err(PrefectError::NotFound { .. }) if is_pool_missing => {}
         Err(error) => fault(client, "flow runs", &error, findings),
     }
     silent_workers(client, local, &reports, findings)
