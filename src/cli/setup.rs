@@ -158,7 +158,6 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         if let Some(own) = &own {
             settings.deployment_name.clone_from(&own.deployment_name);
             settings.lost_after = own.lost_after;
-            settings.is_lost_after_set = own.is_lost_after_set;
         }
         let watched = watch_for_lost_machines(&PrefectClient::new(settings)?).await;
         Ok((client, checked, mode, watched))

@@ -93,13 +93,17 @@ pub struct PrefectSettings {
     pub runner_mode: bool,
     /// `CAPTIONACC_WHEN_UNREACHABLE`, unless a call says otherwise.
     pub when_unreachable: WhenUnreachable,
-    /// How long a run may give no sign of life before it is lost: `CAPTIONACC_LOST_AFTER_MS`.
-    pub lost_after: Duration,
-    /// Whether somebody has set that here: what the server has holds otherwise.
-    pub is_lost_after_set: bool,
+    /// How long a run may give no sign of life before it is lost: `CAPTIONACC_LOST_AFTER_MS`. None: nobody has set it here, and what
+    /// the server has is left as it is.
+    pub lost_after: Option<Duration>,
 }
 
 impl PrefectSettings {
+    /// How long a run may give no sign of life, where no server says it.
+    pub fn lost_after(&self) -> Duration {
+        self.lost_after.unwrap_or(LOST_AFTER)
+    }
+
     /// Settings for an API address, everything else at its default.
     ///
     /// # Errors
@@ -118,8 +122,7 @@ impl PrefectSettings {
             deployment_name: DEPLOYMENT.default.unwrap_or_default().to_owned(),
             runner_mode: false,
             when_unreachable: WhenUnreachable::Reject,
-            lost_after: LOST_AFTER,
-            is_lost_after_set: false,
+            lost_after: None,
         })
     }
 
@@ -178,8 +181,9 @@ impl PrefectSettings {
             Some("store") => WhenUnreachable::Store,
             _ => WhenUnreachable::Reject,
         };
-        settings.lost_after = Duration::from_millis(sources.number_or_default(&LOST_AFTER_MS)?);
-        settings.is_lost_after_set = sources.find(&LOST_AFTER_MS)?.is_some();
+        if sources.find(&LOST_AFTER_MS)?.is_some() {
+            settings.lost_after = Some(Duration::from_millis(sources.number_or_default(&LOST_AFTER_MS)?));
+        }
         Ok(Some(settings))
     }
 }

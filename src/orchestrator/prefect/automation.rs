@@ -59,7 +59,7 @@ pub fn name(client: &PrefectClient) -> String {
 
 /// How long it lets a run be silent if `captionacc setup` makes it with these settings, in seconds.
 pub fn silence_s(client: &PrefectClient) -> u64 {
-    whole_seconds(client.settings().lost_after).max(SHORTEST_S)
+    whole_seconds(client.settings().lost_after()).max(SHORTEST_S)
 }
 
 fn wanted(client: &PrefectClient, silence_s: u64) -> Value {

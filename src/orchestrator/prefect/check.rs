@@ -105,7 +105,7 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
     const CHECK: &str = "lost machines";
     let name = automation::name(client);
     let own_s = automation::silence_s(client);
-    let after_s = client.settings().lost_after.as_secs_f64();
+    let after_s = client.settings().lost_after().as_secs_f64();
     let set_up = client.settings().setup_command();
     match automation::find(client).await {
         Ok(Some(found)) if !found.is_enabled => {
@@ -119,7 +119,7 @@ async fn lost_machines(client: &PrefectClient, findings: &mut Findings) {
         Ok(Some(Found {
             silence_s: Some(silence_s),
             ..
-        })) if silence_s != own_s && client.settings().is_lost_after_set => findings.warning(
+        })) if silence_s != own_s && client.settings().lost_after.is_some() => findings.warning(
             CHECK,
             format!(
                 "automation {name:?}: {silence_s} s without a sign of life, and a run is another worker's; all workers hold to that, and \

@@ -271,7 +271,7 @@ impl PrefectClient {
 
     /// How long a run may be silent for everybody: what the server's automation says, as far as it was read; else what is set here.
     pub fn lost_after(&self) -> Duration {
-        self.shared.limit.holds(self.shared.settings.lost_after)
+        self.shared.limit.holds(self.shared.settings.lost_after())
     }
 
     /// A part of the time after which silence is death: what a living worker needs to be heard again, and for how long nobody else
@@ -283,7 +283,7 @@ impl PrefectClient {
     /// How often a worker here says that it and its runs live.
     pub fn pace(&self) -> Duration {
         let settings = &self.shared.settings;
-        self.shared.limit.pace(settings.lost_after, settings.is_cloud)
+        self.shared.limit.pace(settings.lost_after(), settings.is_cloud)
     }
 
     /// Whether the server has been asked for its limit.

@@ -37,7 +37,9 @@ pub async fn ensure(client: &PrefectClient, say: &mut dyn FnMut(String)) -> Resu
     let found = automation::find(client).await?.and_then(|found| found.silence_s);
     let own_s = automation::silence_s(client);
     // What another machine has set stays where this one has no wish.
-    let wanted_s = found.filter(|_| !client.settings().is_lost_after_set).unwrap_or(own_s);
+    let wanted_s = found
+        .filter(|_| client.settings().lost_after.is_none())
+        .unwrap_or(own_s);
     // Nobody beats for an automation that is made now: living workers have the pace of their settings.
     let mut holds_s = found.unwrap_or(LOST_AFTER.as_secs().max(wanted_s));
     let mut outcome = Outcome::There;
