@@ -89,11 +89,59 @@ impl TaskError {
 /// The attempt that this process is.
 pub struct Attempt {
     order: WorkOrder,
-    events: Mutex<File>,
+    voice: &'static Voice,
     stop: &'static Stop,
     answers: Mutex<Receiver<WorkerMessage>>,
-    progress_at: Mutex<Option<Instant>>,
     task: Mutex<Option<String>>,
+}
+
+/// What the child says goes out here. Lives as long as the process: what waits for its turn is said by a thread of its own.
+struct Voice {
+    events: Mutex<File>,
+    progress: Mutex<SaidProgress>,
+}
+
+/// When progress was said last, and what is to be said next.
+#[derive(Default)]
+struct SaidProgress {
+    at: Option<Instant>,
+    waiting: Option<ChildEvent>,
+}
+
+impl Voice {
+    fn say(&self, event: &ChildEvent) {
+        let line = frame(event).unwrap_or_else(|too_long| {
+            let message = format!("something that the run had to say was left out: {too_long}");
+            let level = LogLevel::Warning;
+            frame(&ChildEvent::Log { level, message }).expect("it is short")
+        });
+        let _ = lock(&self.events).write_all(&line);
+    }
+
+    /// Says it, now or [`PROGRESS_INTERVAL`] after the one before; the newest in place of what still waits. `is_end`: at once.
+    fn say_progress(&'static self, event: ChildEvent, is_end: bool) {
+        let mut progress = lock(&self.progress);
+        let since = progress.at.map_or(PROGRESS_INTERVAL, |at| at.elapsed());
+        let wait = PROGRESS_INTERVAL.saturating_sub(since);
+        let is_first = progress.waiting.replace(event).is_none();
+        if is_end || wait.is_zero() {
+            self.say_waiting(progress);
+        } else if is_first {
+            // Without a thread it is said with the next one, or at the end.
+            let _ = thread::Builder::new().name("progress".to_owned()).spawn(move || {
+                thread::sleep(wait);
+                self.say_waiting(lock(&self.progress));
+            });
+        }
+    }
+
+    /// Says what waits for its turn.
+    fn say_waiting(&self, mut progress: MutexGuard<'_, SaidProgress>) {
+        if let Some(event) = progress.waiting.take() {
+            progress.at = Some(Instant::now());
+            self.say(&event);
+        }
+    }
 }
 
 /// Whether to stop, and why. Lives as long as the process: its threads outlive everything else.
@@ -166,10 +214,12 @@ pub fn run_child(pipeline: fn(&Attempt) -> Result<String, TaskError>) -> ExitCod
     }
     let attempt = Attempt {
         order,
-        events: Mutex::new(events),
+        voice: Box::leak(Box::new(Voice {
+            events: Mutex::new(events),
+            progress: Mutex::default(),
+        })),
         stop,
         answers: Mutex::new(answers),
-        progress_at: Mutex::new(None),
         task: Mutex::new(None),
     };
     attempt.say(&ChildEvent::Started {
@@ -267,12 +317,12 @@ impl Attempt {
 
     /// Says something to the worker. A worker that can not hear is noticed by the end of stdin.
     pub fn say(&self, event: &ChildEvent) {
-        let line = frame(event).unwrap_or_else(|too_long| {
-            let message = format!("something that the run had to say was left out: {too_long}");
-            let level = LogLevel::Warning;
-            frame(&ChildEvent::Log { level, message }).expect("it is short")
-        });
-        let _ = lock(&self.events).write_all(&line);
+        self.voice.say(event);
+    }
+
+    /// Says how far the attempt has come, if that waits to be said: what is said next is of something else.
+    fn say_how_far(&self) {
+        self.voice.say_waiting(lock(&self.voice.progress));
     }
 
     /// Logs a line.
@@ -305,22 +355,16 @@ impl Attempt {
         self.say(&ChildEvent::Asset { materialization });
     }
 
-    /// Says how far the attempt is; as often as one likes, it goes out at most 10 times a second.
+    /// Says how far the attempt is; as often as one likes, it goes out at most 10 times a second, and the newest always does.
     pub fn progress(&self, task: &str, done: u64, total: Option<u64>, unit: &str, fraction: f64) {
-        let now = Instant::now();
-        let mut last = lock(&self.progress_at);
-        if last.is_some_and(|last| now.duration_since(last) < PROGRESS_INTERVAL) && Some(done) != total {
-            return;
-        }
-        *last = Some(now);
-        let (task, unit) = (task.to_owned(), unit.to_owned());
-        self.say(&ChildEvent::Progress {
-            task,
+        let event = ChildEvent::Progress {
+            task: task.to_owned(),
             done,
             total,
-            unit,
+            unit: unit.to_owned(),
             fraction,
-        });
+        };
+        self.voice.say_progress(event, Some(done) == total);
     }
 
     /// Asks for leave to write the result. It is refused when the run is no longer this attempt's, or is to stop.
@@ -354,6 +398,7 @@ impl Attempt {
     pub fn task<T>(&self, name: &str, mut work: impl FnMut() -> Result<T, TaskError>) -> Result<T, TaskError> {
         let task_run_id = Uuid::now_v7();
         let say = |state, run_count, message: Option<String>| {
+            self.say_how_far();
             self.say(&ChildEvent::TaskRun {
                 task_run_id,
                 name: name.to_owned(),
@@ -409,6 +454,7 @@ impl Attempt {
     }
 
     fn conclude(&self, outcome: Result<String, TaskError>) -> ExitCode {
+        self.say_how_far();
         match outcome {
             Ok(message) => {
                 self.say(&ChildEvent::Completed { message });

@@ -2,6 +2,7 @@
 //! because a program can be told to misbehave; the pipelines have tests of their own.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use captionacc::domain::id::FlowRunId;
 use captionacc::domain::state::StateName;
@@ -61,6 +62,25 @@ fn a_program_runs_with_logs_progress_and_assets() {
     ] {
         assert!(log.contains(expected), "{expected}: {log}");
     }
+}
+
+#[test]
+fn the_newest_of_many_steps_at_once_is_told() {
+    let script = format!("for step in 1 2 3 4 5 6 7; do echo \"($step/20 parts)\"; done; {UNTIL_GO}");
+    let world = World::new(&flow("steps", &script, ""));
+    let worker = world.start_worker();
+    let id = queue(&world, "steps");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let run = world.block_on(world.store.read_flow_run(id)).expect("known");
+        if run.progress.as_ref().is_some_and(|progress| progress.done == 7) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{run:?}");
+    }
+    fs::write(world.path("go"), "").expect("written");
+    world.wait_for(id, StateName::Completed);
+    worker.stop();
 }
 
 #[test]
