@@ -208,16 +208,10 @@ impl Side {
             self.restart_worker();
         }
         let calling = Timestamp::now();
-        let new = NewFlowRun {
-            flow: first_instruction.clone(),
-            arguments: first_instruction
-                .parse_arguments(json!({}).as_object().expect("an object"), Path::new("/"))
-                .expect("none"),
-            idempotency_key: None,
-            patience: None,
-            when_unreachable: None,
-            trace: None,
-        };
+        let arguments = first_instruction
+            .parse_arguments(json!({}).as_object().expect("an object"), Path::new("/"))
+            .expect("none");
+        let new = NewFlowRun::new(first_instruction.clone(), arguments);
         let id = runtime
             .block_on(self.store.create_flow_run(new, std::sync::Arc::default()))
             .expect("queued")
@@ -296,14 +290,7 @@ fn full_frames(video_id: &str) -> NewFlowRun {
     let arguments = flow
         .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
         .expect("valid");
-    NewFlowRun {
-        flow,
-        arguments,
-        idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
-        trace: None,
-    }
+    NewFlowRun::new(flow, arguments)
 }
 
 fn connect(path: &Path) -> Connection {

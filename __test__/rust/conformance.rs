@@ -24,16 +24,13 @@ use serde_json::json;
 
 use crate::prefect::server::Server;
 use crate::prefect::subject;
+use crate::world::runtime;
 
 type Subject = Arc<dyn Claims>;
 
 /// Runs a fact against each orchestrator, over an empty store of its own.
 fn check<F: Future<Output = ()>>(fact: impl Fn(Subject) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    runtime().block_on(async {
         println!("over the embedded orchestrator");
         let home = tempfile::tempdir().expect("a folder");
         let local = LocalOrchestrator::open(home.path()).await.expect("a new store");
@@ -58,14 +55,7 @@ pub fn new(flow: &str, video_id: &str) -> NewFlowRun {
     let arguments = flow
         .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
         .expect("valid arguments");
-    NewFlowRun {
-        flow,
-        arguments,
-        idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
-        trace: None,
-    }
+    NewFlowRun::new(flow, arguments)
 }
 
 async fn queue(subject: &Subject, flow: &str, video_id: &str) -> FlowRunId {

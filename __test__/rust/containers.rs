@@ -17,7 +17,7 @@ use rustix::process::{Signal, geteuid};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::world::{Worker, World, exists, kill};
+use crate::world::{Worker, World, exists, kill, runtime};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captionacc");
 /// Says that it runs, then waits for the file `go`.
@@ -260,11 +260,7 @@ fn a_program_of_a_foreign_run_is_known_to_live_in_every_container() {
     let (_wish, receiver) = watch::channel(Wish::Run);
     let store = world.store.clone();
     let supervising = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(supervise_foreign(
+        runtime().block_on(supervise_foreign(
             store.as_ref(),
             &claim,
             Duration::from_mins(1),

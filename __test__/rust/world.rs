@@ -27,6 +27,14 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// A worker that is to stop may finish what it runs.
 const PATIENCE_WITH_A_WORKER: Duration = Duration::from_mins(5);
 
+/// Runs what a test waits for, on the test's own thread.
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 /// A home, a store, and whatever workers the test starts. Dropped, it leaves no process behind.
 pub struct World {
     folder: tempfile::TempDir,
@@ -46,10 +54,7 @@ impl World {
     pub fn with(config: &str, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("captionacc.toml"), config).expect("written");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = runtime();
         let home = folder.path().join("home");
         let store = runtime.block_on(LocalOrchestrator::open(&home)).expect("a store");
         let settings = Settings::load(&|_| None, folder.path()).expect("a valid configuration");
@@ -103,14 +108,7 @@ impl World {
         let arguments = flow
             .parse_arguments(given, self.folder.path())
             .expect("valid arguments");
-        let new = NewFlowRun {
-            flow,
-            arguments,
-            idempotency_key: None,
-            patience: None,
-            when_unreachable: None,
-            trace: None,
-        };
+        let new = NewFlowRun::new(flow, arguments);
         self.block_on(self.store.create_flow_run(new, Arc::default()))
             .expect("queued")
             .flow_run_id

@@ -70,11 +70,8 @@ pub(super) fn perform(options: Options) -> Result<ExitCode, Failure> {
     let arguments = flow.parse_arguments(&texts(&flow, given)?, &working_directory()?)?;
     let new = NewFlowRun {
         idempotency_key: text(given, IDEMPOTENCY_KEY)?,
-        flow,
-        arguments,
-        patience: None,
-        when_unreachable: None,
         trace: surrounding_trace(),
+        ..NewFlowRun::new(flow, arguments)
     };
     let queued = with_orchestrator(&settings, async |orchestrator| {
         let tracer = Tracer::begin(settings.traces.export.as_ref());

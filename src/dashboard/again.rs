@@ -36,12 +36,8 @@ pub(super) async fn queue_again(
     }
     let arguments = flow.parse_stored(&parameters)?;
     let new = NewFlowRun {
-        flow,
-        arguments,
-        idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
         trace,
+        ..NewFlowRun::new(flow, arguments)
     };
     let queued = create_flow_run(&app.tracer, app.queue.as_ref(), new, Arc::default(), called).await?;
     Ok(Queued {

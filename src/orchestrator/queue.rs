@@ -191,6 +191,20 @@ pub struct NewFlowRun {
     pub trace: Option<TraceContext>,
 }
 
+impl NewFlowRun {
+    /// A run that is queued as any other: nothing of what a caller may wish for it.
+    pub const fn new(flow: FlowDefinition, arguments: Arguments) -> Self {
+        Self {
+            flow,
+            arguments,
+            idempotency_key: None,
+            patience: None,
+            when_unreachable: None,
+            trace: None,
+        }
+    }
+}
+
 /// A queued flow run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuedFlowRun {

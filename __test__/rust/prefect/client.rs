@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::proxy::{Fault, Plan, Proxy, body_of};
 use super::server::Server;
+use crate::world::runtime;
 
 struct Bed {
     _server: Server,
@@ -25,10 +26,7 @@ impl Bed {
         let proxy = Proxy::to(server.address());
         let settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
         let client = PrefectClient::new(settings).expect("a client");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = runtime();
         let deployment = runtime.block_on(async {
             let flow = client.create_flow("client-test").await.expect("registered");
             let name = format!("d-{}", Uuid::new_v4().simple());
@@ -159,10 +157,7 @@ fn a_server_that_was_killed_and_is_back_has_the_runs_it_had() {
     let mut server = Server::start(&[]);
     let settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
     let client = PrefectClient::new(settings).expect("a client");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let run = runtime.block_on(async {
         let flow = client.create_flow("client-test").await.expect("registered");
         let deployment = json!({"name": "d", "flow_id": flow.id});

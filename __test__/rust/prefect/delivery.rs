@@ -9,7 +9,6 @@ use captionacc::domain::flow::Flows;
 use captionacc::domain::state::StateName;
 use captionacc::orchestrator::claims::{Claimed, Ending, PoolLimits};
 use captionacc::orchestrator::delivery::{CallFault, Delivery, MessageKind};
-use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::prefect::client::{Call, PrefectClient};
 use captionacc::orchestrator::queue::Queue;
 use captionacc::process::identity::ProcessIdentity;
@@ -25,6 +24,7 @@ use super::subject;
 use crate::conformance;
 use crate::dashboard::Dashboard;
 use crate::exposition::samples;
+use crate::world::runtime;
 
 #[tokio::test(flavor = "current_thread")]
 async fn what_an_earlier_claim_tells_late_takes_nothing_from_a_newer_one() {
@@ -130,22 +130,14 @@ fn what_waits_for_a_server_that_is_away_is_told_until_it_has_heard_it() {
     let server = Server::shared();
     let proxy = Proxy::to(server.address());
     let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("wait", UNTIL_GO, ""));
-    let mut settings = PrefectSettings::new(&proxy.api_url(), "test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let worker = world.start_worker();
     let video = world.video(0);
     let id = world.queue("wait", &video);
     world.wait_for_file(&format!("started-{video}"));
     // A dashboard's process, of the same home.
     let home = world.path("home");
-    let reader = runtime
-        .block_on(PrefectOrchestrator::open(settings, &home, Flows::builtin()))
-        .expect("opens");
+    let reader = runtime.block_on(subject::of_pool(&proxy.api_url(), &world.name, &home));
     let read = || {
         runtime
             .block_on(reader.read_delivery())

@@ -4,19 +4,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use captionacc::domain::flow::Flows;
 use captionacc::domain::flow_run::{EventCursor, FlowRunEvent};
 use captionacc::domain::state::StateName;
 use captionacc::orchestrator::following::{Place, next_events};
 use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
-use captionacc::settings::prefect::PrefectSettings;
 
-use super::foreign::runtime;
 use super::proxy::{Exchange, Proxy};
 use super::server::Server;
 use super::setup::User;
+use super::subject;
 use crate::conformance::new;
+use crate::world::runtime;
 
 /// Looks that are counted.
 const LOOKS: usize = 4;
@@ -137,10 +136,5 @@ fn user_of(proxy: &Proxy) -> User {
 }
 
 async fn open(user: &User, proxy: &Proxy) -> PrefectOrchestrator {
-    let mut settings = PrefectSettings::new(&proxy.api_url(), "the test").expect("an address");
-    settings.work_pool.clone_from(&user.name);
-    settings.deployment_name.clone_from(&user.name);
-    PrefectOrchestrator::open(settings, &user.path("home"), Flows::builtin())
-        .await
-        .expect("it opens")
+    subject::of_pool(&proxy.api_url(), &user.name, &user.path("home")).await
 }

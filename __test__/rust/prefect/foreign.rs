@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::judge::Judge;
 use super::server::{Server, environment};
+use crate::world::runtime;
 
 const FLOWS: &str = r#"
 import os, subprocess, sys, time
@@ -146,13 +147,6 @@ impl Bed {
         let supervising = supervise_foreign(self.orchestrator.as_ref(), claim, Duration::from_secs(5), receiver);
         self.runtime.block_on(supervising).expect("told")
     }
-}
-
-pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
 }
 
 #[test]

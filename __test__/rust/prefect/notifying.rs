@@ -5,16 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use captionacc::domain::flow::Flows;
 use captionacc::domain::id::FlowRunId;
 use captionacc::orchestrator::notifications::Notifications;
-use captionacc::orchestrator::prefect::PrefectOrchestrator;
-use captionacc::settings::prefect::PrefectSettings;
 
 use super::end_to_end::{FINAL, PrefectWorld, flow};
 use super::server::Server;
+use super::subject;
 use crate::notifications::{Answer, Receiver};
-use crate::world::Worker;
+use crate::world::{Worker, runtime};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const ALL: [&str; 4] = ["Scheduled", "Pending", "Running", "Completed"];
@@ -32,16 +30,9 @@ fn another_home(world: &PrefectWorld, folder: &Path, config: &str, receiver: &Re
 
 /// From now on the receiver hears of what happens from this home: as from when a worker starts.
 fn begin(world: &PrefectWorld, server: &Server, folder: &Path, receiver: &Receiver) {
-    let mut settings = PrefectSettings::new(server.api_url(), "test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let opened = PrefectOrchestrator::open(settings, &folder.join("home"), Flows::builtin()).await;
-        let begun = opened.expect("opens").notifications_due(&receiver.url).await;
+    runtime().block_on(async {
+        let opened = subject::of_pool(server.api_url(), &world.name, &folder.join("home")).await;
+        let begun = opened.notifications_due(&receiver.url).await;
         assert!(begun.expect("begins").notifications.is_empty());
     });
 }

@@ -3,19 +3,18 @@
 use std::fs;
 use std::sync::Arc;
 
-use captionacc::domain::flow::Flows;
 use captionacc::domain::flow_run::FlowRunEvent;
 use captionacc::orchestrator::feed::FeedEvent;
-use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
 use captionacc::orchestrator::watching::{EventType, WatchFilter, WatchPlace, Watching};
-use captionacc::settings::prefect::PrefectSettings;
 use serde_json::Value;
 
 use super::end_to_end::{FINAL, PrefectWorld, flow};
 use super::proxy::{Fault, Plan, Proxy};
 use super::server::Server;
+use super::subject;
 use crate::dashboard::{Dashboard, Stream};
+use crate::world::runtime;
 
 /// Says one of six steps, and the next once the file for it is there.
 const STEPS: &str = r#"for step in 1 2 3 4 5 6; do
@@ -83,16 +82,14 @@ fn a_watcher_sees_each_step_of_a_run_of_this_home_while_the_server_does_not_answ
     let server = Server::shared();
     let proxy = Proxy::to(server.address());
     let mut world = PrefectWorld::at(server.api_url(), &proxy.api_url(), &flow("steps", STEPS, ""));
-    let mut settings = PrefectSettings::new(&proxy.api_url(), "test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let home = world.path("home");
-    let opened = PrefectOrchestrator::open(settings, &home, Flows::builtin());
-    let queue: Arc<dyn Queue> = Arc::new(runtime.block_on(opened).expect("opens"));
+    let queue: Arc<dyn Queue> = Arc::new(runtime.block_on(subject::of_pool(&proxy.api_url(), &world.name, &home)));
+    // From before the run: its first step is not to be missed.
+    let mut place = WatchPlace {
+        cursor: Some(runtime.block_on(queue.read_feed(None)).expect("reads").next),
+        ..WatchPlace::default()
+    };
     let watching = Watching::new(queue);
     let worker = world.start_worker();
     let id = world.queue("steps", &world.video(0));
@@ -101,7 +98,6 @@ fn a_watcher_sees_each_step_of_a_run_of_this_home_while_the_server_does_not_answ
         types: vec![EventType::Progress],
         ..WatchFilter::default()
     };
-    let mut place = WatchPlace::default();
     let mut is_seen = |step: u64| {
         loop {
             let reading = runtime.block_on(watching.next(&filter, place.clone())).expect("reads");

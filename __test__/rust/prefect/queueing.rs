@@ -4,19 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use captionacc::domain::flow::Flows;
-use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
-use captionacc::settings::prefect::PrefectSettings;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::end_to_end::{FINAL, PrefectWorld, flow};
-use super::foreign::runtime;
 use super::proxy::{Exchange, Fault, Plan, Proxy};
 use super::server::Server;
+use super::subject;
 use crate::conformance::new;
 use crate::studio::Studio;
+use crate::world::runtime;
 
 struct Bed {
     world: PrefectWorld,
@@ -145,13 +143,10 @@ fn what_was_kept_under_one_spelling_of_the_address_comes_to_the_server_by_a_work
 fn thirty_calls_at_once_beside_a_worker_that_works_through_them_are_all_queued() {
     let server = Server::start(&[]);
     let world = PrefectWorld::new(&server, "");
-    let mut settings = PrefectSettings::new(server.api_url(), "the test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
     let runtime = runtime();
     let home = world.path("home");
-    let opened = PrefectOrchestrator::open(settings, &home, Flows::builtin());
-    let orchestrator = Arc::new(runtime.block_on(opened).expect("it opens"));
+    let opened = subject::of_pool(server.api_url(), &world.name, &home);
+    let orchestrator = Arc::new(runtime.block_on(opened));
     let worker = world.start_worker();
     let (ids, mut took) = runtime.block_on(async {
         let mut calls = JoinSet::new();

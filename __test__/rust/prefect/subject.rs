@@ -36,9 +36,15 @@ pub async fn open_at(api_url: &str, home: &Path) -> Arc<dyn Claims> {
             .expect("it starts");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
+    Arc::new(of_pool(api_url, &name, home).await)
+}
+
+/// An orchestrator at this address whose pool and deployments have this name, with its journal below `home`.
+pub async fn of_pool(api_url: &str, name: &str, home: &Path) -> PrefectOrchestrator {
     let mut settings = PrefectSettings::new(api_url, "the test").expect("an address");
-    settings.work_pool.clone_from(&name);
-    settings.deployment_name = name;
-    let orchestrator = PrefectOrchestrator::open(settings, home, Flows::builtin()).await;
-    Arc::new(orchestrator.expect("it opens"))
+    name.clone_into(&mut settings.work_pool);
+    name.clone_into(&mut settings.deployment_name);
+    PrefectOrchestrator::open(settings, home, Flows::builtin())
+        .await
+        .expect("it opens")
 }

@@ -2,15 +2,14 @@
 
 use std::fs;
 
-use captionacc::domain::flow::Flows;
 use captionacc::domain::flow_run::FlowRunEvent;
 use captionacc::orchestrator::feed::{FeedCursor, FeedEvent};
-use captionacc::orchestrator::prefect::PrefectOrchestrator;
 use captionacc::orchestrator::queue::Queue;
-use captionacc::settings::prefect::PrefectSettings;
 
 use super::end_to_end::{PrefectWorld, flow};
 use super::server::Server;
+use super::subject;
+use crate::world::runtime;
 
 #[test]
 fn what_runs_of_another_home_do_and_say_comes_from_the_server() {
@@ -18,17 +17,9 @@ fn what_runs_of_another_home_do_and_say_comes_from_the_server() {
     let script = "echo hello; echo '(1/2 frames)'; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; echo '(2/2 frames)'; \
                   echo 'that was it'";
     let world = PrefectWorld::new(&server, &flow("hello", script, ""));
-    let mut settings = PrefectSettings::new(server.api_url(), "test").expect("an address");
-    settings.work_pool.clone_from(&world.name);
-    settings.deployment_name.clone_from(&world.name);
     let home = tempfile::tempdir().expect("a folder");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let watcher = runtime
-        .block_on(PrefectOrchestrator::open(settings, home.path(), Flows::builtin()))
-        .expect("opens");
+    let runtime = runtime();
+    let watcher = runtime.block_on(subject::of_pool(server.api_url(), &world.name, home.path()));
     let mut cursor = runtime.block_on(watcher.read_feed(None)).expect("reads").next;
     let worker = world.start_worker();
     let video = world.video(0);

@@ -174,14 +174,7 @@ fn new(flow: &str, video_id: &str, rate: f64) -> NewFlowRun {
     let arguments = flow
         .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
         .expect("valid arguments");
-    NewFlowRun {
-        flow,
-        arguments,
-        idempotency_key: None,
-        patience: None,
-        when_unreachable: None,
-        trace: None,
-    }
+    NewFlowRun::new(flow, arguments)
 }
 
 fn names() -> BTreeSet<String> {

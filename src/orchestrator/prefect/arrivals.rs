@@ -105,7 +105,7 @@ impl Arrivals {
 
 /// In the order in which they are welcomed: whoever finds an older run of a video welcomed finds the newer ones too.
 fn newest_first(runs: &mut [ApiFlowRun]) {
-    runs.sort_by_key(|run| Reverse((run.created, run.id)));
+    runs.sort_by_key(|run| Reverse(run.made()));
 }
 
 /// The run with what it lacks, and whether that was anything.

@@ -785,7 +785,7 @@ impl Caller {
                 .runs_of_video(flow, run.video_id.as_deref(), &alive)
                 .await?
                 .into_iter()
-                .find(|other| (other.created, other.id) > (api.created, api.id));
+                .find(|other| other.made() > api.made());
             if let Some(newer) = newer {
                 return Err(refused(&format!(
                     "flow run {} for the same video is newer: retry that one",
@@ -915,7 +915,7 @@ fn description(new: &NewFlowRun, made_by: Option<&str>) -> Value {
 
 /// The run for this video that counts, if it is at work on the same as the new one.
 fn equal_at_work(runs: &[ApiFlowRun], new: &NewFlowRun, video_file: &str) -> Option<Uuid> {
-    let newest = runs.iter().max_by_key(|run| (run.created, run.id))?;
+    let newest = runs.iter().max_by_key(|run| run.made())?;
     let state = newest.state.as_ref().map(ApiState::state_type);
     let is_equal = matches!(state, Some(StateType::Pending | StateType::Running))
         && newest.label(VIDEO_FILE).as_deref() == Some(video_file)

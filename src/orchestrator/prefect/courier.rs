@@ -194,22 +194,6 @@ impl Courier {
         let Ok(_alone) = tokio::time::timeout(patience, lock.lock()).await else {
             return Ok(());
         };
-        let Some(run) = self.journal.forwarding.run(id).await? else {
-            return Ok(());
-        };
-        let first = self.journal.mail.of_run(id).await?;
-        let has_mail = first.state.is_some() || !first.head.is_empty();
-        if has_mail && !self.fence.is_fresh(id) {
-            // Nothing is told of a run that is another's by now: not a line.
-            match self.fence.ask(id, &run.context).await {
-                Ok(Standing::Gone { why, is_taken }) => {
-                    return self.fence.let_go(id, &run.context, why, is_taken).await;
-                }
-                // One that the server no longer has is forgotten below, where it says so of the run itself.
-                Ok(_) | Err(PrefectError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
         // What is not a state, once it could not be told.
         let mut postponed = (scope == Scope::States).then_some(Ok(()));
         loop {
@@ -220,6 +204,18 @@ impl Courier {
             };
             let mail = self.journal.mail.of_run(id).await?;
             let (head, state) = (mail.head, mail.state);
+            let has_mail = state.is_some() || !head.is_empty();
+            if has_mail && !self.fence.is_fresh(id) {
+                // Nothing is told of a run that is another's by now: not a line.
+                match self.fence.ask(id, &context).await {
+                    Ok(Standing::Gone { why, is_taken }) => {
+                        return self.fence.let_go(id, &context, why, is_taken).await;
+                    }
+                    // One that the server no longer has is forgotten below, where it says so of the run itself.
+                    Ok(_) | Err(PrefectError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
             let is_start = state.as_ref().is_some_and(is_start);
             if !head.is_empty() && postponed.is_none() && !is_start {
                 match self.tell_content(id, &context, head, deadline).await {

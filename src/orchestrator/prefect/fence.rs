@@ -123,7 +123,7 @@ impl Fence {
             (StateType::Completed, Some(successor)) => {
                 format!("taken over by {successor}, which completed it; {ATTEMPT_STOPPED}")
             }
-            _ => format!("its state was set to {} at the server", state_type.as_str()),
+            _ => return Self::ended_by(state),
         };
         Standing::Gone {
             why,

@@ -117,12 +117,9 @@ impl Housekeeping {
         let arguments = flow.parse_stored(&kept.parameters)?;
         let key = kept.idempotency_key;
         let new = NewFlowRun {
-            flow,
-            arguments,
             idempotency_key: given_key(&key),
-            patience: None,
-            when_unreachable: None,
             trace: self.journal.kept.trace(kept.id).await?,
+            ..NewFlowRun::new(flow, arguments)
         };
         let queued = self
             .caller

@@ -29,7 +29,8 @@ pub struct Lowered {
     pub kept_by: Vec<String>,
 }
 
-/// Makes the automation, or makes it right; its time is changed only where one is set on this machine. Shorter limits in steps, each of which `say` is told.
+/// Makes the automation, or makes it right; its time is changed only where one is set on this machine. Shorter limits in steps, each
+/// of which `say` is told.
 ///
 /// # Errors
 /// What the API says.

@@ -140,6 +140,11 @@ pub struct ApiRetries {
 }
 
 impl ApiFlowRun {
+    /// The order in which runs were made: of several for one video the greatest is the latest.
+    pub const fn made(&self) -> (Timestamp, Uuid) {
+        (self.created, self.id)
+    }
+
     /// The video that it is about, by whichever name its caller gave it.
     pub fn video_id(&self) -> Option<&str> {
         let given = self

@@ -361,7 +361,7 @@ impl Poller {
             }
             let goes_before = |other: &ApiFlowRun| {
                 let is_pending = other.state.as_ref().map(ApiState::state_type) == Some(StateType::Pending);
-                let is_newer = (other.created, other.id) > (run.created, run.id);
+                let is_newer = other.made() > run.made();
                 !is_pending || is_newer == flow.latest_wins
             };
             if others.iter().any(goes_before) || Instant::now() > deadline {
@@ -394,11 +394,11 @@ impl Poller {
         let others = self.steering.runs_of_video(flow, video_id, &states).await?;
         let state_of = |other: &ApiFlowRun| other.state.as_ref().map_or(StateType::Scheduled, ApiState::state_type);
         let others: Vec<&ApiFlowRun> = others.iter().filter(|other| other.id != run.id).collect();
-        let newer = others.iter().filter(|other| {
-            (other.created, other.id) > (run.created, run.id) && state_of(other) != StateType::Cancelling
-        });
+        let newer = others
+            .iter()
+            .filter(|other| other.made() > run.made() && state_of(other) != StateType::Cancelling);
         if flow.latest_wins
-            && let Some(latest) = newer.max_by_key(|other| (other.created, other.id))
+            && let Some(latest) = newer.max_by_key(|other| other.made())
         {
             // Whoever queued it died before it could say so.
             self.steering.supersede_older(flow, latest).await?;

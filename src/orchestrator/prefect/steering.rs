@@ -125,7 +125,7 @@ impl Steering {
     pub(super) async fn supersede(&self, others: &[ApiFlowRun], newer: &ApiFlowRun) -> Result<(), OrchestratorError> {
         let message = superseded_message(FlowRunId::from_uuid(newer.id));
         for older in others {
-            if older.id != newer.id && (older.created, older.id) < (newer.created, newer.id) {
+            if older.made() < newer.made() {
                 self.ask_to_cancel(older, &message).await?;
             }
         }

@@ -5,7 +5,8 @@
 //! that write take turns, in the order of arrival within a process, and alternately between processes: whoever waits stands in a door
 //! that everybody passes before. For a queue call somebody waits, who may give up; what a worker tells can wait: while there are queue
 //! calls, other calls let them go first. All of it is a courtesy, not a lock: who has let others go first for a second takes its turn, who
-//! has waited for that for a second goes, and who has gone for a second is no longer waited for. Other machines know nothing of it; a server that several machines write to is one on PostgreSQL.
+//! has waited for that for a second goes, and who has gone for a second is no longer waited for. Other machines know nothing of it; a
+//! server that several machines write to is one on PostgreSQL.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};

@@ -516,14 +516,7 @@ mod tests {
         let arguments = flow
             .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
             .expect("valid");
-        let new = NewFlowRun {
-            flow,
-            arguments,
-            idempotency_key: None,
-            patience: None,
-            when_unreachable: None,
-            trace: None,
-        };
+        let new = NewFlowRun::new(flow, arguments);
         let queued = journal
             .local
             .create_flow_run(new, Arc::default())

@@ -266,14 +266,7 @@ mod tests {
         let arguments = flow
             .parse_arguments(given.as_object().expect("an object"), std::path::Path::new("/"))
             .expect("valid");
-        NewFlowRun {
-            flow,
-            arguments,
-            idempotency_key: None,
-            patience: None,
-            when_unreachable: None,
-            trace: None,
-        }
+        NewFlowRun::new(flow, arguments)
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -104,16 +104,10 @@ mod tests {
         let given = json!({
             "video-id": "v", "video-path": "/v/a.mp4", "db-path": "/d/v.db", "output-dir": "/o", "frame-rate": 0.1,
         });
-        let new = NewFlowRun {
-            arguments: flow
-                .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
-                .expect("valid"),
-            flow,
-            idempotency_key: None,
-            patience: None,
-            when_unreachable: None,
-            trace: None,
-        };
+        let arguments = flow
+            .parse_arguments(given.as_object().expect("an object"), Path::new("/"))
+            .expect("valid");
+        let new = NewFlowRun::new(flow, arguments);
         let id = local
             .create_flow_run(new, Arc::default())
             .await
