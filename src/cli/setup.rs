@@ -174,7 +174,7 @@ pub(super) fn perform(options: &Options) -> Result<ExitCode, Failure> {
         ),
     };
     print(&format!(
-        "Prefect at {}: {checked}\n{}\n{}\nProfile {:?} is written to {} and active\norchestrator = \"prefect\" is written to {}\nNext: captionacc deploy, then captionacc worker\n",
+        "Prefect at {}: {checked}\n{}\n{}\nProfile {:?} is written to {} and active\norchestrator = \"prefect\" is written to {}\nNext: captionacc deploy (on one machine, once), then captionacc worker\n",
         plain(client.address()),
         plain(&mode),
         plain(&watched),

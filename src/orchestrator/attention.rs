@@ -37,7 +37,7 @@ pub struct StrandedRun {
     pub worker_name: Option<String>,
 }
 
-/// A flow that this machine does not know, with runs that wait.
+/// A flow with runs that wait, and that no worker which is online runs, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnservedFlow {
@@ -45,6 +45,8 @@ pub struct UnservedFlow {
     pub flow_name: String,
     /// Runs that wait.
     pub waiting: u32,
+    /// Whether a worker may know it all the same: none is online, or one has not said which flows it knows. This machine does not.
+    pub may_be_known: bool,
 }
 
 impl StrandedRun {
@@ -79,8 +81,13 @@ impl StrandedRun {
 impl UnservedFlow {
     /// For people.
     pub fn line(&self) -> String {
+        let why = if self.may_be_known {
+            "the captionacc.toml here does not declare it, and workers of other homes may"
+        } else {
+            "no worker that is online does"
+        };
         format!(
-            "{} for a worker that knows flow {}; the captionacc.toml here does not declare it, and workers of other homes may",
+            "{} for a worker that knows flow {}; {why}",
             counted(self.waiting.into(), "run waits", "runs wait"),
             self.flow_name
         )
@@ -89,7 +96,8 @@ impl UnservedFlow {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         format!(
-            "start a worker on a machine whose captionacc.toml has [flows.{}], or use one captionacc.toml on all machines",
+            "start a worker on a machine whose captionacc.toml has [flows.{}] (one that was started earlier does not know it), \
+             or use one captionacc.toml on all machines",
             self.flow_name
         )
     }

@@ -674,7 +674,7 @@ async fn register(
         tokio::select! {
             registered = &mut registering => return registered.map(|()| true),
             signal = signals.next() => {
-                info!("Stopped because of {signal} before Prefect's API answered.");
+                info!("Stopped because of {signal} while it waited for Prefect's API or its work pool.");
                 break;
             }
             () = tokio::time::sleep(TICK.min(watchdog.interval.unwrap_or(TICK))) => watchdog.feed(),

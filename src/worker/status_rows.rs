@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, info, warn};
 
+use super::scratch::remove_scratch;
 use crate::annotations::{AnnotationsError, CaptionRows, FailureRecord, StatusRow, remove_shadows};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Flows, StatusTable};
@@ -40,6 +41,7 @@ enum Place {
 /// Writes due rows beside the worker's loop.
 pub struct StatusRows {
     orchestrator: Arc<dyn Claims>,
+    flows: Flows,
     places: HashMap<String, Place>,
     writes: JoinSet<(FlowRunId, i64, bool)>,
     in_work: HashMap<FlowRunId, Option<Instant>>,
@@ -58,6 +60,7 @@ impl StatusRows {
             .collect();
         Self {
             orchestrator,
+            flows: flows.clone(),
             places,
             writes: JoinSet::new(),
             in_work: HashMap::new(),
@@ -83,9 +86,14 @@ impl StatusRows {
             };
             self.in_work.insert(id, None);
             let orchestrator = self.orchestrator.clone();
+            let flows = self.flows.clone();
             let runtime = Handle::current();
             self.writes.spawn(async move {
                 let sequence = due.state_sequence;
+                if due.left_since.is_some() && due.flow_run.state.state_type.is_final() {
+                    // Its own worker is lost, and no further attempt will find it.
+                    remove_scratch(&flows, &due.flow_run, due.flow_run.attempt).await;
+                }
                 let writing = spawn_blocking(move || {
                     let still_due = || runtime.block_on(is_still_due(orchestrator.as_ref(), &due));
                     let is_written = write(&due, place, &still_due);

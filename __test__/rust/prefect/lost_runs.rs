@@ -86,6 +86,7 @@ fn lose_at_work(server: &Server) -> (PrefectWorld, Proxy, Vec<(Kind, Studio, Str
     }
     machine.lose();
     for (kind, studio, _) in &runs {
+        assert!(studio.output_dir().exists());
         let row = kind.row(studio);
         assert!(["analyzing_layout", "processing"].contains(&row.0.as_str()), "{row:?}");
         assert!(row.1.is_some());
@@ -119,6 +120,9 @@ fn a_lost_run_that_is_cancelled_ends_and_its_status_row_says_so_by_another_machi
         let details: Value = serde_json::from_str(&details).expect("JSON");
         assert_eq!(details["flow_run_id"], json!(id));
         assert_eq!(details["attempt"], 1);
+        until("nothing of it is left beside its film", || {
+            !studio.output_dir().exists()
+        });
     }
     assert_eq!(world.slots(), 0);
     second.stop();

@@ -524,6 +524,52 @@ fn a_flow_that_no_worker_here_knows_waits_and_is_named() {
 }
 
 #[test]
+fn what_workers_of_other_machines_know_is_said_on_every_machine() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("elsewhere", "echo hello", ""));
+    let path = world.path("none.toml");
+    fs::write(&path, "").expect("written");
+    let knows_it: &[(&str, &str)] = &[];
+    let knows_none = &[("CAPTIONACC_CONFIG", path.to_str().expect("UTF-8"))];
+    let line = |say: &str| -> Option<String> {
+        let found = say
+            .lines()
+            .find(|line| line.contains("worker that knows flow elsewhere"));
+        found.map(str::to_owned)
+    };
+    let both = |world: &PrefectWorld, home: &str, more: &[(&str, &str)]| {
+        ["pool", "doctor"].map(|command| line(&say(world, home, &[command], more)))
+    };
+    say(&world, "a", &["pool", "pause"], knows_none);
+    let parameters = json!({ "folder": world.path(""), "video-id": "v" });
+    let waiting = queue_by_prefect(&mut world, "elsewhere", parameters);
+    let first = Machine::start_with(&world, "b", knows_none);
+    // Written down here, and no worker has read it.
+    until("it is known that no worker knows it", || {
+        let said = both(&world, "a", knows_it);
+        said.iter().all(|line| {
+            line.as_ref()
+                .is_some_and(|line| line.contains("no worker that is online does"))
+        })
+    });
+    let second = Machine::start_with(&world, "c", knows_it);
+    until("it is known that a worker knows it", || {
+        both(&world, "a", knows_none) == [None, None]
+    });
+    let pool: Value = serde_json::from_str(&say(&world, "a", &["pool", "--json"], knows_none)).expect("JSON");
+    let workers = pool["workers"].as_array().expect("workers");
+    let of_c = workers
+        .iter()
+        .find(|worker| worker["name"] == "worker-c")
+        .expect("it is online");
+    assert_eq!(of_c["version"], env!("CARGO_PKG_VERSION"), "{pool}");
+    say(&world, "a", &["pool", "resume"], knows_none);
+    assert!(is(&world.wait(&waiting, &FINAL), "COMPLETED"));
+    first.stop();
+    second.stop();
+}
+
+#[test]
 fn a_deployment_is_the_same_from_whatever_machine_it_is_made() {
     let server = Server::shared();
     let mut world = PrefectWorld::new(&server, "");

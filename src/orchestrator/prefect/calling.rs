@@ -13,10 +13,11 @@ use super::api::PAGE;
 use super::client::DEFAULT_PATIENCE;
 use super::conversion::{self, ATTEMPT, FAILED_ATTEMPTS, refuse_instructions};
 use super::elsewhere;
+use super::introductions;
 use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::lost::{Because, KEPT_LATE, TIMES_LOST, give_on, is_alarm, is_online, since, worker_of};
-use super::model::{ApiArtifact, ApiFlowRun, ApiState, ApiTaskRun, TRACEPARENT};
+use super::model::{ApiArtifact, ApiFlowRun, ApiState, ApiTaskRun, ApiWorker, TRACEPARENT};
 use super::names::{SERVED_TAG, flow_meant};
 use super::server::Server;
 use super::steering::Steering;
@@ -834,10 +835,18 @@ impl Caller {
         let active = self.server.client().count_flow_runs(&filter).await?;
         let mut workers = journal.workers;
         let known = self.server.client().read_workers(&pool.name).await?;
-        for worker in &known {
-            // Of others only those that live: their processes are not of this machine.
-            let is_heard = is_online(self.server.client(), &known, &worker.name);
-            if is_heard && workers.iter().all(|known| known.name != worker.name) {
+        // Of others only those that live: their processes are not of this machine.
+        let is_elsewhere = |worker: &&ApiWorker| {
+            is_online(self.server.client(), &known, &worker.name) && workers.iter().all(|here| here.name != worker.name)
+        };
+        let elsewhere: Vec<&ApiWorker> = known.iter().filter(is_elsewhere).collect();
+        if !elsewhere.is_empty() {
+            let mut introductions = introductions::read(self.server.client()).await?;
+            for worker in elsewhere {
+                let (version, started_at) = introductions
+                    .remove(&worker.name)
+                    .map(|said| (said.version, Some(said.started_at)))
+                    .unwrap_or_default();
                 workers.push(WorkerRecord {
                     process: ProcessIdentity {
                         pid: 0,
@@ -845,8 +854,9 @@ impl Caller {
                         boot_id: String::new(),
                         pid_namespace: String::new(),
                     },
-                    version: String::new(),
-                    started_at: worker.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+                    version,
+                    // Of one that has not said it, the server knows when it heard that name first.
+                    started_at: started_at.or(worker.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
                     is_alive: true,
                     name: worker.name.clone(),
                 });

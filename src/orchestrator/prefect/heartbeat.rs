@@ -10,15 +10,20 @@ use tracing::debug;
 
 use super::automation;
 use super::events::heartbeat_events;
+use super::introductions::{self, Introduction};
 use super::journal::Journal;
 use super::lost::alive_event;
 use super::server::Server;
 use super::voices::Voices;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
+use crate::domain::prefect_error::PrefectError;
 
 /// A deployment's slot is held so long without being renewed.
 const CONCURRENCY_LEASE_SECONDS: u32 = 300;
+
+/// How soon it is tried again while the server is away: once it is back, everybody is taken for silent until they have said something.
+const WHILE_AWAY: Duration = Duration::from_secs(2);
 
 /// How long a start takes, as a rule.
 const AFTER_ITS_START: Duration = Duration::from_millis(300);
@@ -30,8 +35,9 @@ pub(super) struct Heart {
     pub(super) voices: Arc<Voices>,
 }
 
-/// Beats until it is dropped.
-pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
+/// Beats until it is dropped. Without an introduction it beats for a worker of Prefect's own.
+pub(super) async fn run(heart: Arc<Heart>, worker_name: String, introduction: Option<Introduction>) {
+    let mut introduced_at: Option<tokio::time::Instant> = None;
     loop {
         let began = tokio::time::Instant::now();
         // Whoever made the limit shorter waits until it is told that this worker beats for it.
@@ -46,10 +52,17 @@ pub(super) async fn run(heart: Arc<Heart>, worker_name: String) {
                 .worker_heartbeat(&settings.work_pool, &worker_name, interval)
                 .await;
             heart.server.note(&beat);
+            let is_due = introduced_at.is_none_or(|at| at.elapsed() >= introductions::EVERY);
+            if let Some(introduction) = introduction.as_ref().filter(|_| is_due) {
+                let told = introductions::tell(heart.server.client(), introduction).await;
+                heart.server.note(&told);
+                introduced_at = told.is_ok().then_some(began);
+            }
         }
         let beat = heart.beat().await;
         heart.server.note(&beat);
-        tokio::time::sleep_until(began + interval).await;
+        let is_away = matches!(beat, Err(OrchestratorError::Prefect(PrefectError::Unreachable { .. })));
+        tokio::time::sleep_until(began + if is_away { interval.min(WHILE_AWAY) } else { interval }).await;
     }
 }
 

@@ -23,6 +23,7 @@ mod calling;
 mod conversion;
 mod elsewhere;
 mod feed;
+mod introductions;
 #[cfg_attr(
     not(feature = "worker"),
     allow(dead_code, reason = "an application works on no runs")
@@ -151,6 +152,8 @@ use client::PrefectClient;
 #[cfg(feature = "worker")]
 use courier::Scope;
 use feed::Feed;
+#[cfg(feature = "worker")]
+use introductions::Introduction;
 use journal::Journal;
 pub use journal::place::journal_home;
 use known_here::known_here;
@@ -273,7 +276,7 @@ impl PrefectOrchestrator {
         let claim = handover::take_over(&self.server, &self.journal, &self.working.poller, id, worker_name).await?;
         if claim.is_some() {
             self.working.begin_work();
-            self.working.keep_house(worker_name);
+            self.working.keep_house(worker_name, None);
         }
         Ok(claim)
     }
@@ -467,11 +470,17 @@ impl Notifications for PrefectOrchestrator {
 impl Claims for PrefectOrchestrator {
     async fn register_worker(&self, worker: WorkerRecord, limits: PoolLimits) -> Result<(), OrchestratorError> {
         let name = worker.name.clone();
+        let introduction = Introduction {
+            name: name.clone(),
+            version: worker.version.clone(),
+            started_at: worker.started_at,
+            flows: self.server.flows().iter().map(|flow| flow.name.clone()).collect(),
+        };
         self.working.begin_work();
         self.journal.local.register_worker(worker, limits).await?;
         self.working.wait_for_server(limits.all).await?;
         if !self.working.is_started() {
-            self.working.keep_house(&name);
+            self.working.keep_house(&name, Some(introduction));
             self.working.watch_over_others();
             self.working.listen();
         }

@@ -1,7 +1,7 @@
 //! Runs at the server whose worker is not to be heard, and flows that nobody here knows: what `captionacc doctor` and `captionacc pool`
 //! name, and how a person ends or gives on such a run without waiting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::api::PAGE;
 use super::automation;
 use super::client::PrefectClient;
+use super::introductions;
 use super::lost::{held_runs, is_fresh, is_online, is_silent, since, worker_of};
 use super::model::{ApiFlowRun, ApiState, ApiWorker};
 use super::names::is_of_this_program;
@@ -60,6 +61,43 @@ impl<'a> Roll<'a> {
         }
         is_silent(self.client, run).await
     }
+
+    /// Who runs which flows. In runner mode a server knows no workers.
+    async fn repertoire(&self) -> Result<Repertoire, PrefectError> {
+        let here = self
+            .local
+            .iter()
+            .filter(|worker| worker.is_alive)
+            .map(|worker| &worker.name);
+        let elsewhere = self.remote.iter().map(|worker| &worker.name);
+        let online: HashSet<&String> = here
+            .chain(elsewhere.filter(|name| is_online(self.client, &self.remote, name)))
+            .collect();
+        let mut repertoire = Repertoire {
+            is_somebody_online: !online.is_empty(),
+            ..Repertoire::default()
+        };
+        if online.is_empty() {
+            return Ok(repertoire);
+        }
+        let mut said = introductions::read(self.client).await?;
+        for name in online {
+            match said.remove(name) {
+                Some(introduction) => repertoire.flows.extend(introduction.flows),
+                None => repertoire.is_incomplete = true,
+            }
+        }
+        Ok(repertoire)
+    }
+}
+
+/// The flows that workers run which are online.
+#[derive(Default)]
+struct Repertoire {
+    flows: HashSet<String>,
+    is_somebody_online: bool,
+    /// Some of them have not said which they run.
+    is_incomplete: bool,
 }
 
 /// What waits for a person.
@@ -89,7 +127,7 @@ pub(super) async fn attention(
             });
         }
     }
-    found.unserved = unserved(client, flows).await?;
+    found.unserved = unserved(client, flows, &roll).await?;
     let settings = client.settings();
     if !settings.runner_mode {
         let queues = client.read_work_queues(&settings.work_pool).await?;
@@ -102,8 +140,8 @@ pub(super) async fn attention(
     Ok(found)
 }
 
-/// Flows of this program, declared on another machine, with runs that wait.
-async fn unserved(client: &PrefectClient, flows: &Flows) -> Result<Vec<UnservedFlow>, PrefectError> {
+/// Flows of this program with runs that wait, and that no worker which is online runs, as far as is known.
+async fn unserved(client: &PrefectClient, flows: &Flows, roll: &Roll<'_>) -> Result<Vec<UnservedFlow>, PrefectError> {
     let settings = client.settings();
     let mut filter = json!({
         "deployments": { "name": { "any_": [settings.deployment_name] } },
@@ -112,16 +150,26 @@ async fn unserved(client: &PrefectClient, flows: &Flows) -> Result<Vec<UnservedF
     if !settings.runner_mode {
         filter["work_pools"] = json!({ "name": { "any_": [settings.work_pool] } });
     }
+    let mut deployments = client.filter_deployments(&filter).await?;
+    // Those of the program itself are everybody's.
+    let builtin = Flows::builtin();
+    deployments.retain(|deployment| deployment.tags.first().is_none_or(|tag| builtin.get(tag).is_err()));
+    if deployments.is_empty() {
+        return Ok(Vec::new());
+    }
+    let repertoire = roll.repertoire().await?;
     let mut found = Vec::new();
-    for deployment in client.filter_deployments(&filter).await? {
-        let Some(flow_name) = deployment.tags.first().cloned() else {
-            continue;
-        };
-        if flows.get(&flow_name).is_ok() {
+    for deployment in deployments {
+        let flow_name = client.read_flow(deployment.flow_id).await?.name;
+        if builtin.get(&flow_name).is_ok()
+            || repertoire.flows.contains(&flow_name)
+            || !is_of_this_program(&deployment, &flow_name)
+        {
             continue;
         }
-        let flow_name = client.read_flow(deployment.flow_id).await?.name;
-        if flows.get(&flow_name).is_ok() || !is_of_this_program(&deployment, &flow_name) {
+        let may_be_known = repertoire.is_incomplete || !repertoire.is_somebody_online;
+        let is_known_here = flows.get(&flow_name).is_ok();
+        if is_known_here && may_be_known {
             continue;
         }
         let waiting = json!({
@@ -133,7 +181,11 @@ async fn unserved(client: &PrefectClient, flows: &Flows) -> Result<Vec<UnservedF
         });
         let waiting = client.count_flow_runs(&waiting).await?;
         if waiting > 0 {
-            found.push(UnservedFlow { flow_name, waiting });
+            found.push(UnservedFlow {
+                flow_name,
+                waiting,
+                may_be_known,
+            });
         }
     }
     Ok(found)

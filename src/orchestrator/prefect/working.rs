@@ -15,6 +15,7 @@ use super::foreign::ForeignRuns;
 use super::heartbeat::{self, Heart};
 use super::hints::Hints;
 use super::housekeeping::{self, Housekeeping};
+use super::introductions::Introduction;
 use super::journal::Journal;
 use super::listener::{self, ExpectedEnds, Listener};
 use super::owed::Owed;
@@ -123,8 +124,8 @@ impl Working {
     }
 
     /// Begins what is done beside the runs.
-    pub(super) fn keep_house(&self, worker_name: &str) {
-        self.start(heartbeat::run(self.heart.clone(), worker_name.to_owned()));
+    pub(super) fn keep_house(&self, worker_name: &str, introduction: Option<Introduction>) {
+        self.start(heartbeat::run(self.heart.clone(), worker_name.to_owned(), introduction));
         self.start(housekeeping::run(self.housekeeping.clone()));
     }
 
