@@ -200,7 +200,7 @@ mod tests {
             .spawn()
             .expect("sh starts");
         shell.wait().expect("it ends");
-        // One that goes from a program to the next, as setsid does, shows no mark for that moment.
+        // setsid has its mark as well.
         let deadline = Instant::now() + Duration::from_mins(1);
         let sleeping = |pid: &u32| sys::command_line(*pid).starts_with(b"sleep");
         let sleepers = loop {
@@ -212,6 +212,24 @@ mod tests {
         };
         assert_eq!(runtime().block_on(clear(&marker, None, Duration::from_mins(1))), 0);
         assert_eq!(ProcessIdentity::of(sleepers[0]), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_goes_from_program_to_program_is_found_at_every_look() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = folder.path().join("again.sh");
+        std::fs::write(&script, "exec sh \"$0\"\n").expect("written");
+        let marker = format!("again-{}", uuid::Uuid::new_v4());
+        let mut child = Command::new("sh")
+            .arg(&script)
+            .env(MARKER, &marker)
+            .spawn()
+            .expect("sh starts");
+        let missed = (0..300).filter(|_| marked(&marker) != [child.id()]).count();
+        child.kill().expect("killed");
+        child.wait().expect("it ends");
+        assert_eq!(missed, 0);
     }
 
     #[test]

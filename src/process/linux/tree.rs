@@ -1,8 +1,10 @@
 //! Processes by `/proc`, held by pidfd.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
@@ -10,6 +12,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::identity::ProcessIdentity;
+
+/// How often an environment is read that is empty, or ends in the middle of a variable.
+const LOOKS: u32 = 20;
+/// A change of programs takes some tens of microseconds.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(100);
+/// What most environments are shorter than.
+const MOST_ENVIRONMENTS_BYTES: usize = 16 << 10;
 
 /// A process that can be signalled and waited for, and is no other one, whatever became of its number.
 #[derive(Debug)]
@@ -70,22 +79,57 @@ fn pid_of(pid: u32) -> Option<Pid> {
 
 /// Processes with this variable, `NAME=VALUE`.
 pub(super) fn members(variable: &str, leader: Option<&ProcessIdentity>) -> Vec<Handle> {
-    let is_marked = |pid: u32| {
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-            environment
-                .split(|byte| *byte == 0)
-                .any(|own| own == variable.as_bytes())
-        })
-    };
     let begins_after =
         |process: &ProcessIdentity| leader.is_none_or(|leader| process.start_ticks >= leader.start_ticks);
     processes()
         // A zombie is none. To ask when one began never takes long; its environment, for ever if it hangs itself.
         .filter_map(ProcessIdentity::of)
         .filter(begins_after)
-        .filter(|process| is_marked(process.pid))
+        .filter(|process| has_variable(process.pid, variable.as_bytes()))
         .filter_map(|process| Handle::open(&process))
         .collect()
+}
+
+/// Whether the process has this variable in its environment. One that goes from a program to the next shows none for that moment,
+/// or only the beginning of it.
+fn has_variable(pid: u32, variable: &[u8]) -> bool {
+    for _ in 0..LOOKS {
+        let Ok(environment) = environment(pid) else {
+            return false;
+        };
+        if environment.split(|byte| *byte == 0).any(|own| own == variable) {
+            return true;
+        }
+        if environment.last() == Some(&0) || !has_program(pid) {
+            return false;
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    // It was started with no environment at all.
+    false
+}
+
+/// Its variables, an end of text after each, in as few calls as can be: each is answered from the program that the process runs.
+fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    let mut file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; MOST_ENVIRONMENTS_BYTES];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..])? {
+            0 => break,
+            read => length += read,
+        }
+        if length == bytes.len() {
+            bytes.resize(length * 2, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Whether it is none of the kernel's own.
+fn has_program(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 fn processes() -> impl Iterator<Item = u32> {
