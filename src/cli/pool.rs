@@ -139,13 +139,12 @@ fn text(pool: &WorkPool, orchestrator: &str, is_shared: bool) -> String {
     text.push_str(&table(
         ["WORKER", "PID", "VERSION", "STARTED", "ALIVE"],
         pool.workers.iter().map(|worker| {
-            // Of one on another machine the server knows when it came, and that it lives.
-            let is_here = worker.process.pid != 0;
-            let known = |text: String| if is_here { text } else { "-".to_owned() };
+            // Of one on another machine its process says nothing here; one of an earlier version does not tell which it is.
+            let known = |text: String, is_known: bool| if is_known { text } else { "-".to_owned() };
             [
                 worker.name.clone(),
-                known(worker.process.pid.to_string()),
-                known(worker.version.clone()),
+                known(worker.process.pid.to_string(), worker.process.pid != 0),
+                known(worker.version.clone(), !worker.version.is_empty()),
                 time(worker.started_at),
                 if worker.is_alive { "yes" } else { "no" }.to_owned(),
             ]

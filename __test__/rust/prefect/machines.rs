@@ -563,6 +563,15 @@ fn what_workers_of_other_machines_know_is_said_on_every_machine() {
         .find(|worker| worker["name"] == "worker-c")
         .expect("it is online");
     assert_eq!(of_c["version"], env!("CARGO_PKG_VERSION"), "{pool}");
+    let pool = say(&world, "a", &["pool"], knows_none);
+    let of_c = pool
+        .lines()
+        .find(|line| line.starts_with("worker-c"))
+        .expect("it is shown");
+    assert!(
+        of_c.contains(" - ") && of_c.contains(env!("CARGO_PKG_VERSION")),
+        "{pool}"
+    );
     say(&world, "a", &["pool", "resume"], knows_none);
     assert!(is(&world.wait(&waiting, &FINAL), "COMPLETED"));
     first.stop();

@@ -24,6 +24,9 @@ const LOOKED_BACK: SignedDuration = SignedDuration::from_mins(12);
 /// Most events of one answer of the server. Of more workers than this holds, some have said nothing, as far as is known.
 const PAGE: usize = 50;
 
+/// Longest version that is one: anybody may tell a server anything.
+const LONGEST_VERSION: usize = 64;
+
 /// What a worker says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Introduction {
@@ -75,7 +78,9 @@ pub(super) async fn read(client: &PrefectClient) -> Result<HashMap<String, Intro
     };
     let mut found = HashMap::new();
     for mut event in events {
-        if let Ok(introduction) = serde_json::from_value::<Introduction>(event["payload"].take()) {
+        if let Ok(introduction) = serde_json::from_value::<Introduction>(event["payload"].take())
+            && introduction.version.len() <= LONGEST_VERSION
+        {
             found.entry(introduction.name.clone()).or_insert(introduction);
         }
     }
