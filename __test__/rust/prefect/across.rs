@@ -215,8 +215,19 @@ fn a_pool_that_was_made_anew_is_told_of_and_its_worker_goes_on() {
     let machine = Machine::start(&world, "a");
     let before = world.queue("hello", &world.video(0));
     assert!(is(&world.wait(&before, &FINAL), "COMPLETED"));
+    let name = world.name.clone();
+    prefect(&world, &["work-pool", "pause", &name]);
+    let waiting = world.queue("hello", &world.video(2));
     let path = format!("/work_pools/{}", world.name);
     request(&mut world, "DELETE", &path, Value::Null);
+    let while_missing = world.queue("hello", &world.video(3));
+    let runs = say(&world, "b", &["runs"], &[]);
+    assert!(
+        [&before, &waiting, &while_missing]
+            .iter()
+            .all(|id| runs.contains(id.as_str())),
+        "{runs}"
+    );
     let doctor = say(&world, "a", &["doctor"], &[]);
     assert!(
         doctor.contains(&world.name) && doctor.contains("run captionacc setup"),
@@ -239,6 +250,15 @@ fn a_pool_that_was_made_anew_is_told_of_and_its_worker_goes_on() {
     world.succeed(&["deploy"]);
     let after = world.queue("hello", &world.video(1));
     assert!(is(&world.wait(&after, &FINAL), "COMPLETED"), "the same worker goes on");
+    // What waited is in no queue of the new pool.
+    for id in [&waiting, &while_missing] {
+        assert!(is(&world.wait(id, &FINAL), "COMPLETED"));
+    }
+    let runs = say(&world, "b", &["runs"], &[]);
+    assert!(
+        [&before, &waiting, &after].iter().all(|id| runs.contains(id.as_str())),
+        "{runs}"
+    );
     // It reports to the new pool by itself.
     until("the worker is online in the new pool", || {
         say(&world, "a", &["doctor"], &[]).contains("worker-a online at the server")

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
 use super::proxy::Proxy;
 use super::server::Server;
@@ -47,6 +49,10 @@ fn what_this_machine_knows_is_said_before_the_error_of_a_server_that_does_not_an
         assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
         assert!(output.stdout.is_empty(), "{command}: {output:?}");
     }
+
+    let stored: Value = serde_json::from_slice(&stored.stdout).expect("JSON");
+    let said = world.succeed(&["runs", "cancel", stored["flow_run_id"].as_str().expect("an id")]);
+    assert!(said.contains("Cancelled"), "{said}");
 
     proxy.accept();
     let said = world.succeed(&["pool"]);

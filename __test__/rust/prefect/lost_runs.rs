@@ -219,10 +219,8 @@ fn a_lost_attempts_task_runs_are_shown_and_kept_as_crashed_and_its_successor_is_
         .lines()
         .find(|line| line.starts_with("worker-b"))
         .expect("b is there");
-    assert!(
-        line.split_whitespace().collect::<Vec<_>>()[1..3] == ["-", "-"],
-        "{pool}"
-    );
+    // Its process is none of this machine's; which version it is it says itself, some seconds late.
+    assert_eq!(line.split_whitespace().nth(1), Some("-"), "{pool}");
     assert!(!pool.contains("worker-a"), "{pool}");
     until("both attempts' tasks are there", || tasks(&mut world).len() == 2);
     let found = tasks(&mut world);

@@ -366,6 +366,45 @@ fn a_run_whose_worker_is_offline_is_named_and_ended_or_taken_over_at_once() {
 }
 
 #[test]
+fn right_after_an_outage_nobody_is_called_offline_who_lives() {
+    let server = Server::shared();
+    let proxy = Proxy::to(server.address());
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let api_url = proxy.api_url();
+    let behind = [
+        ("PREFECT_API_URL", api_url.as_str()),
+        ("CAPTIONACC_LOST_AFTER_MS", "12000"),
+    ];
+    let machine = Machine::start_with(&world, "b", &behind);
+    let id = world.queue("wait", &world.video(0));
+    until("b runs it", || runs_on(&read(&mut world, &id), "b"));
+    proxy.refuse();
+    // As for somebody on another machine.
+    let say = |arguments: &[&str]| say(&world, "a", arguments, &behind[1..]);
+    until("it is silent", || say(&["pool"]).contains("worker worker-b is offline"));
+    proxy.accept();
+    let refusal = say(&["runs", "take-over", &id]);
+    assert!(refusal.contains("was heard not long ago"), "{refusal}");
+    fs::write(world.path("go"), "").expect("written");
+    let run = world.wait(&id, &FINAL);
+    assert!(is(&run, "COMPLETED") && run["run_count"] == 1, "{run}");
+    machine.stop();
+}
+
+#[test]
+fn a_worker_whose_name_another_machines_has_says_so() {
+    let server = Server::shared();
+    let world = PrefectWorld::new(&server, "");
+    let machine = Machine::start(&world, "a");
+    until("it is online", || say(&world, "b", &["pool"], &[]).contains("worker-a"));
+    let said = say(&world, "b", &["worker", "--once", "--name", "worker-a"], &[]);
+    assert!(said.contains("A worker of this name is online already"), "{said}");
+    let said = say(&world, "b", &["worker", "--once", "--name", "worker-b"], &[]);
+    assert!(!said.contains("A worker of this name"), "{said}");
+    machine.stop();
+}
+
+#[test]
 fn the_latest_of_several_runs_from_prefects_side_wins_and_all_are_found_by_their_video() {
     let server = Server::shared();
     let mut world = PrefectWorld::new(&server, "");

@@ -18,7 +18,7 @@ use super::journal::Journal;
 use super::journal::kept::KeptRun;
 use super::lost::{Because, KEPT_LATE, TIMES_LOST, give_on, is_alarm, is_online, since, worker_of};
 use super::model::{ApiArtifact, ApiFlowRun, ApiState, ApiTaskRun, ApiWorker, TRACEPARENT};
-use super::names::{SERVED_TAG, flow_meant};
+use super::names::flow_meant;
 use super::server::Server;
 use super::steering::Steering;
 use super::stranded::{self, Roll};
@@ -365,6 +365,7 @@ impl Caller {
         let parameters = Parameters(stored.parameters.clone());
         let subject = Subject::of(&parameters);
         let (name, message) = match &stored.problem {
+            Some(problem) if problem == CANCELLED => (StateName::Cancelled, problem.clone()),
             Some(problem) => (StateName::Failed, problem.clone()),
             None => (
                 StateName::Scheduled,
@@ -474,6 +475,7 @@ impl Caller {
         let mut runs = Vec::new();
         let mut offset = 0;
         let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        let its_runs = self.server.its_runs().await?;
         while runs.len() < wanted {
             let limit = if filter.video_id.is_some() {
                 PAGE
@@ -494,24 +496,11 @@ impl Caller {
             if let Some(time) = before_time.filter(|_| filter.video_id.is_none()) {
                 conditions["expected_start_time"] = json!({ "before_": time });
             }
-            let mut query = json!({
-                "flow_runs": conditions,
-                "sort": "EXPECTED_START_TIME_DESC",
-                "offset": offset,
-                "limit": limit,
-            });
-            let settings = self.server.settings();
-            if settings.runner_mode {
-                // Those of other programs as well that ask for our workers.
-                query["deployments"] = json!({
-                    "operator": "or_",
-                    "name": { "any_": [settings.deployment_name] },
-                    "tags": { "all_": [SERVED_TAG] },
-                });
-            } else {
-                // Runs of other programs in the pool as well, whatever their deployments are called.
-                query["work_pools"] = json!({ "name": { "any_": [settings.work_pool] } });
-            }
+            let mut query = its_runs.clone();
+            query["flow_runs"] = conditions;
+            query["sort"] = json!("EXPECTED_START_TIME_DESC");
+            query["offset"] = json!(offset);
+            query["limit"] = json!(limit);
             if let Some(flow_name) = &filter.flow_name {
                 let mut names = vec![flow_name.clone()];
                 names.extend(
@@ -677,10 +666,7 @@ impl Caller {
         let run = match self.find(id).await? {
             Found::AtServer(run) => run,
             Found::Stored(stored) if stored.problem.is_none() => {
-                self.journal
-                    .kept
-                    .settle(id, Err("cancelled on request".to_owned()))
-                    .await?;
+                self.journal.kept.settle(id, Err(CANCELLED.to_owned())).await?;
                 return self.read(id).await;
             }
             Found::Stored(stored) => return self.stored_as_run(&stored),
@@ -701,7 +687,7 @@ impl Caller {
             }
             StateType::Scheduled | StateType::Pending | StateType::Running => {}
         }
-        self.steering.ask_to_cancel(&run, "cancelled on request").await?;
+        self.steering.ask_to_cancel(&run, CANCELLED).await?;
         self.end_if_stranded(&self.server.client().read_flow_run(run.id).await?)
             .await?;
         self.read(id).await
@@ -719,7 +705,7 @@ impl Caller {
 
     async fn is_stranded(&self, run: &ApiFlowRun) -> Result<bool, OrchestratorError> {
         let local = self.journal.local.read_work_pool().await?.workers;
-        let roll = Roll::call(self.server.client(), &local).await?;
+        let mut roll = Roll::call(self.server.client(), &local).await?;
         Ok(roll.is_offline(run).await?)
     }
 
@@ -828,10 +814,8 @@ impl Caller {
             return Ok(WorkPool { waiting, ..journal });
         }
         let pool = self.server.refresh_pool().await?;
-        let filter = json!({
-            "work_pools": { "name": { "any_": [pool.name] } },
-            "flow_runs": { "state": { "type": { "any_": ACTIVE } } },
-        });
+        let mut filter = self.server.its_runs().await?;
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": ACTIVE } } });
         let active = self.server.client().count_flow_runs(&filter).await?;
         let mut workers = journal.workers;
         let known = self.server.client().read_workers(&pool.name).await?;
@@ -957,6 +941,9 @@ fn is_waiting(run: &ApiFlowRun) -> bool {
     let state = run.state.as_ref();
     state.is_none_or(|state| state.state_type() == StateType::Scheduled && state.state_type != "PAUSED")
 }
+
+/// What a run that somebody cancels ends with.
+const CANCELLED: &str = "cancelled on request";
 
 enum Found {
     AtServer(Box<ApiFlowRun>),

@@ -11,7 +11,7 @@ use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
 use super::lost::is_online;
 use super::model::ApiWorker;
-use super::stranded::attention;
+use super::stranded::{attention, speaks_until, workers_once};
 use crate::domain::finding::{Findings, counted};
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
@@ -309,7 +309,13 @@ async fn pool_at_server(
     } else {
         findings.ok(CHECK, summary);
     }
-    let reports = client.read_workers(&pool.name).await?;
+    let are_heard = |workers: &[ApiWorker]| {
+        let is_heard = |name: &str| is_online(client, workers, name);
+        let mut here = local.iter().filter(|worker| worker.is_alive);
+        here.all(|worker| is_heard(&worker.name))
+            && (workers.is_empty() || workers.iter().any(|worker| is_heard(&worker.name)))
+    };
+    let reports = workers_once(client, speaks_until(), are_heard).await?;
     let is_reported = reports
         .iter()
         .any(|report| local.iter().any(|worker| worker.is_alive && worker.name == report.name));

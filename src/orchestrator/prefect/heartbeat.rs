@@ -17,13 +17,13 @@ use super::server::Server;
 use super::voices::Voices;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
-use crate::domain::prefect_error::PrefectError;
 
 /// A deployment's slot is held so long without being renewed.
 const CONCURRENCY_LEASE_SECONDS: u32 = 300;
 
-/// How soon it is tried again while the server is away: once it is back, everybody is taken for silent until they have said something.
-const WHILE_AWAY: Duration = Duration::from_secs(2);
+/// How soon it is said again by a worker that was not heard: once a server is back, or a pool was made anew, everybody is silent until they
+/// have said something ([`super::stranded`] waits for that).
+const UNHEARD: Duration = Duration::from_secs(2);
 
 /// How long a start takes, as a rule.
 const AFTER_ITS_START: Duration = Duration::from_millis(300);
@@ -45,6 +45,7 @@ pub(super) async fn run(heart: Arc<Heart>, worker_name: String, introduction: Op
         heart.server.note(&learned);
         let interval = heart.server.client().pace();
         let settings = heart.server.settings();
+        let mut is_heard = true;
         if !settings.runner_mode {
             let beat = heart
                 .server
@@ -52,6 +53,7 @@ pub(super) async fn run(heart: Arc<Heart>, worker_name: String, introduction: Op
                 .worker_heartbeat(&settings.work_pool, &worker_name, interval)
                 .await;
             heart.server.note(&beat);
+            is_heard = beat.is_ok();
             let is_due = introduced_at.is_none_or(|at| at.elapsed() >= introductions::EVERY);
             if let Some(introduction) = introduction.as_ref().filter(|_| is_due) {
                 let told = introductions::tell(heart.server.client(), introduction).await;
@@ -61,8 +63,8 @@ pub(super) async fn run(heart: Arc<Heart>, worker_name: String, introduction: Op
         }
         let beat = heart.beat().await;
         heart.server.note(&beat);
-        let is_away = matches!(beat, Err(OrchestratorError::Prefect(PrefectError::Unreachable { .. })));
-        tokio::time::sleep_until(began + if is_away { interval.min(WHILE_AWAY) } else { interval }).await;
+        is_heard &= beat.is_ok();
+        tokio::time::sleep_until(began + if is_heard { interval } else { interval.min(UNHEARD) }).await;
     }
 }
 

@@ -477,8 +477,13 @@ impl Claims for PrefectOrchestrator {
             flows: self.server.flows().iter().map(|flow| flow.name.clone()).collect(),
         };
         self.working.begin_work();
+        let known = self.journal.local.read_work_pool().await?.workers;
+        let is_known_here = known.iter().any(|known| known.name == name);
         self.journal.local.register_worker(worker, limits).await?;
         self.working.wait_for_server(limits.all).await?;
+        if !is_known_here {
+            self.working.warn_of_namesake(&name).await;
+        }
         if !self.working.is_started() {
             self.working.keep_house(&name, Some(introduction));
             self.working.watch_over_others();

@@ -212,6 +212,8 @@ pub struct ApiDeployment {
     pub entrypoint: Option<String>,
     /// The folder of its code.
     pub path: Option<String>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// A work pool.
@@ -235,6 +237,8 @@ pub struct ApiWorkPool {
     /// Runs that hold a slot.
     #[serde(default)]
     pub active_slots: Option<u32>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// A work queue.

@@ -226,7 +226,9 @@ impl Poller {
                 .client()
                 .poll_work_pool(&self.server.settings().work_pool, OFFERS)
                 .await?;
-            return Ok(offers.into_iter().map(|offer| offer.flow_run).collect());
+            let mut runs: Vec<ApiFlowRun> = offers.into_iter().map(|offer| offer.flow_run).collect();
+            runs.extend(self.in_no_queue(flow_names).await?);
+            return Ok(runs);
         }
         let mut ids = self
             .server
@@ -244,6 +246,22 @@ impl Poller {
             };
             (priority, run.next_scheduled_start_time)
         });
+        Ok(runs)
+    }
+
+    /// Runs of ours that wait, and that no poll of the pool offers: it was deleted under them, or was not there when they were made.
+    async fn in_no_queue(&self, flow_names: &BTreeSet<String>) -> Result<Vec<ApiFlowRun>, PrefectError> {
+        let is_paused = self.server.pool().await?.is_some_and(|pool| pool.is_paused);
+        if is_paused || !self.server.is_pool_made_anew().await? {
+            return Ok(Vec::new());
+        }
+        let ids = self
+            .server
+            .names()
+            .own_deployments(self.server.client(), flow_names)
+            .await?;
+        let mut runs = self.server.client().poll_deployments(&ids, OFFERS).await?;
+        runs.retain(|run| run.work_pool_name.is_none());
         Ok(runs)
     }
 

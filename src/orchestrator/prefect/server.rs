@@ -3,15 +3,16 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tracing::{info, warn};
-#[cfg(feature = "worker")]
 use uuid::Uuid;
 
+use super::api::PAGE;
 #[cfg(feature = "worker")]
 use super::client::Call;
 use super::client::PrefectClient;
 use super::model::ApiWorkPool;
-use super::names::Names;
+use super::names::{Names, SERVED_TAG};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
 use crate::domain::prefect_error::PrefectError;
@@ -20,14 +21,19 @@ use crate::settings::prefect::PrefectSettings;
 /// How long what is known of the pool is believed.
 const POOL_FRESHNESS: Duration = Duration::from_secs(30);
 
+/// How long after it was last met a complaint that is no outage is not repeated.
+const REMEMBERED: Duration = Duration::from_mins(5);
+
 /// One server and pool.
 pub(super) struct Server {
     client: PrefectClient,
     flows: Flows,
     names: Names,
     pool: Mutex<Option<(Instant, ApiWorkPool)>>,
-    /// What was complained about last, so that an outage is one line, and how many calls were answered by then.
-    complained: Mutex<Option<(&'static str, u64)>>,
+    /// Whether the pool of this id was made anew.
+    made_anew: Mutex<Option<(Uuid, bool)>>,
+    /// What was complained about last, so that an outage is one line.
+    complained: Mutex<Option<Complained>>,
 }
 
 impl Server {
@@ -37,6 +43,7 @@ impl Server {
             flows,
             names: Names::default(),
             pool: Mutex::default(),
+            made_anew: Mutex::default(),
             complained: Mutex::default(),
         }
     }
@@ -79,6 +86,59 @@ impl Server {
         Ok(pool)
     }
 
+    /// Whether the pool was deleted, and made anew if it is there: what it had is in no pool, runs that wait in no queue.
+    pub(super) async fn is_pool_made_anew(&self) -> Result<bool, PrefectError> {
+        let pool = match self.pool().await {
+            Ok(Some(pool)) => pool,
+            Ok(None) => return Ok(false),
+            Err(PrefectError::NotFound { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let known = *self.made_anew.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, is_made_anew)) = known
+            && id == pool.id
+        {
+            return Ok(is_made_anew);
+        }
+        let filter = json!({
+            "deployments": { "name": { "any_": [self.settings().deployment_name] } },
+            "limit": PAGE,
+        });
+        let deployments = self.client.filter_deployments(&filter).await?;
+        if deployments.is_empty() {
+            return Ok(false);
+        }
+        let is_made_anew = deployments.iter().any(|deployment| deployment.created < pool.created);
+        *self.made_anew.lock().unwrap_or_else(PoisonError::into_inner) = Some((pool.id, is_made_anew));
+        Ok(is_made_anew)
+    }
+
+    /// A filter of the runs that are this place's: those of the pool, whatever their deployments are called, and our own. In runner mode
+    /// those of other programs as well that ask for our workers.
+    pub(super) async fn its_runs(&self) -> Result<Value, PrefectError> {
+        let settings = self.settings();
+        if settings.runner_mode {
+            return Ok(json!({ "deployments": {
+                "operator": "or_",
+                "name": { "any_": [settings.deployment_name] },
+                "tags": { "all_": [SERVED_TAG] },
+            } }));
+        }
+        let of_pool = json!({ "work_pools": { "name": { "any_": [settings.work_pool] } } });
+        if !self.is_pool_made_anew().await? {
+            return Ok(of_pool);
+        }
+        let mut filter = of_pool;
+        filter["limit"] = json!(PAGE);
+        let in_pool = self.client.filter_deployments(&filter).await?;
+        let ids: Vec<Uuid> = in_pool.iter().map(|deployment| deployment.id).collect();
+        Ok(json!({ "deployments": {
+            "operator": "or_",
+            "name": { "any_": [settings.deployment_name] },
+            "id": { "any_": ids },
+        } }))
+    }
+
     /// A retry that the server would keep for the process that had the run is offered to every worker.
     #[cfg(feature = "worker")]
     pub(super) async fn offer_to_all(&self, run: Uuid, patience: Duration) -> Result<(), PrefectError> {
@@ -97,18 +157,26 @@ impl Server {
     /// it. No error of the API ends a worker.
     pub(super) fn note<T, E: Complaint>(&self, outcome: &Result<T, E>) {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.client.answers();
         match outcome {
             Ok(_) => {
-                if complained
-                    .take_if(|(_, answers)| *answers < self.client.answers())
-                    .is_some()
-                {
+                let is_over = |before: &mut Complained| {
+                    // What an API answers that something is not there says nothing of the next question.
+                    before.answers < answers && (before.is_away || before.at.elapsed() >= REMEMBERED)
+                };
+                if complained.take_if(is_over).is_some_and(|before| before.is_away) {
                     info!(address = self.client.address(), "Prefect's API answers again.");
                 }
             }
             Err(error) => {
                 let code = error.code();
-                if complained.replace((code, self.client.answers())).map(|(code, _)| code) != Some(code) {
+                let complaint = Complained {
+                    code,
+                    is_away: error.is_away(),
+                    answers,
+                    at: Instant::now(),
+                };
+                if complained.replace(complaint).is_none_or(|before| before.code != code) {
                     warn!(code, "{}", error.line());
                 }
             }
@@ -116,15 +184,30 @@ impl Server {
     }
 }
 
+/// A complaint.
+struct Complained {
+    code: &'static str,
+    /// Whether it is that the API does not answer.
+    is_away: bool,
+    /// How many calls were answered by then.
+    answers: u64,
+    at: Instant,
+}
+
 /// What can be complained about.
 pub(super) trait Complaint {
     fn code(&self) -> &'static str;
+    /// Whether the API does not answer, or cannot.
+    fn is_away(&self) -> bool;
     fn line(&self) -> String;
 }
 
 impl Complaint for OrchestratorError {
     fn code(&self) -> &'static str {
         Self::code(self)
+    }
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Prefect(error) if error.retryable())
     }
     fn line(&self) -> String {
         self.to_line()
@@ -134,6 +217,9 @@ impl Complaint for OrchestratorError {
 impl Complaint for PrefectError {
     fn code(&self) -> &'static str {
         Self::code(self)
+    }
+    fn is_away(&self) -> bool {
+        self.retryable()
     }
     fn line(&self) -> String {
         self.to_string()
@@ -155,25 +241,37 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let settings = PrefectSettings::new(&format!("http://{address}/api"), "test").expect("an address");
         let server = Server::new(PrefectClient::new(settings).expect("a client"), Flows::builtin());
-        let is_away = || server.complained.lock().expect("whole").is_some();
+        let is_complained = || server.complained.lock().expect("whole").is_some();
         let ask = async || server.client.call::<Value>(Call::get("/health")).await;
 
         drop(listener);
         server.note(&ask().await);
-        assert!(is_away());
+        assert!(is_complained());
         // As a delivery of nothing does.
         server.note(&Ok::<(), OrchestratorError>(()));
-        assert!(is_away(), "nobody has asked it since");
+        assert!(is_complained(), "nobody has asked it since");
 
         let listener = TcpListener::bind(address).expect("the port again");
         let answering = std::thread::spawn(move || {
-            let (mut connection, _) = listener.accept().expect("a call");
-            let _ = connection.read(&mut [0; 4096]).expect("its text");
-            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue";
-            connection.write_all(answer.as_bytes()).expect("answered");
+            for _ in 0..2 {
+                let (mut connection, _) = listener.accept().expect("a call");
+                let _ = connection.read(&mut [0; 4096]).expect("its text");
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ntrue";
+                connection.write_all(answer.as_bytes()).expect("answered");
+            }
         });
         server.note(&ask().await);
-        assert!(!is_away());
-        answering.join().expect("it answered");
+        assert!(!is_complained());
+
+        // What is missing was answered too, and the next answer is to another question.
+        let missing = PrefectError::NotFound {
+            address: address.to_string(),
+            what: "work pool \"p\"".to_owned(),
+            hint: String::new(),
+        };
+        server.note::<(), _>(&Err(missing));
+        server.note(&ask().await);
+        assert!(is_complained(), "it would be said again at every look");
+        answering.join().expect("it answered twice");
     }
 }

@@ -2,6 +2,7 @@
 //! name, and how a person ends or gives on such a run without waiting.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use uuid::Uuid;
@@ -20,12 +21,39 @@ use crate::domain::state::{StateName, StateType};
 use crate::orchestrator::attention::{Attention, StrandedRun, UnservedFlow};
 use crate::orchestrator::queue::WorkerRecord;
 
+/// How long who lives may take to say so once it can: some tries of a worker that was not heard.
+const SPEAKS_WITHIN: Duration = Duration::from_secs(6);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// Until when those that live have said so.
+pub(super) fn speaks_until() -> Instant {
+    Instant::now() + SPEAKS_WITHIN
+}
+
+/// The workers of the pool once it holds of them that those are heard who should be, or then. Right after an outage, and after a pool was made
+/// anew, everybody is silent until they have spoken.
+pub(super) async fn workers_once(
+    client: &PrefectClient,
+    until: Instant,
+    are_heard: impl Fn(&[ApiWorker]) -> bool,
+) -> Result<Vec<ApiWorker>, PrefectError> {
+    loop {
+        let workers = client.read_workers(&client.settings().work_pool).await?;
+        if are_heard(&workers) || Instant::now() >= until {
+            return Ok(workers);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
 /// Who is known to live, here and at the server.
 pub(super) struct Roll<'a> {
     client: &'a PrefectClient,
     /// Workers of this machine, alive or not.
     local: &'a [WorkerRecord],
     remote: Vec<ApiWorker>,
+    /// Until when who is silent may still speak; from the first of them on.
+    heard_until: Option<Instant>,
 }
 
 impl<'a> Roll<'a> {
@@ -38,11 +66,16 @@ impl<'a> Roll<'a> {
         } else {
             client.read_workers(&settings.work_pool).await?
         };
-        Ok(Self { client, local, remote })
+        Ok(Self {
+            client,
+            local,
+            remote,
+            heard_until: None,
+        })
     }
 
     /// Whether the worker of a run that holds a slot is not to be heard.
-    pub(super) async fn is_offline(&self, run: &ApiFlowRun) -> Result<bool, PrefectError> {
+    pub(super) async fn is_offline(&mut self, run: &ApiFlowRun) -> Result<bool, PrefectError> {
         if let Some(name) = worker_of(run) {
             let of_that_name = || self.local.iter().filter(|worker| worker.name == name);
             if of_that_name().any(|worker| worker.is_alive) {
@@ -56,10 +89,20 @@ impl<'a> Roll<'a> {
                 return Ok(false);
             }
             if !self.client.settings().runner_mode {
-                return Ok(!is_online(self.client, &self.remote, &name));
+                return Ok(!self.is_heard(&name).await?);
             }
         }
         is_silent(self.client, run).await
+    }
+
+    /// Whether a worker says that it lives, in the time that all of them have for it.
+    async fn is_heard(&mut self, name: &str) -> Result<bool, PrefectError> {
+        if !is_online(self.client, &self.remote, name) {
+            let until = *self.heard_until.get_or_insert_with(speaks_until);
+            let is_it_heard = |workers: &[ApiWorker]| is_online(self.client, workers, name);
+            self.remote = workers_once(self.client, until, is_it_heard).await?;
+        }
+        Ok(is_online(self.client, &self.remote, name))
     }
 
     /// Who runs which flows. In runner mode a server knows no workers.
@@ -106,7 +149,7 @@ pub(super) async fn attention(
     flows: &Flows,
     local: &[WorkerRecord],
 ) -> Result<Attention, PrefectError> {
-    let roll = Roll::call(client, local).await?;
+    let mut roll = Roll::call(client, local).await?;
     let names = flows.iter().map(|flow| flow.name.as_str());
     let mut flow_names: HashMap<Uuid, String> = HashMap::new();
     let mut found = Attention::default();

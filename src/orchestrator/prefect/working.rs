@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::AbortHandle;
+use tracing::warn;
 
 use super::arrivals::Arrivals;
 use super::calling::Caller;
@@ -18,6 +19,7 @@ use super::housekeeping::{self, Housekeeping};
 use super::introductions::Introduction;
 use super::journal::Journal;
 use super::listener::{self, ExpectedEnds, Listener};
+use super::lost::is_online;
 use super::owed::Owed;
 use super::poller::{Poller, PollerParts};
 use super::proposals::Proposals;
@@ -169,6 +171,23 @@ impl Working {
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// A server knows workers by their names alone: of two of one name the loss of one is not noticed.
+    pub(super) async fn warn_of_namesake(&self, worker_name: &str) {
+        let settings = self.server.settings();
+        if settings.runner_mode {
+            return;
+        }
+        let workers = self.server.client().read_workers(&settings.work_pool).await;
+        self.server.note(&workers);
+        if workers.is_ok_and(|workers| is_online(self.server.client(), &workers, worker_name)) {
+            warn!(
+                name = worker_name,
+                "A worker of this name is online already: unless it was this one a moment ago, give each a name of its own with --name, or \
+                 runs of a lost machine are found late."
+            );
         }
     }
 
