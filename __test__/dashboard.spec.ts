@@ -427,6 +427,11 @@ describe.each([embedded, prefect])('$name', (world) => {
     await wire?.mend();
     await page.getByText('The connection is lost').waitFor({ state: 'detached' });
     await page.locator(`tr[data-run="${id}"] .state`, { hasText: 'Cancelled' }).waitFor();
+    // One that hangs ends nothing, and says nothing.
+    wire?.play('stall');
+    await page.getByText('The connection is lost').waitFor();
+    await wire?.mend();
+    await page.getByText('The connection is lost').waitFor({ state: 'detached' });
     expect(await isSamePage(page)).toBe(true);
   });
 
