@@ -116,8 +116,8 @@ export function PoolPage(): JSX.Element {
                       {worker.isAlive ? 'alive' : 'gone'}
                     </span>
                   </td>
-                  <td>{worker.pid}</td>
-                  <td>{worker.version}</td>
+                  <td title={worker.pid === 0 ? 'On another machine' : undefined}>{worker.pid === 0 ? '–' : worker.pid}</td>
+                  <td>{worker.version || '–'}</td>
                   <td>
                     <Ago time={worker.startedAt} />
                   </td>
