@@ -237,9 +237,9 @@ describe.each([embedded, prefect])('$name', (world) => {
         await expectNoFault(page, `${to}, ${scheme}`);
       }
     }
-    // On a telephone.
+    // On a telephone, also where a video has a long name.
     await page.setViewportSize({ width: 390, height: 844 });
-    for (const to of [...PAGES, `/runs/${flowRunId}`, '/video?id=video-1']) {
+    for (const to of [...PAGES, `/runs/${flowRunId}`, '/video?id=video-1', '/lineage?video=interview-with-the-director-of-photography-part-2-final-cut']) {
       await page.goto(`${address}${to}`);
       await page.locator('main h1').waitFor({ state: 'attached' });
       expect(await page.evaluate(() => (globalThis as unknown as InBrowser).document.documentElement.scrollWidth), to).toBeLessThanOrEqual(390);
@@ -427,6 +427,11 @@ describe.each([embedded, prefect])('$name', (world) => {
     await wire?.mend();
     await page.getByText('The connection is lost').waitFor({ state: 'detached' });
     await page.locator(`tr[data-run="${id}"] .state`, { hasText: 'Cancelled' }).waitFor();
+    // One that hangs ends nothing, and says nothing.
+    wire?.play('stall');
+    await page.getByText('The connection is lost').waitFor();
+    await wire?.mend();
+    await page.getByText('The connection is lost').waitFor({ state: 'detached' });
     expect(await isSamePage(page)).toBe(true);
   });
 

@@ -150,7 +150,10 @@ export class Wire {
             return;
           }
           response.writeHead(answer.statusCode ?? 502, answer.headers);
-          answer.pipe(response);
+          answer.on('data', (chunk: Buffer) => {
+            if (this.#fault !== 'stall') response.write(chunk);
+          });
+          answer.once('end', () => response.end());
         },
       );
       passed.once('error', () => request.socket.destroy());

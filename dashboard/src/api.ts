@@ -828,9 +828,13 @@ running: number,
  */
 completed: number, 
 /**
- * Runs that failed, crashed or were cancelled in it.
+ * Runs that failed or crashed in it.
  */
-failed: number, };
+failed: number, 
+/**
+ * Runs that were cancelled in it, whether they had begun or not.
+ */
+cancelled: number, };
 
 /**
  * A run that has ended.

@@ -5,7 +5,7 @@ import { useEffect, useLayoutEffect } from 'preact/hooks';
 
 import { about, away, begin as beginLive, connection, overview, reconnect } from './live.js';
 import { begin as beginKeys, KeysDialog, showKeys } from './keys.js';
-import { deliveryText, Empty, Notice, QuestionDialog } from './parts.js';
+import { deliveryText, Notice, QuestionDialog } from './parts.js';
 import { HomePage } from './pages/home.js';
 import { LineagePage } from './pages/lineage.js';
 import { PoolPage } from './pages/pool.js';
@@ -43,11 +43,12 @@ function pageOf(url: URL): Page {
         title: 'Nothing here',
         menu: '',
         view: (
-          <Empty title="There is nothing at this address.">
+          <>
+            <h1>There is nothing at this address.</h1>
             <p>
               <a href="/">Home</a>
             </p>
-          </Empty>
+          </>
         ),
       };
   }
@@ -91,7 +92,11 @@ function App(): JSX.Element {
         <div class="at-hand">
           {pool ? (
             <a class="slots" href="/pool" title="Slots taken, and runs that wait">
-              {pool.active}/{pool.concurrencyLimit} <span class="quiet">· {waiting} waiting</span>
+              {pool.active}/{pool.concurrencyLimit}{' '}
+              <span class="quiet">
+                · {waiting.toLocaleString('en')}
+                <span class="word"> waiting</span>
+              </span>
               {pool.isPaused ? <b class="paused"> paused</b> : null}
             </a>
           ) : null}

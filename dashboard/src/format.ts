@@ -2,10 +2,11 @@
 
 import type { FlowRun, Progress, StateType } from '../../index.js';
 
-/** `3.2 s`, `1:04`, `2:03:04`, `3 d 4 h`. */
+/** `12 ms`, `3.2 s`, `1:04`, `2:03:04`, `3 d 4 h`. */
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '–';
   const whole = Math.max(0, seconds);
+  if (whole < 0.0995) return `${Math.round(whole * 1000)} ms`;
   if (whole < 10) return `${whole.toFixed(1)} s`;
   if (whole < 60) return `${Math.round(whole)} s`;
   const s = Math.floor(whole % 60);
@@ -52,14 +53,22 @@ export const percent = (fraction: number): string => `${Math.floor(fraction * 10
 
 export function progressText(progress: Progress): string {
   const total = progress.total === null ? '' : ` of ${progress.total.toLocaleString('en')}`;
-  return `${progress.task}: ${progress.done.toLocaleString('en')}${total} ${progress.unit}`;
+  return `${progress.task} · ${progress.done.toLocaleString('en')}${total} ${progress.unit}`;
 }
 
-/** From its first start to its end, or to now; in seconds. */
+/** From its first start to its end, or to now, in seconds: `null` where none of it was tried. While it waits to be tried again no time is added. */
 export function tookSeconds(run: FlowRun, now: number): number | null {
-  if (run.startedAt === null) return null;
-  const end = run.endedAt === null ? now : Date.parse(run.endedAt);
-  return (end - Date.parse(run.startedAt)) / 1000;
+  // Prefect gives a run that was cancelled as it waited a start as well.
+  if (run.startedAt === null || run.attempt === 0) return null;
+  const end = run.endedAt ?? (run.state.type === 'SCHEDULED' ? run.state.timestamp : null);
+  return ((end === null ? now : Date.parse(end)) - Date.parse(run.startedAt)) / 1000;
+}
+
+/** When the next attempt of a run that has failed is due. */
+export function nextAttemptText(run: FlowRun, now: number): string | null {
+  if (run.state.name !== 'AwaitingRetry') return null;
+  const seconds = Math.ceil((Date.parse(run.scheduledAt) - now) / 1000);
+  return seconds > 0 ? `again in ${duration(seconds)}` : 'again when a slot is free';
 }
 
 /** What is left of an attempt at the pace that it has had; in seconds. */

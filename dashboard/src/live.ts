@@ -41,13 +41,24 @@ let source: EventSource | null = null;
 let lastId: string | null = null;
 let followed: { run: string; after: number } | null = null;
 let retry = 0;
+/** When the server was heard last. */
+let heardAt = 0;
+
+/** A stream that is silent for so long is lost: a server that lives says so every 5 s (`SIGN_OF_LIFE` of `stream.rs`). */
+const SILENCE_MS = 12_000;
 
 function open(): void {
   close();
   const stream = new EventSource(address('/api/stream', { run: followed?.run, after: followed?.after, last: lastId }));
   source = stream;
-  stream.addEventListener('open', () => (connection.value = 'open'));
+  heardAt = Date.now();
+  stream.addEventListener('open', () => {
+    heardAt = Date.now();
+    connection.value = 'open';
+  });
+  stream.addEventListener('alive', () => (heardAt = Date.now()));
   stream.addEventListener('message', (event: MessageEvent<string>) => {
+    heardAt = Date.now();
     lastId = event.lastEventId;
     take(JSON.parse(event.data) as Live);
   });
@@ -117,6 +128,12 @@ export function begin(): void {
     }
   });
   window.setInterval(() => {
-    if (!document.hidden) now.value = Date.now();
+    if (document.hidden) return;
+    now.value = Date.now();
+    // A server that hangs, or a way to it that swallows everything, ends no connection.
+    if (source && now.value - heardAt > SILENCE_MS) {
+      connection.value = 'lost';
+      open();
+    }
   }, 1000);
 }

@@ -1,14 +1,14 @@
 // What several pages show.
 
 import { computed, signal } from '@preact/signals';
-import type { ComponentChildren, JSX } from 'preact';
+import { Fragment, type ComponentChildren, type JSX } from 'preact';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 import type { FlowRun, State, StateType } from '../../index.js';
 import type { Delivery, Problem } from './api.js';
 import { address, problemOf } from './client.js';
-import { ago, count, dateTime, duration, leftSeconds, percent, progressText, shortId, tookSeconds } from './format.js';
-import { now } from './live.js';
+import { ago, count, dateTime, duration, isAtWork, leftSeconds, nextAttemptText, percent, progressText, shortId, tookSeconds } from './format.js';
+import { away, connection, now } from './live.js';
 import { runPlace, videoPlace } from './router.js';
 
 export function StateBadge({ state }: { state: State }): JSX.Element {
@@ -45,7 +45,7 @@ export function Ago({ time }: { time: string }): JSX.Element {
 
 export function Took({ run }: { run: FlowRun }): JSX.Element {
   // Only what goes on is drawn anew every second.
-  const seconds = tookSeconds(run, run.endedAt === null && run.startedAt !== null ? now.value : 0);
+  const seconds = tookSeconds(run, isAtWork(run.state.type) && run.startedAt !== null ? now.value : 0);
   return <span class="number">{seconds === null ? '–' : duration(seconds)}</span>;
 }
 
@@ -64,8 +64,29 @@ export function ProgressBar({ run }: { run: FlowRun }): JSX.Element | null {
   );
 }
 
-export function VideoLink({ run }: { run: FlowRun }): JSX.Element {
-  return run.videoId === null ? <span class="quiet">no video</span> : <a href={videoPlace(run.videoId)}>{run.videoId}</a>;
+/** The video of a run; of one that is of none, nothing. */
+export function VideoLink({ run }: { run: FlowRun }): JSX.Element | null {
+  return run.videoId === null ? null : <a href={videoPlace(run.videoId)}>{run.videoId}</a>;
+}
+
+/** When its next attempt is due, of a run that waits for one. */
+export function NextAttempt({ run }: { run: FlowRun }): JSX.Element | null {
+  if (run.state.name !== 'AwaitingRetry') return null;
+  return <span class="next">{nextAttemptText(run, now.value)}</span>;
+}
+
+/** A path or key, broken where its parts end. */
+export function Path({ text }: { text: string }): JSX.Element {
+  return (
+    <>
+      {text.split(/(?<=\/)(?=[^/])/).map((part, at) => (
+        <Fragment key={at}>
+          {at > 0 ? <wbr /> : null}
+          {part}
+        </Fragment>
+      ))}
+    </>
+  );
 }
 
 export function RunLink({ run, children }: { run: { flowRunId: string }; children?: ComponentChildren }): JSX.Element {
@@ -81,10 +102,12 @@ interface RunTableProps {
   caption: string;
   /** What stands before each run, to choose it by. */
   choice?: ((run: FlowRun) => JSX.Element) | undefined;
+  /** All are of one video, which is named elsewhere. */
+  isOfOneVideo?: boolean;
 }
 
 /** Runs in a table. */
-export function RunTable({ runs, caption, choice }: RunTableProps): JSX.Element {
+export function RunTable({ runs, caption, choice, isOfOneVideo = false }: RunTableProps): JSX.Element {
   return (
     <table class="runs">
       <caption class="hidden">{caption}</caption>
@@ -97,7 +120,7 @@ export function RunTable({ runs, caption, choice }: RunTableProps): JSX.Element 
           ) : null}
           <th scope="col">Run</th>
           <th scope="col">State</th>
-          <th scope="col">Video</th>
+          {isOfOneVideo ? null : <th scope="col">Video</th>}
           <th scope="col">Queued</th>
           <th scope="col" class="number">
             Took
@@ -108,7 +131,7 @@ export function RunTable({ runs, caption, choice }: RunTableProps): JSX.Element 
         {runs.map((run) => (
           <tr key={run.flowRunId} data-run={run.flowRunId} data-state={run.state.type}>
             {choice ? <td class="choice">{choice(run)}</td> : null}
-            <td>
+            <td class="name">
               <RunLink run={run}>
                 {run.flowName} <code>{shortId(run.flowRunId)}</code>
               </RunLink>
@@ -116,14 +139,18 @@ export function RunTable({ runs, caption, choice }: RunTableProps): JSX.Element 
             <td class="grow">
               <div class="saying">
                 <StateBadge state={run.state} />
-                {run.attempt > 1 ? <span class="attempt">attempt {run.attempt}</span> : null} <span class="message">{run.state.message}</span>
+                {run.attempt > 1 ? <span class="attempt">attempt {run.attempt}</span> : null}
+                <NextAttempt run={run} />
+                <span class="message">{run.state.message}</span>
               </div>
               <ProgressBar run={run} />
             </td>
-            <td>
-              <VideoLink run={run} />
-            </td>
-            <td>
+            {isOfOneVideo ? null : (
+              <td class="of">
+                <VideoLink run={run} />
+              </td>
+            )}
+            <td class="when">
               <Ago time={run.createdAt} />
             </td>
             <td class="number">
@@ -167,7 +194,10 @@ export function Thumbnail({ videoId, at = 100 }: { videoId: string; at?: number 
   );
 }
 
-export function ProblemNote({ problem, retry }: { problem: Problem; retry?: () => void }): JSX.Element {
+export function ProblemNote({ problem, retry }: { problem: Problem; retry?: () => void }): JSX.Element | null {
+  // What stands above every page says it already.
+  if (problem.code === away.value?.problem.code) return null;
+  if (problem.code === 'UNREACHABLE' && (connection.value === 'lost' || connection.value === 'refused')) return null;
   return (
     <div class="note error" role="alert">
       <p>{problem.message}</p>

@@ -22,19 +22,18 @@ pub(super) fn activity(runs: &[FlowRun], minutes: u32, now: Timestamp, is_partia
         let ends = begins.checked_add(length).unwrap_or(now);
         for run in runs {
             let has_ended_by = |at: Timestamp| run.ended_at.is_some_and(|ended_at| ended_at <= at);
-            let has_started = run.started_at.is_some_and(|started_at| started_at <= ends);
             if run.created_at <= ends && !has_ended_by(ends) {
-                if has_started {
+                if works_since(run).is_some_and(|since| since <= ends) {
                     slice.running += 1;
-                } else if run.scheduled_at <= ends {
+                } else {
                     slice.waiting += 1;
                 }
             }
             if has_ended_by(ends) && !has_ended_by(begins) {
-                if run.state.state_type == StateType::Completed {
-                    slice.completed += 1;
-                } else {
-                    slice.failed += 1;
+                match run.state.state_type {
+                    StateType::Completed => slice.completed += 1,
+                    StateType::Cancelled => slice.cancelled += 1,
+                    _ => slice.failed += 1,
                 }
             }
         }
@@ -60,6 +59,16 @@ pub(super) fn activity(runs: &[FlowRun], minutes: u32, now: Timestamp, is_partia
         slices,
         ended,
         is_partial,
+    }
+}
+
+/// Since when it is, or was, at work. Of one that is tried again only the newest state is known: it is taken to have waited
+/// until then, as most of that time it has, so that no more are at work than there are slots.
+fn works_since(run: &FlowRun) -> Option<Timestamp> {
+    match run.state.state_type {
+        StateType::Scheduled => None,
+        StateType::Pending | StateType::Running if run.attempt > 1 => Some(run.state.timestamp),
+        _ => run.started_at,
     }
 }
 
@@ -105,5 +114,24 @@ mod tests {
         );
         assert_eq!(told.ended.len(), 1);
         assert!((told.ended[0].seconds - 120.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_run_that_awaits_its_next_attempt_waits_and_one_that_was_cancelled_has_not_failed() {
+        let mut awaits = run("2026-01-01T00:00:30Z", Some("2026-01-01T00:01:30Z"), None);
+        awaits.state.state_type = StateType::Scheduled;
+        let mut again = run("2026-01-01T00:00:30Z", Some("2026-01-01T00:01:30Z"), None);
+        again.attempt = 2;
+        again.state.timestamp = "2026-01-01T00:02:30Z".parse().expect("a time");
+        let mut cancelled = run("2026-01-01T00:00:30Z", None, Some("2026-01-01T00:01:30Z"));
+        cancelled.state.state_type = StateType::Cancelled;
+        let now = "2026-01-01T01:00:00Z".parse().expect("a time");
+        let told = activity(&[awaits, again, cancelled], 60, now, false);
+        let first: Vec<(u32, u32)> = told.slices[..4]
+            .iter()
+            .map(|slice| (slice.waiting, slice.running))
+            .collect();
+        assert_eq!(first, [(3, 0), (2, 0), (1, 1), (1, 1)]);
+        assert_eq!((told.slices[1].cancelled, told.slices[1].failed), (1, 0));
     }
 }

@@ -719,8 +719,10 @@ pub(super) struct Slice {
     pub(super) running: u32,
     /// Runs that completed in it.
     pub(super) completed: u32,
-    /// Runs that failed, crashed or were cancelled in it.
+    /// Runs that failed or crashed in it.
     pub(super) failed: u32,
+    /// Runs that were cancelled in it, whether they had begun or not.
+    pub(super) cancelled: u32,
 }
 
 /// A run that has ended.

@@ -16,8 +16,11 @@ use super::live::Listener;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 
-/// Without news, a sign of life is sent so often: a lost connection is noticed by it, on both sides.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// Without news, a sign of life is sent so often: a lost connection is noticed by it, on both sides. A page waits for two of them
+/// (`SILENCE_MS` of `live.ts`).
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// An event, because a page does not hear of comments; without an id, which stays that of the last message.
+const ALIVE: &[u8] = b"event: alive\ndata:\n\n";
 /// A page tries again after so many milliseconds.
 const BEGIN: &[u8] = b"retry: 1000\n\n";
 
@@ -60,7 +63,7 @@ pub(super) async fn stream(
 async fn next(listener: &mut Listener) -> Option<Bytes> {
     match tokio::time::timeout(SIGN_OF_LIFE, listener.next()).await {
         Ok(message) => message,
-        Err(_) => Some(Bytes::from_static(b": \n\n")),
+        Err(_) => Some(Bytes::from_static(ALIVE)),
     }
 }
 

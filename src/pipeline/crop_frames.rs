@@ -6,6 +6,7 @@ use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks,
 use super::status::StatusKeeper;
 use crate::annotations::Completion;
 use crate::domain::asset;
+use crate::domain::finding::counted;
 use crate::domain::flow::{CropBounds, CropFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
@@ -89,7 +90,8 @@ pub(super) fn run(attempt: &Attempt, arguments: &CropFrames) -> Result<String, T
             counts.frames, counts.bytes
         ),
     );
-    Ok(format!("{} cropped frames{remarks}", counts.frames))
+    let frames = counted(counts.frames, "cropped frame", "cropped frames");
+    Ok(format!("{frames}{remarks}"))
 }
 
 /// What is cut out.

@@ -11,6 +11,7 @@ use super::sampling::{Sampled, Sampling, damage_details, observe_video, remarks,
 use super::status::{StatusKeeper, with_causes};
 use crate::annotations::{Completion, FullFramesOutcome, Stage, StagedBox, Staging};
 use crate::domain::asset;
+use crate::domain::finding::counted;
 use crate::domain::flow::{FullFrames, StatusTable};
 use crate::domain::flow_run::{ArtifactType, LogLevel};
 use crate::engine::{Attempt, FaultKind, TaskError};
@@ -108,10 +109,9 @@ pub(super) fn run(attempt: &Attempt, arguments: &FullFrames) -> Result<String, T
         json!(texts.first),
     );
     let remarks = remarks(attempt, &summary);
-    Ok(format!(
-        "{} frames, {} text boxes{remarks}",
-        counts.frames, counts.boxes
-    ))
+    let frames = counted(counts.frames, "frame", "frames");
+    let boxes = counted(counts.boxes, "text box", "text boxes");
+    Ok(format!("{frames}, {boxes}{remarks}"))
 }
 
 /// What the web app looks for in `error_details` to show that a film has no text, rather than an error.

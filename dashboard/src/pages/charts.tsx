@@ -5,7 +5,7 @@ import type { JSX } from 'preact';
 import type { Activity } from '../api.js';
 import { clock, count, dateTime, duration } from '../format.js';
 
-type Field = 'waiting' | 'running' | 'completed' | 'failed';
+type Field = 'waiting' | 'running' | 'completed' | 'failed' | 'cancelled';
 
 interface ColumnsProps {
   activity: Activity;

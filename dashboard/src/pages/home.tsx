@@ -3,7 +3,7 @@
 import type { JSX } from 'preact';
 
 import type { FlowRun } from '../../../index.js';
-import type { Activity, Finding, Home } from '../api.js';
+import type { Activity, Finding, Home, Slice } from '../api.js';
 import { cancel, mayChange } from '../actions.js';
 import { count, duration } from '../format.js';
 import { now, overview } from '../live.js';
@@ -61,6 +61,7 @@ export function HomePage(): JSX.Element {
             title="Ended"
             parts={[
               ['completed', 'COMPLETED'],
+              ['cancelled', 'CANCELLED'],
               ['failed', 'FAILED'],
             ]}
           />
@@ -84,7 +85,7 @@ export function HomePage(): JSX.Element {
         <>
           <section aria-labelledby="running">
             <h2 id="running">Now</h2>
-            {active.length === 0 ? <p class="quiet">Nothing runs.</p> : null}
+            {overview.value === null ? <p class="quiet">Not known yet.</p> : active.length === 0 ? <p class="quiet">Nothing runs.</p> : null}
             <ul class="cards">
               {active.map((run) => (
                 <RunningCard key={run.flowRunId} run={run} />
@@ -95,7 +96,7 @@ export function HomePage(): JSX.Element {
             <h2 id="recent">
               Ended last <a href="/runs">all runs</a>
             </h2>
-            {home.data === null ? <Loading /> : recent.length === 0 ? <p class="quiet">No run has ended yet.</p> : <RunTable runs={recent} caption="Runs that ended last" />}
+            {home.data === null ? home.problem ? <p class="quiet">Not known yet.</p> : <Loading /> : recent.length === 0 ? <p class="quiet">No run has ended yet.</p> : <RunTable runs={recent} caption="Runs that ended last" />}
           </section>
         </>
       )}
@@ -127,8 +128,11 @@ function Numbers({ home, activity }: { home: Home | null; activity: Activity | n
   const pool = overview.value?.pool;
   const waiting = pool?.waiting.reduce((sum, queue) => sum + queue.count, 0);
   const oldest = home?.oldestWaiting ?? null;
-  const last = activity?.ended.filter((run) => Date.parse(run.endedAt) > now.peek() - 300_000) ?? [];
-  const failed = activity?.ended.filter((run) => run.stateType !== 'COMPLETED').length ?? 0;
+  // As the columns below count them, a minute each.
+  const slices = activity?.slices ?? [];
+  const sum = (of: (slice: Slice) => number, some = slices) => some.reduce((total, slice) => total + of(slice), 0);
+  const ended = (slice: Slice) => slice.completed + slice.failed + slice.cancelled;
+  const failed = sum((slice) => slice.failed);
   return (
     <dl class="numbers">
       <div>
@@ -144,17 +148,17 @@ function Numbers({ home, activity }: { home: Home | null; activity: Activity | n
       </div>
       <div>
         <dt>Waits longest</dt>
-        <dd>{oldest ? <a href={runPlace(oldest.flowRunId)}>{duration((now.value - Date.parse(oldest.scheduledAt)) / 1000)}</a> : <span class="quiet">nobody</span>}</dd>
+        <dd>{oldest ? <a href={runPlace(oldest.flowRunId)}>{duration((now.value - Date.parse(oldest.scheduledAt)) / 1000)}</a> : home ? <span class="quiet">nobody</span> : '–'}</dd>
       </div>
       <div>
         <dt>Last 5 minutes</dt>
-        <dd>{activity ? count(last.length, 'run') : '–'}</dd>
+        <dd>{activity ? count(sum(ended, slices.slice(-5)), 'run') : '–'}</dd>
       </div>
       <div>
         <dt>Last hour</dt>
         <dd>
-          {activity ? count(activity.ended.length, 'run') : '–'}
-          {failed > 0 ? <span class="bad"> {failed} not completed</span> : null}
+          {activity ? count(sum(ended), 'run') : '–'}
+          {failed > 0 ? <span class="bad"> {failed} failed</span> : null}
         </dd>
       </div>
       <div>

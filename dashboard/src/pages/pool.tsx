@@ -5,7 +5,7 @@ import { useState } from 'preact/hooks';
 
 import type { Activity, Delivery, Pool, WaitingMessages } from '../api.js';
 import { mayChange, setLimit, setPaused } from '../actions.js';
-import { count, dateTime, duration } from '../format.js';
+import { dateTime, duration } from '../format.js';
 import { away, now, overview } from '../live.js';
 import { Ago, Code, deliveryText, Empty, Loading, ProblemNote, RunTable } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
@@ -65,7 +65,7 @@ export function PoolPage(): JSX.Element {
           <div key={queue.queue}>
             <dt>{queue.queue}</dt>
             <dd>
-              {count(queue.count, 'run')} waiting
+              {queue.count.toLocaleString('en')} waiting
               {queue.queue === 'background' && pool.backgroundLimit < pool.concurrencyLimit ? (
                 <small class="quiet" title="The other slots are kept for runs that a person waits for">
                   {' '}
@@ -116,8 +116,8 @@ export function PoolPage(): JSX.Element {
                       {worker.isAlive ? 'alive' : 'gone'}
                     </span>
                   </td>
-                  <td>{worker.pid}</td>
-                  <td>{worker.version}</td>
+                  <td title={worker.pid === 0 ? 'On another machine' : undefined}>{worker.pid === 0 ? '–' : worker.pid}</td>
+                  <td>{worker.version || '–'}</td>
                   <td>
                     <Ago time={worker.startedAt} />
                   </td>
@@ -235,6 +235,7 @@ function Charts({ activity }: { activity: Activity }): JSX.Element {
           title="Ended"
           parts={[
             ['completed', 'COMPLETED'],
+            ['cancelled', 'CANCELLED'],
             ['failed', 'FAILED'],
           ]}
         />

@@ -2,13 +2,14 @@
 
 import type { ComponentChildren, JSX } from 'preact';
 
-import type { Artifact, FlowRunDetails, State, TaskRun } from '../../../index.js';
+import type { Artifact, Asset, FlowRunDetails, State, TaskRun } from '../../../index.js';
 import type { RunPage as Page } from '../api.js';
 import { again, cancel, mayChange, retry, takeOver } from '../actions.js';
 import { bytes, canCancel, canRetry, clock, dateTime, duration, isAtWork, isFinal } from '../format.js';
+import { shortName } from '../drawing.js';
 import { useKeys } from '../keys.js';
 import { about, now, overview, runsOf } from '../live.js';
-import { Ago, Copy, Loading, ProblemNote, ProgressBar, StateBadge, Thumbnail, Took, VideoLink } from '../parts.js';
+import { Ago, Copy, Loading, NextAttempt, Path, ProblemNote, ProgressBar, StateBadge, Thumbnail, Took, VideoLink } from '../parts.js';
 import { useLive, useResource, useThrottled } from '../resource.js';
 import { lineagePlace, runPlace, videoPlace } from '../router.js';
 import { Log } from './log.js';
@@ -39,6 +40,7 @@ export function RunPage({ id }: { id: string }): JSX.Element {
       <div class="title">
         <h1>
           {run.flowName} <StateBadge state={run.state} />
+          <NextAttempt run={run} />
           {run.videoId === null ? null : (
             <span class="quiet">
               of <VideoLink run={run} />
@@ -208,13 +210,17 @@ function Facts({ page }: { page: Page }): JSX.Element {
         <Fact name="Run">
           <code class="id">{run.flowRunId}</code> <Copy text={run.flowRunId} />
         </Fact>
-        <Fact name="Video">
-          <VideoLink run={run} />
+        {run.videoId === null ? null : (
+          <Fact name="Video">
+            <VideoLink run={run} />
+          </Fact>
+        )}
+        <Fact name="Deployment">
+          <Path text={run.deployment} />
         </Fact>
-        <Fact name="Deployment">{run.deployment}</Fact>
         <Fact name="Work queue">{run.priority}</Fact>
         <Fact name="Attempt">
-          {run.attempt}
+          {run.attempt === 0 ? 'none yet' : run.attempt}
           {run.failedAttempts > 0 ? ` (${run.failedAttempts} failed)` : ''}
         </Fact>
         <Fact name="Queued">
@@ -258,7 +264,9 @@ function Facts({ page }: { page: Page }): JSX.Element {
       <dl class="facts">
         {Object.entries(run.parameters).map(([name, value]) => (
           <Fact key={name} name={name}>
-            <code>{typeof value === 'string' ? value : JSON.stringify(value)}</code>
+            <code>
+              <Path text={typeof value === 'string' ? value : JSON.stringify(value)} />
+            </code>
           </Fact>
         ))}
       </dl>
@@ -266,10 +274,10 @@ function Facts({ page }: { page: Page }): JSX.Element {
         <>
           <h2>Made or found</h2>
           <ul class="assets">
-            {assets.map((asset) => (
-              <li key={asset.key}>
-                {run.videoId === null ? <code>{asset.key}</code> : <a href={lineagePlace(run.videoId)}>{asset.key}</a>}
-                {asset.staleBecause.length > 0 ? <span class="stale">stale</span> : null}
+            {inOrder(assets).map((asset) => (
+              <li key={asset.key} title={asset.key}>
+                {run.videoId === null ? <code>{asset.key}</code> : <a href={lineagePlace(run.videoId)}>{shortName(asset.key)}</a>}
+                {asset.staleBecause.length > 0 ? <span class="stale"> stale</span> : null}
               </li>
             ))}
           </ul>
@@ -278,6 +286,9 @@ function Facts({ page }: { page: Page }): JSX.Element {
     </>
   );
 }
+
+/** The tenth caption after the ninth. */
+const inOrder = (assets: readonly Asset[]): Asset[] => assets.toSorted((one, other) => one.key.localeCompare(other.key, 'en', { numeric: true }));
 
 function Fact({ name, children }: { name: string; children: ComponentChildren }): JSX.Element {
   return (
@@ -331,13 +342,15 @@ function ArtifactData({ artifact: { type, data, key } }: { artifact: Artifact })
             {rows.slice(0, MOST_ROWS).map((row, at) => (
               <tr key={at}>
                 {columns.map((column) => (
-                  <td key={column}>{plain(row[column])}</td>
+                  <td key={column} class={typeof row[column] === 'string' ? 'words' : undefined}>
+                    {plain(row[column])}
+                  </td>
                 ))}
               </tr>
             ))}
           </tbody>
         </table>
-        {rows.length > MOST_ROWS ? <p class="quiet">{rows.length - MOST_ROWS} more rows: copy them.</p> : null}
+        {rows.length > MOST_ROWS ? <p class="quiet">{(rows.length - MOST_ROWS).toLocaleString('en')} more rows: copy them.</p> : null}
       </div>
     );
   }
@@ -351,6 +364,7 @@ function ArtifactData({ artifact: { type, data, key } }: { artifact: Artifact })
 
 function plain(value: unknown): string {
   if (typeof value === 'string') return value;
+  if (value === null) return '';
   // Digits that say nothing; the copy has them all.
   if (typeof value === 'number' && !Number.isInteger(value)) return String(Number(value.toPrecision(5)));
   return value === undefined ? '' : JSON.stringify(value);

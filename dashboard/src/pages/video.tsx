@@ -22,6 +22,9 @@ const PARTS = [
   ['rows', 'Rows'],
 ] as const;
 
+/** Without digits that say nothing: `29.97003`. */
+const trimmed = (value: string): string => (/^-?\d+\.\d{6,}$/.test(value) ? String(Number(Number(value).toPrecision(8))) : value);
+
 /** The same each time, so that nothing is drawn anew for it. */
 const NONE: readonly Caption[] = [];
 
@@ -97,7 +100,7 @@ export function VideoPage({ id }: { id: string }): JSX.Element {
         <h2 id="runs">
           Runs <a href={`/runs?video=${encodeURIComponent(id)}`}>{runs.length < 100 ? count(runs.length, 'run') : 'all runs'}</a>
         </h2>
-        <RunTable runs={runs.slice(0, 12)} caption={`Runs of ${id}`} />
+        <RunTable runs={runs.slice(0, 12)} caption={`Runs of ${id}`} isOfOneVideo />
       </section>
       {pictures ? (
         <section aria-labelledby="rows">
@@ -114,7 +117,7 @@ export function VideoPage({ id }: { id: string }): JSX.Element {
                   {fields.map(([name, value]) => (
                     <div key={name}>
                       <dt>{name}</dt>
-                      <dd>{value}</dd>
+                      <dd>{trimmed(value)}</dd>
                     </div>
                   ))}
                 </dl>

@@ -36,7 +36,9 @@ export function VideosPage(): JSX.Element {
             <a href={videoPlace(video.videoId)} data-row>
               <Thumbnail videoId={video.videoId} />
               <b>{video.videoId}</b>
-              <span class="quiet">{video.fileName}</span>
+              <span class="quiet file" title={video.fileName ?? undefined}>
+                {video.fileName}
+              </span>
             </a>
             <span>
               <StateBadge state={video.newestRun.state} /> <span class="quiet">{video.newestRun.flowName} <Ago time={video.newestRun.state.timestamp} /></span>
