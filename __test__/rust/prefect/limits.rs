@@ -5,16 +5,41 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::end_to_end::{FINAL, PrefectWorld, UNTIL_GO, flow};
-use super::machines::{Machine, is, read, request, runs_on, say, until};
+use super::machines::{Machine, is, read, request, runs_on, say, set_state, until};
 use super::proxy::Proxy;
 use super::server::Server;
 use super::setup::User;
 
 /// How often the run has said that it lives.
 fn beats(world: &mut PrefectWorld, id: &str) -> usize {
-    let question = json!({ "id": id, "prefix": "captionacc.flow-run.alive" });
-    let events = world.judge.ask("events", question);
+    count(world, id, "captionacc.flow-run.alive")
+}
+
+fn count(world: &mut PrefectWorld, id: &str, prefix: &str) -> usize {
+    let events = world.judge.ask("events", json!({ "id": id, "prefix": prefix }));
     events.as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn nobody_waits_for_a_sign_of_life_of_a_run_that_was_cancelled_or_ended_by_hand() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let machine = Machine::start(&world, "a");
+    for number in 0..2 {
+        let id = world.queue("wait", &world.video(number));
+        until("it has said that it lives", || beats(&mut world, &id) > 0);
+        if number == 0 {
+            world.succeed(&["runs", "cancel", &id]);
+        } else {
+            set_state(&mut world, &id, "FAILED", "by hand");
+        }
+        world.wait(&id, &FINAL);
+        // Else the server's automation would set it to CRASHED, and be refused.
+        until("it has said that it is nobody's", || {
+            count(&mut world, &id, "captionacc.flow-run.left") > 0
+        });
+    }
+    machine.stop();
 }
 
 #[test]

@@ -322,7 +322,11 @@ impl Courier {
                 // Its work was done and written before it could be stopped.
                 Standing::Ours | Standing::TakenForDead => {}
                 Standing::Cancelling(_) if message.name == StateName::Completed || is_start => {}
-                Standing::Cancelling(_) => return self.tell_cancelled(id, run.state, token, patience).await,
+                Standing::Cancelling(_) => {
+                    let told = self.tell_cancelled(id, run.state, token, patience).await?;
+                    self.leave(id);
+                    return Ok(told);
+                }
                 Standing::Gone { why, is_taken } => return Ok(Told::Gone { why, is_taken }),
             }
         }
@@ -331,13 +335,18 @@ impl Courier {
             StateType::Scheduled => self.tell_scheduled(id, message, token, patience).await,
             _ => {
                 let told = self.tell_end(id, message, token, result, patience).await?;
-                if !self.voices.was_silent(id) {
-                    let server = self.server.clone();
-                    // Beside: the next run waits for the slot. Unheard, the server tries to crash an ended run, and cannot.
-                    tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
-                }
+                self.leave(id);
                 Ok(told)
             }
+        }
+    }
+
+    /// Says that a run that has ended is nobody's any more, if anybody may have heard that it lives. Beside: the next run waits for the slot.
+    /// Unheard, the server tries to crash an ended run, and cannot.
+    fn leave(&self, id: FlowRunId) {
+        if !self.voices.was_silent(id) {
+            let server = self.server.clone();
+            tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
         }
     }
 

@@ -210,13 +210,13 @@ impl Fence {
         }
         if is_taken {
             warn!(flow_run_id = %id, "The run is no longer this worker's: {why}, and tells nothing.");
-            // Its next worker says that it lives; until then it may wait in silence.
-            let server = self.server.clone();
-            tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
         } else {
             // Its work was done elsewhere, or somebody has decided so.
             info!(flow_run_id = %id, "The run has ended without this worker: {why}.");
         }
+        // Its next worker, if it has one, says that it lives; until then it may wait in silence.
+        let server = self.server.clone();
+        tokio::spawn(async move { tell_left(server.client(), id.as_uuid()).await });
         Ok(())
     }
 
