@@ -25,7 +25,8 @@ pub(super) fn activity(runs: &[FlowRun], minutes: u32, now: Timestamp, is_partia
             if run.created_at <= ends && !has_ended_by(ends) {
                 if works_since(run).is_some_and(|since| since <= ends) {
                     slice.running += 1;
-                } else {
+                } else if run.attempt > 0 || run.scheduled_at <= ends {
+                    // One that is scheduled for later is not waited for yet.
                     slice.waiting += 1;
                 }
             }
@@ -123,10 +124,13 @@ mod tests {
         let mut again = run("2026-01-01T00:00:30Z", Some("2026-01-01T00:01:30Z"), None);
         again.attempt = 2;
         again.state.timestamp = "2026-01-01T00:02:30Z".parse().expect("a time");
+        let mut later = run("2026-01-01T00:00:30Z", None, None);
+        (later.attempt, later.state.state_type) = (0, StateType::Scheduled);
+        later.scheduled_at = "2026-01-02T00:00:00Z".parse().expect("a time");
         let mut cancelled = run("2026-01-01T00:00:30Z", None, Some("2026-01-01T00:01:30Z"));
         cancelled.state.state_type = StateType::Cancelled;
         let now = "2026-01-01T01:00:00Z".parse().expect("a time");
-        let told = activity(&[awaits, again, cancelled], 60, now, false);
+        let told = activity(&[awaits, again, cancelled, later], 60, now, false);
         let first: Vec<(u32, u32)> = told.slices[..4]
             .iter()
             .map(|slice| (slice.waiting, slice.running))
