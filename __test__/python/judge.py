@@ -44,6 +44,8 @@ def run_of(run):
         "tags": run.tags,
         "labels": run.labels,
         "run_count": run.run_count,
+        "start_time": str(run.start_time) if run.start_time else None,
+        "end_time": str(run.end_time) if run.end_time else None,
         "work_queue_name": run.work_queue_name,
         "work_pool_name": run.work_pool_name,
         "infrastructure_pid": run.infrastructure_pid,

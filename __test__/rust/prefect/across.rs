@@ -272,6 +272,45 @@ fn a_pool_that_was_made_anew_is_told_of_and_its_worker_goes_on() {
 }
 
 #[test]
+fn runs_that_outlived_their_pool_count_towards_the_limit_of_the_new_one() {
+    let server = Server::shared();
+    let mut world = PrefectWorld::new(&server, &flow("wait", UNTIL_GO, ""));
+    let old: Vec<String> = (0..2).map(|number| world.queue("wait", &world.video(number))).collect();
+    let path = format!("/work_pools/{}", world.name);
+    request(&mut world, "DELETE", &path, Value::Null);
+    let url = world.server_url.clone();
+    world.succeed(&["setup", "--orchestrator", "server", "--api-url", &url]);
+    world.succeed(&["deploy"]);
+    let worker = world.start_worker();
+    for id in &old {
+        world.wait(id, &["RUNNING"]);
+    }
+    let new = world.queue("wait", &world.video(2));
+    let doctor = world.command(&["doctor"]).output().expect("it starts");
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        doctor.contains(": 2 of 2 slots taken") && doctor.contains(", 1 waiting"),
+        "{doctor}"
+    );
+    fs::write(world.path("go"), "").expect("written");
+    let ends: Vec<String> = old
+        .iter()
+        .map(|id| {
+            let run = world.wait(id, &FINAL);
+            assert!(is(&run, "COMPLETED"), "{run}");
+            run["end_time"].as_str().expect("a time").to_owned()
+        })
+        .collect();
+    let run = world.wait(&new, &FINAL);
+    assert!(is(&run, "COMPLETED"), "{run}");
+    assert!(
+        run["start_time"].as_str() >= ends.iter().map(String::as_str).min(),
+        "{run}"
+    );
+    worker.stop();
+}
+
+#[test]
 fn deployments_go_from_the_pool_to_runner_mode_and_back() {
     let server = Server::shared();
     let mut world = PrefectWorld::new(&server, &flow("hello", "echo hello", ""));

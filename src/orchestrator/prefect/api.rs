@@ -77,11 +77,9 @@ impl PrefectClient {
 
     /// Workers that report to a pool.
     pub async fn read_workers(&self, pool: &str) -> Result<Vec<ApiWorker>, PrefectError> {
-        self.call(Call::post(
-            format!("/work_pools/{}/workers/filter", segment(pool)),
-            &json!({}),
-        ))
-        .await
+        let path = format!("/work_pools/{}/workers/filter", segment(pool));
+        let found = self.call(Call::post(path, &json!({}))).await;
+        self.or_missing(found, || format!("work pool {pool:?}"), "run captionacc setup")
     }
 
     /// Withdraws a worker.
@@ -96,7 +94,8 @@ impl PrefectClient {
     pub async fn worker_heartbeat(&self, pool: &str, name: &str, interval: Duration) -> Result<(), PrefectError> {
         let path = format!("/work_pools/{}/workers/heartbeat", segment(pool));
         let body = json!({ "name": name, "heartbeat_interval_seconds": whole_seconds(interval) });
-        self.answer(Call::post(path, &body)).await.map(drop)
+        let told = self.answer(Call::post(path, &body)).await.map(drop);
+        self.or_missing(told, || format!("work pool {pool:?}"), "run captionacc setup")
     }
 
     /// The deployment `flow/name`.

@@ -50,7 +50,6 @@ const VIDEO_FILE: &str = "captionacc.video-file";
 const GENERATED: &str = "call-";
 /// The namespace of the keys that equal runs share: any UUID, for ever the same.
 const EQUALS: Uuid = Uuid::from_u128(0x5b0d_6c1e_77c4_4f6e_9a53_20c8_d9a1_4be7);
-const ACTIVE: [StateType; 3] = [StateType::Pending, StateType::Running, StateType::Cancelling];
 
 /// Calls of an application, as requests to the server.
 pub(super) struct Caller {
@@ -279,10 +278,11 @@ impl Caller {
             Found::AtServer(run) => Ok(*run),
             Found::Stored(stored) => Err(OrchestratorError::InvalidState {
                 flow_run_id: id,
-                state: StateName::Scheduled,
-                problem: stored
-                    .problem
-                    .unwrap_or_else(|| "it waits here for Prefect's API: try again once that answers".to_owned()),
+                state: self.stored_as_run(&stored)?.state.name,
+                problem: stored.problem.map_or_else(
+                    || "it waits here for Prefect's API: try again once that answers".to_owned(),
+                    |problem| format!("{problem}, and Prefect's API has never heard of it: queue a new run"),
+                ),
             }),
         }
     }
@@ -814,9 +814,7 @@ impl Caller {
             return Ok(WorkPool { waiting, ..journal });
         }
         let pool = self.server.refresh_pool().await?;
-        let mut filter = self.server.its_runs().await?;
-        filter["flow_runs"] = json!({ "state": { "type": { "any_": ACTIVE } } });
-        let active = self.server.client().count_flow_runs(&filter).await?;
+        let active = self.server.slots_taken().await?;
         let mut workers = journal.workers;
         let known = self.server.client().read_workers(&pool.name).await?;
         // Of others only those that live: their processes are not of this machine.

@@ -11,11 +11,11 @@ use super::client::{CLOCK_UNCERTAINTY_MS, Call, PrefectClient, WRITTEN_AGAINST};
 use super::journal_home;
 use super::lost::is_online;
 use super::model::ApiWorker;
+use super::server::Server;
 use super::stranded::{attention, speaks_until, workers_once};
 use crate::domain::finding::{Findings, counted};
 use crate::domain::flow::{Flows, WorkQueue, default_background_limit};
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::StateType;
 use crate::orchestrator::local::check::{NO_WORKER, START_WORKER, check_queue, check_workers, line, read_pool, untold};
 use crate::orchestrator::queue::WorkerRecord;
 use crate::settings::prefect::{Credentials, PrefectSettings};
@@ -69,7 +69,7 @@ async fn at_server(
     let mut reports = Vec::new();
     let mut is_pool_missing = false;
     if !client.settings().runner_mode {
-        match pool_at_server(client, background_limit, local, findings).await {
+        match pool_at_server(client, flows, background_limit, local, findings).await {
             Ok(found) => reports = found,
             Err(error) => {
                 is_pool_missing = matches!(error, PrefectError::NotFound { .. });
@@ -262,21 +262,15 @@ fn clock(client: &PrefectClient, findings: &mut Findings) {
 /// The pool, and who reports to it.
 async fn pool_at_server(
     client: &PrefectClient,
+    flows: &Flows,
     background_limit: Option<u32>,
     local: &[WorkerRecord],
     findings: &mut Findings,
 ) -> Result<Vec<ApiWorker>, PrefectError> {
     const CHECK: &str = "work pool";
     let pool = client.read_work_pool(&client.settings().work_pool).await?;
-    let count = async |states: &[StateType]| {
-        let filter = json!({
-            "work_pools": { "name": { "any_": [pool.name] } },
-            "flow_runs": { "state": { "type": { "any_": states } } },
-        });
-        client.count_flow_runs(&filter).await
-    };
-    let active = count(&[StateType::Pending, StateType::Running, StateType::Cancelling]).await?;
-    let waiting = count(&[StateType::Scheduled]).await?;
+    let server = Server::new(client.clone(), flows.clone());
+    let (active, waiting) = (server.slots_taken().await?, server.waiting().await?);
     let limit = pool
         .concurrency_limit
         .map_or("any number of".to_owned(), |limit| limit.to_string());

@@ -201,6 +201,10 @@ impl Poller {
         if taken >= limit {
             return Ok(None);
         }
+        // The server's own count leaves out what was in the pool before.
+        if self.server.is_pool_made_anew().await? && self.server.slots_taken().await? >= limit {
+            return Ok(None);
+        }
         let offers = self.poll(flow_names).await?;
         let count = offers.len();
         let mut passed = 0;
@@ -251,8 +255,7 @@ impl Poller {
 
     /// Runs of ours that wait, and that no poll of the pool offers: it was deleted under them, or was not there when they were made.
     async fn in_no_queue(&self, flow_names: &BTreeSet<String>) -> Result<Vec<ApiFlowRun>, PrefectError> {
-        let is_paused = self.server.pool().await?.is_some_and(|pool| pool.is_paused);
-        if is_paused || !self.server.is_pool_made_anew().await? {
+        if !self.server.is_pool_made_anew().await? || self.server.refresh_pool().await?.is_paused {
             return Ok(Vec::new());
         }
         let ids = self

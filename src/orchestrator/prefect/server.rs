@@ -16,13 +16,14 @@ use super::names::{Names, SERVED_TAG};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
 use crate::domain::prefect_error::PrefectError;
+use crate::domain::state::StateType;
 use crate::settings::prefect::PrefectSettings;
 
 /// How long what is known of the pool is believed.
 const POOL_FRESHNESS: Duration = Duration::from_secs(30);
 
 /// How long after it was last met a complaint that is no outage is not repeated.
-const REMEMBERED: Duration = Duration::from_mins(5);
+const REMEMBERED: Duration = Duration::from_mins(1);
 
 /// One server and pool.
 pub(super) struct Server {
@@ -137,6 +138,22 @@ impl Server {
             "name": { "any_": [settings.deployment_name] },
             "id": { "any_": ids },
         } }))
+    }
+
+    /// How many of its runs hold a slot, on whatever machine.
+    pub(super) async fn slots_taken(&self) -> Result<u32, PrefectError> {
+        let mut filter = self.its_runs().await?;
+        let active = [StateType::Pending, StateType::Running, StateType::Cancelling];
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": active } } });
+        self.client.count_flow_runs(&filter).await
+    }
+
+    /// How many of its runs wait.
+    #[cfg(feature = "worker")]
+    pub(super) async fn waiting(&self) -> Result<u32, PrefectError> {
+        let mut filter = self.its_runs().await?;
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        self.client.count_flow_runs(&filter).await
     }
 
     /// A retry that the server would keep for the process that had the run is offered to every worker.
