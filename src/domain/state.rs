@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The message of a run that somebody has cancelled, unless a reason was given.
+pub const CANCELLED_ON_REQUEST: &str = "cancelled on request";
+
 /// What kind of state it is; rules speak of types only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

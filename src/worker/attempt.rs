@@ -25,7 +25,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Arguments, FlowDefinition, Runner, WorkQueue, fill};
 use crate::domain::flow_run::FlowRun;
 use crate::domain::lease::Lease;
-use crate::domain::state::StateName;
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName};
 use crate::domain::trace::{TraceContext, VARIABLES};
 use crate::orchestrator::claims::{Claim, Claims, Ending, Record};
 use crate::process::life::{bury, prepare as prepare_lock};
@@ -428,7 +428,7 @@ impl Attempt<'_> {
                 materializations: self.materializations,
             },
             (_, Some(Stopped::Cancelled)) => Ending::Cancelled {
-                message: "cancelled on request".to_owned(),
+                message: CANCELLED_ON_REQUEST.to_owned(),
             },
             (_, Some(Stopped::GivenBack | Stopped::Lost)) => Ending::GivenBack {
                 message: "interrupted: its worker was stopped".to_owned(),

@@ -21,7 +21,7 @@ use crate::domain::flow::FlowDefinition;
 use crate::domain::flow_run::FlowRun;
 use crate::domain::id::FlowRunId;
 use crate::domain::lease::Lease;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::orchestrator::claims::{Claim, Ending, OrphanedRun, StatusRowDue};
 use crate::orchestrator::queue::{Intent, NewFlowRun, QueuedFlowRun};
 use crate::process::identity::ProcessIdentity;
@@ -249,7 +249,7 @@ pub(super) fn cancel(connection: &mut Connection, id: FlowRunId) -> Result<FlowR
     let transaction = begin(connection)?;
     let run = read_run(&transaction, id)?.flow_run;
     let step = Step {
-        message: Some("cancelled on request"),
+        message: Some(CANCELLED_ON_REQUEST),
         ..Step::default()
     };
     match run.state.state_type {

@@ -27,7 +27,7 @@ use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue, flow_m
 use crate::domain::flow_run::{EventCursor, FlowRun, FlowRunDetails, FlowRunEvent, LogLine, Progress, State, TaskRun};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::orchestrator::attention::Attention;
 use crate::orchestrator::events::{EventPage, Pages, merge};
 use crate::orchestrator::local::entries;
@@ -365,7 +365,7 @@ impl Caller {
         let parameters = Parameters(stored.parameters.clone());
         let subject = Subject::of(&parameters);
         let (name, message) = match &stored.problem {
-            Some(problem) if problem == CANCELLED => (StateName::Cancelled, problem.clone()),
+            Some(problem) if problem == CANCELLED_ON_REQUEST => (StateName::Cancelled, problem.clone()),
             Some(problem) => (StateName::Failed, problem.clone()),
             None => (
                 StateName::Scheduled,
@@ -666,7 +666,10 @@ impl Caller {
         let run = match self.find(id).await? {
             Found::AtServer(run) => run,
             Found::Stored(stored) if stored.problem.is_none() => {
-                self.journal.kept.settle(id, Err(CANCELLED.to_owned())).await?;
+                self.journal
+                    .kept
+                    .settle(id, Err(CANCELLED_ON_REQUEST.to_owned()))
+                    .await?;
                 return self.read(id).await;
             }
             Found::Stored(stored) => return self.stored_as_run(&stored),
@@ -687,7 +690,7 @@ impl Caller {
             }
             StateType::Scheduled | StateType::Pending | StateType::Running => {}
         }
-        self.steering.ask_to_cancel(&run, CANCELLED).await?;
+        self.steering.ask_to_cancel(&run, CANCELLED_ON_REQUEST).await?;
         self.end_if_stranded(&self.server.client().read_flow_run(run.id).await?)
             .await?;
         self.read(id).await
@@ -939,9 +942,6 @@ fn is_waiting(run: &ApiFlowRun) -> bool {
     let state = run.state.as_ref();
     state.is_none_or(|state| state.state_type() == StateType::Scheduled && state.state_type != "PAUSED")
 }
-
-/// What a run that somebody cancels ends with.
-const CANCELLED: &str = "cancelled on request";
 
 enum Found {
     AtServer(Box<ApiFlowRun>),

@@ -23,7 +23,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{Subject, WorkQueue};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::orchestrator::claims::{ForeignClaim, ForeignEnd, ForeignEnding};
 use crate::process::identity::ProcessIdentity;
 
@@ -188,13 +188,13 @@ impl ForeignRuns {
         match state.map(StateName::state_type) {
             // An engine that was told to end says CRASHED before anybody can stop it.
             Some(StateType::Pending | StateType::Running | StateType::Crashed) if ending.is_cancelled => {
-                self.report(id, StateName::Cancelled, "cancelled on request").await
+                self.report(id, StateName::Cancelled, CANCELLED_ON_REQUEST).await
             }
             Some(StateType::Pending) if ending.is_given_back => {
                 self.report(id, StateName::Scheduled, &ending.message).await
             }
             Some(kind) if kind.is_final() || kind == StateType::Scheduled => ForeignEnd::Reported(state),
-            Some(StateType::Cancelling) => self.report(id, StateName::Cancelled, "cancelled on request").await,
+            Some(StateType::Cancelling) => self.report(id, StateName::Cancelled, CANCELLED_ON_REQUEST).await,
             _ => self.report(id, StateName::Crashed, &ending.message).await,
         }
     }

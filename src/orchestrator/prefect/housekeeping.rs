@@ -24,7 +24,7 @@ use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::orchestrator::queue::NewFlowRun;
 
 /// How often the outbox is emptied: how long a log line waits.
@@ -167,7 +167,7 @@ impl Housekeeping {
             let message = run
                 .state
                 .and_then(|state| state.message)
-                .unwrap_or_else(|| "cancelled on request".to_owned());
+                .unwrap_or_else(|| CANCELLED_ON_REQUEST.to_owned());
             let newer = superseded_by(Some(&message));
             self.journal
                 .forwarding

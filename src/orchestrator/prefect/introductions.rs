@@ -23,7 +23,6 @@ pub(super) const EVERY: Duration = Duration::from_mins(10);
 const LOOKED_BACK: SignedDuration = SignedDuration::from_mins(12);
 /// Most events of one answer of the server. Of more workers than this holds, some have said nothing, as far as is known.
 const PAGE: usize = 50;
-
 /// Longest version that is one: anybody may tell a server anything.
 const LONGEST_VERSION: usize = 64;
 

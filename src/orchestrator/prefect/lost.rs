@@ -18,7 +18,7 @@ use super::conversion::WORKER_NAME;
 use super::model::{ApiFlowRun, ApiState, ApiWorker, Proposal};
 use crate::domain::flow::names_meaning;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::settings::prefect::PrefectSettings;
 
 /// What the message of a run begins with that was taken for lost.
@@ -269,7 +269,7 @@ pub(super) async fn give_on(
     };
     let (name, message, fate) = match now.state_type() {
         StateType::Cancelling => {
-            let message = now.message.clone().unwrap_or_else(|| "cancelled on request".to_owned());
+            let message = now.message.clone().unwrap_or_else(|| CANCELLED_ON_REQUEST.to_owned());
             (StateName::Cancelled, message, Fate::Cancelled)
         }
         StateType::Pending | StateType::Running if times >= MOST_TIMES_LOST => {

@@ -35,7 +35,7 @@ use crate::domain::error::OrchestratorError;
 use crate::domain::flow::{FlowDefinition, Parameters, Subject, WorkQueue};
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 use crate::orchestrator::claims::{Claimed, Claims, Ending};
 use crate::orchestrator::queue::Queue;
 
@@ -580,7 +580,7 @@ impl Poller {
                 if let Some(state) = run.state.as_ref().filter(|state| state.state_type == "CANCELLING") {
                     let message = state.message.clone();
                     self.stopping
-                        .stop(id, message.unwrap_or_else(cancelled_on_request))
+                        .stop(id, message.unwrap_or_else(|| CANCELLED_ON_REQUEST.to_owned()))
                         .await;
                 }
                 continue;
@@ -628,7 +628,7 @@ impl Poller {
             Standing::Ours => Ok(()),
             Standing::Cancelling(message) => {
                 self.stopping
-                    .stop(id, message.unwrap_or_else(cancelled_on_request))
+                    .stop(id, message.unwrap_or_else(|| CANCELLED_ON_REQUEST.to_owned()))
                     .await;
                 Ok(())
             }
@@ -672,10 +672,6 @@ impl Poller {
             tokio::time::sleep(YIELD_LOOK).await;
         }
     }
-}
-
-fn cancelled_on_request() -> String {
-    "cancelled on request".to_owned()
 }
 
 /// A time of the API in whole seconds.

@@ -16,7 +16,7 @@ use super::server::Server;
 use crate::domain::error::OrchestratorError;
 use crate::domain::id::FlowRunId;
 use crate::domain::prefect_error::PrefectError;
-use crate::domain::state::{StateName, StateType};
+use crate::domain::state::{CANCELLED_ON_REQUEST, StateName, StateType};
 
 /// When a run that was given back is offered again.
 pub(super) const GIVEN_BACK: SignedDuration = SignedDuration::from_secs(5);
@@ -158,7 +158,7 @@ impl Proposals {
             };
             let message = match name {
                 StateName::Crashed => "its worker and its process died".to_owned(),
-                _ => state.message.unwrap_or_else(|| "cancelled on request".to_owned()),
+                _ => state.message.unwrap_or_else(|| CANCELLED_ON_REQUEST.to_owned()),
             };
             let proposal = Proposal::new(name, Some(message), Uuid::new_v4());
             self.server

@@ -11,7 +11,7 @@ use super::api::PAGE;
 #[cfg(feature = "worker")]
 use super::client::Call;
 use super::client::PrefectClient;
-use super::model::ApiWorkPool;
+use super::model::{ApiDeployment, ApiWorkPool};
 use super::names::{Names, SERVED_TAG};
 use crate::domain::error::OrchestratorError;
 use crate::domain::flow::Flows;
@@ -109,7 +109,11 @@ impl Server {
         if deployments.is_empty() {
             return Ok(false);
         }
-        let is_made_anew = deployments.iter().any(|deployment| deployment.created < pool.created);
+        let is_older = |deployment: &ApiDeployment| {
+            let times = deployment.created.zip(pool.created);
+            times.is_some_and(|(deployment, pool)| deployment < pool)
+        };
+        let is_made_anew = deployments.iter().any(is_older);
         *self.made_anew.lock().unwrap_or_else(PoisonError::into_inner) = Some((pool.id, is_made_anew));
         Ok(is_made_anew)
     }
@@ -142,17 +146,19 @@ impl Server {
 
     /// How many of its runs hold a slot, on whatever machine.
     pub(super) async fn slots_taken(&self) -> Result<u32, PrefectError> {
-        let mut filter = self.its_runs().await?;
-        let active = [StateType::Pending, StateType::Running, StateType::Cancelling];
-        filter["flow_runs"] = json!({ "state": { "type": { "any_": active } } });
-        self.client.count_flow_runs(&filter).await
+        self.count(&[StateType::Pending, StateType::Running, StateType::Cancelling])
+            .await
     }
 
     /// How many of its runs wait.
     #[cfg(feature = "worker")]
     pub(super) async fn waiting(&self) -> Result<u32, PrefectError> {
+        self.count(&[StateType::Scheduled]).await
+    }
+
+    async fn count(&self, states: &[StateType]) -> Result<u32, PrefectError> {
         let mut filter = self.its_runs().await?;
-        filter["flow_runs"] = json!({ "state": { "type": { "any_": [StateType::Scheduled] } } });
+        filter["flow_runs"] = json!({ "state": { "type": { "any_": states } } });
         self.client.count_flow_runs(&filter).await
     }
 

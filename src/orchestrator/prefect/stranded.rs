@@ -117,12 +117,9 @@ impl<'a> Roll<'a> {
             .chain(elsewhere.filter(|name| is_online(self.client, &self.remote, name)))
             .collect();
         let mut repertoire = Repertoire {
-            is_somebody_online: !online.is_empty(),
+            is_incomplete: online.is_empty(),
             ..Repertoire::default()
         };
-        if online.is_empty() {
-            return Ok(repertoire);
-        }
         let mut said = introductions::read(self.client).await?;
         for name in online {
             match said.remove(name) {
@@ -138,8 +135,7 @@ impl<'a> Roll<'a> {
 #[derive(Default)]
 struct Repertoire {
     flows: HashSet<String>,
-    is_somebody_online: bool,
-    /// Some of them have not said which they run.
+    /// Nobody is online, or somebody has not said which flows it runs.
     is_incomplete: bool,
 }
 
@@ -210,9 +206,8 @@ async fn unserved(client: &PrefectClient, flows: &Flows, roll: &Roll<'_>) -> Res
         {
             continue;
         }
-        let may_be_known = repertoire.is_incomplete || !repertoire.is_somebody_online;
-        let is_known_here = flows.get(&flow_name).is_ok();
-        if is_known_here && may_be_known {
+        let may_be_known = repertoire.is_incomplete;
+        if may_be_known && flows.get(&flow_name).is_ok() {
             continue;
         }
         let waiting = json!({
